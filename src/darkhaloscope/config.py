@@ -1,0 +1,441 @@
+"""The experiment file: what is injected into what, and what is asked of the result.
+
+An experiment is one YAML file. Every key is checked here, with its unit and its range, before anything
+is read or written; a mistake is one sentence (:class:`~darkhaloscope.errors.UserError`). The sections
+``survey`` (but not its place), ``targets`` (its contents), ``stamp``, ``plan``, ``lens``, ``source``,
+``psf``, ``render``, ``fix`` and ``store`` decide pixels and rows: they make the data set's identity.
+All others may change between two runs of the same data set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import fsspec
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from darkhaloscope.draw import Draw, parse_draw
+from darkhaloscope.errors import UserError
+
+PIXEL_VERSION = 1
+"""Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
+
+Band = Literal["g", "r", "i", "z"]
+
+
+def _within(low: float, high: float, unit: str = "") -> BeforeValidator:
+    """Every value that the :class:`Draw` can give lies in [low, high], in ``unit``."""
+    return BeforeValidator(lambda value: parse_draw(value, low, high, unit))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class SurveySection(_Section):
+    """Where the coadds are, and what they hold."""
+
+    root: str
+    """The release's folder: a local path or any fsspec URL (``s3://…``, ``https://…``)."""
+    hemisphere: Literal["south", "north"] | None = "south"
+    """Folder below ``root``; none for releases that have none (DR6)."""
+    layout: Literal["release", "flat"] = "release"
+    """``flat``: all files of all bricks in ``root`` itself."""
+    bands: tuple[Band, ...] = ("g", "r", "z")
+    reference_band: Band | None = None
+    """Stands wherever a formula needs one band; default r, else the first of z, g, i there is."""
+    absent: tuple[Literal["maskbits", "psfsize"], ...] = ()
+    """File kinds that this release does not have: their columns are missing, no row fails."""
+    bad_bits: tuple[str, ...] | None = None
+    """Names of the maskbits that count as bad pixels; default those of the survey room."""
+
+    @model_validator(mode="after")
+    def _bands_are_a_set(self) -> SurveySection:
+        if not self.bands:
+            raise ValueError("bands is empty; give at least one of g, r, i, z")
+        if len(set(self.bands)) != len(self.bands):
+            raise ValueError(f"bands {list(self.bands)} names a band twice")
+        if self.reference_band is not None and self.reference_band not in self.bands:
+            raise ValueError(
+                f"reference_band {self.reference_band} is not among the bands {list(self.bands)}"
+            )
+        return self
+
+    @property
+    def reference(self) -> str:
+        """The reference band: as given, else r, else the first of z, g, i that the survey has."""
+        return self.reference_band or next(b for b in ("r", "z", "g", "i") if b in self.bands)
+
+
+class Splits(_Section):
+    """Fractions of the regions in each split; they add up to 1."""
+
+    train: float = Field(0.7, ge=0, le=1)
+    val: float = Field(0.15, ge=0, le=1)
+    test: float = Field(0.15, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> Splits:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + val + test = {total:g}; the three must add up to 1")
+        return self
+
+
+class TargetsSection(_Section):
+    """Which galaxies are lenses, and what a region is."""
+
+    path: str | None = None
+    """Table of targets (CSV, FITS or Parquet) with ra and dec in degrees."""
+    positions: tuple[tuple[float, float], ...] = ()
+    """Further (ra, dec) in degrees, without a magnitude: ``source.mag`` serves them."""
+    region: Literal["brick"] = "brick"
+    """What is kept in one piece by splits, folds and bootstraps."""
+    splits: Splits = Splits()
+
+    @model_validator(mode="after")
+    def _some_targets(self) -> TargetsSection:
+        if self.path is None and not self.positions:
+            raise ValueError("neither path nor positions is given; name a table of targets")
+        for ra, dec in self.positions:
+            if not (0 <= ra < 360 and -90 <= dec <= 90):
+                raise ValueError(
+                    f"position ({ra:g}, {dec:g}) is not on the sky; ra is 0 to 360 and dec -90 to 90 deg"
+                )
+        return self
+
+
+class StampSection(_Section):
+    """The cut-outs."""
+
+    size: int = Field(64, ge=16, le=256)
+    """Pixels on a side."""
+
+
+class PlanSection(_Section):
+    """How many rows each target gets."""
+
+    repeats: int = Field(1, ge=1, le=10_000)
+    """Rows per target; with full grids, rows per target and grid cell."""
+    control_fraction: float = Field(0.5, ge=0, le=1)
+    """Probability that a row is a control."""
+    joint: str | None = None
+    """A table (CSV or Parquet) whose columns are parameters such as ``lens.theta_e``: a row of it is
+    drawn whole, and replaces those parameters."""
+
+
+class LensSection(_Section):
+    """The deflector. Every key is a constant, a list or a distribution."""
+
+    model: Literal["SIS", "SIE"] = "SIE"
+    theta_e: Annotated[Draw, _within(0.01, 10, "arcsec")]
+    """Einstein radius, intermediate-axis convention, arcsec."""
+    q: Annotated[Draw, _within(0.05, 1)] = Draw.constant(1.0)
+    """Axis ratio."""
+    pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
+    """Position angle of the major axis, degrees east of north."""
+    shear: Annotated[Draw, _within(0, 0.5)] = Draw.constant(0.0)
+    """External shear gamma."""
+    shear_pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
+    """Position angle along which the shear stretches images, degrees east of north."""
+    dx: Annotated[Draw, _within(-5, 5, "arcsec")] = Draw.constant(0.0)
+    """Lens minus target, toward east, arcsec."""
+    dy: Annotated[Draw, _within(-5, 5, "arcsec")] = Draw.constant(0.0)
+    """Lens minus target, toward north, arcsec."""
+
+    @model_validator(mode="after")
+    def _sis_is_round(self) -> LensSection:
+        if self.model == "SIS" and self.q != Draw.constant(1.0):
+            raise ValueError("q is given but model is SIS, which is round; use model: SIE")
+        return self
+
+
+class SourceSection(_Section):
+    """The lensed galaxy. Every key but ``model`` is a constant, a list or a distribution."""
+
+    model: Literal["sersic"] = "sersic"
+    dmag: Annotated[Draw, _within(-10, 10, "mag")] = Draw.constant(1.0)
+    """Source minus target in the reference band, unlensed, mag AB."""
+    mag: Annotated[Draw, _within(10, 32, "mag")] | None = None
+    """Unlensed magnitude (AB, reference band) of the source where the target has none."""
+    colour: dict[Band, Annotated[Draw, _within(-5, 5, "mag")]] = {}
+    """Band minus reference band, mag AB; 0 where a band is not named."""
+    reff: Annotated[Draw, _within(0.01, 5, "arcsec")] = Draw.constant(0.25)
+    """Half-light radius sqrt(a b), arcsec."""
+    n: Annotated[Draw, _within(0.5, 6)] = Draw.constant(1.0)
+    """Sersic index."""
+    q: Annotated[Draw, _within(0.05, 1)] = Draw.constant(1.0)
+    pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
+    dx: Annotated[Draw, _within(-10, 10, "arcsec")] = Draw.constant(0.0)
+    """Source minus lens, toward east, arcsec."""
+    dy: Annotated[Draw, _within(-10, 10, "arcsec")] = Draw.constant(0.0)
+    """Source minus lens, toward north, arcsec."""
+
+
+class PsfSection(_Section):
+    """The profile that arcs are convolved with; its width is read at each target."""
+
+    model: Literal["gaussian", "moffat"] = "moffat"
+    beta: float = Field(3.5, gt=1.05, le=20)
+    width: Literal["nea", "fwhm"] = "nea"
+    """What the survey's ``psfsize`` is: the Gaussian-equivalent width of the noise-equivalent area
+    (as it is published), or the FWHM of the profile (to reproduce others)."""
+    pixel: Literal["effective", "integrate"] = "effective"
+    """``effective``: the width already holds the pixel's response, so the image is sampled;
+    ``integrate``: it holds the optics only, and the pixel is integrated."""
+
+
+class RenderSection(_Section):
+    """How finely arcs are computed."""
+
+    supersample: Literal[4, 8, 16, 32] = 16
+    """Finest samples per pixel side that the renderer may use; recorded per row."""
+
+
+class CoreMask(_Section):
+    """Zero the arc inside a circle about the target's true position, after the PSF."""
+
+    radius_px: float = Field(5.0, gt=0, le=64)
+    taper_px: float = Field(0.0, ge=0, le=32)
+    """Width of the tanh taper in pixels; 0 is a hard edge."""
+
+
+class FixSection(_Section):
+    """What is done against leaks; nothing by default."""
+
+    core_mask: CoreMask | None = None
+
+
+class StoreSection(_Section):
+    """How the data set is laid out."""
+
+    block: int | Literal["auto"] = "auto"
+    """Rows of one shard, written by one task; a power of two from 64 up."""
+    precision: Literal["rounded", "exact"] = "rounded"
+    """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc to 10 mantissa bits."""
+
+    @model_validator(mode="after")
+    def _block_is_a_power_of_two(self) -> StoreSection:
+        if isinstance(self.block, int) and (self.block < 64 or self.block & (self.block - 1)):
+            raise ValueError(
+                f"block is {self.block}; it must be a power of two from 64 up, or auto"
+            )
+        return self
+
+
+class AuditSection(_Section):
+    """How much the audit looks at."""
+
+    theta_e_edges: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    """Inner edges of the strata of theta_e, arcsec."""
+    cap: int = Field(20_000, ge=100)
+    """Rows that are re-rendered for the core gate."""
+    whole_cap: int = Field(2_000, ge=100)
+    """Of these, rows whose whole stamps are kept."""
+    closure: int = Field(500, ge=10)
+    """Of these, rows of the closure test."""
+
+    @model_validator(mode="after")
+    def _edges_rise(self) -> AuditSection:
+        if not self.theta_e_edges or list(self.theta_e_edges) != sorted(set(self.theta_e_edges)):
+            raise ValueError(f"theta_e_edges {list(self.theta_e_edges)} must rise")
+        return self
+
+
+class GatesSection(_Section):
+    """What this experiment accepts: limits, and which gates it must pass."""
+
+    closure_flux: float = Field(0.01, gt=0)
+    closure_centroid_px: float = Field(0.05, gt=0)
+    closure_blur: float = Field(0.02, gt=0)
+    pedestal_sigma: float = Field(1e-3, gt=0)
+    shortcut_auc: float = Field(0.02, gt=0)
+    core_auc: float = Field(0.70, gt=0.5, lt=1)
+    require_core_auc: bool = False
+    """Core-neutral experiments set this; a correct data set of small rings has a high core AUC."""
+
+
+class ClusterSection(_Section):
+    """Where the graph runs."""
+
+    address: str | None = None
+    """A running scheduler, ``tcp://host:8786``; without one a local cluster is started."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Local worker processes; default one a core."""
+    memory: str = "2GiB"
+    """Memory limit of a local worker."""
+
+
+class Experiment(_Section):
+    """One experiment, checked, with every default filled in."""
+
+    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    seed: int = Field(1, ge=0, lt=2**63)
+    survey: SurveySection
+    targets: TargetsSection
+    stamp: StampSection = StampSection()
+    plan: PlanSection = PlanSection()
+    lens: LensSection
+    source: SourceSection = SourceSection()
+    psf: PsfSection = PsfSection()
+    render: RenderSection = RenderSection()
+    fix: FixSection = FixSection()
+    store: StoreSection = StoreSection()
+    audit: AuditSection = AuditSection()
+    gates: GatesSection = GatesSection()
+    cluster: ClusterSection = ClusterSection()
+    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+    """More failed rows than this end a complete run with exit code 5."""
+
+    def identity_document(self, contents: Mapping[str, str]) -> dict[str, Any]:
+        """What decides pixels and rows, as plain JSON values.
+
+        Parameters
+        ----------
+        contents : mapping
+            sha256 of the contents of every file that the experiment names (``targets``, ``joint``).
+        """
+        full = self.model_dump(mode="json")
+        survey = {
+            key: value
+            for key, value in full["survey"].items()
+            if key not in ("root", "hemisphere", "layout")
+        }
+        survey["reference_band"] = self.survey.reference
+        targets = {"region": self.targets.region, "splits": full["targets"]["splits"]}
+        plan = {key: value for key, value in full["plan"].items() if key != "joint"}
+        keep = ("seed", "stamp", "lens", "source", "psf", "render", "fix", "store")
+        return {
+            "pixel_version": PIXEL_VERSION,
+            "survey": survey,
+            "targets": targets,
+            "plan": plan,
+            "contents": dict(contents),
+            **{key: full[key] for key in keep},
+        }
+
+    def identity(self, contents: Mapping[str, str]) -> str:
+        """sha256 (hex) of the canonical JSON of :meth:`identity_document`."""
+        text = json.dumps(
+            self.identity_document(contents), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The experiment as a YAML file that :func:`load_experiment` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read and check an experiment file.
+
+    Parameters
+    ----------
+    url : str
+        Local path or any fsspec URL. Relative paths inside the file are taken from its folder.
+    overrides : mapping, optional
+        Values by dotted key (``{"survey.root": "s3://bucket/dr9"}``) that replace those of the file;
+        relative paths among them are taken from the working directory.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no YAML mapping, or a key is missing, unknown or out of range.
+    """
+    try:
+        with fsspec.open(url, "rt") as stream:
+            document = yaml.safe_load(stream)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the experiment {url}: {error.strerror or error}; check the path"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{url} is not valid YAML{where}: {getattr(error, 'problem', error)}"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{url} is not a text file; an experiment is YAML") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
+    _resolve_paths(document, url)
+    for key, value in (overrides or {}).items():
+        _set(document, key, value)
+    return parse_experiment(document, url)
+
+
+def parse_experiment(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
+    """Check a mapping as it would stand in an experiment file; errors as :func:`load_experiment`."""
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error.errors())}") from None
+
+
+_PATHS = (("survey", "root"), ("targets", "path"), ("plan", "joint"))
+
+
+def _resolve_paths(document: dict[str, Any], url: str) -> None:
+    folder = url.rsplit("/", 1)[0] if "://" in url else str(Path(url).resolve().parent)
+    for section, key in _PATHS:
+        part = document.get(section)
+        if not isinstance(part, dict):
+            continue
+        value = part.get(key)
+        if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
+            joined = f"{folder}/{value}"
+            part[key] = joined if "://" in joined else str(Path(joined).resolve())
+
+
+def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    place = document
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {dotted}: {section} is no section of the experiment")
+    place[key] = value
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at ``location`` accepts."""
+    model: Any = Experiment
+    for part in location:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        candidates = getattr(field.annotation, "__args__", None) or (field.annotation,)
+        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _explain(errors: list[Any]) -> str:
+    """The first mistake as a sentence, and how many more there are."""
+    error = errors[0]
+    location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        text = f"{key} is not a key of an experiment; {hint}"
+    elif kind == "missing":
+        text = f"{key} is missing; add it"
+    elif kind in ("model_type", "model_attributes_type"):
+        text = f"{key} is {error['input']!r}, but it is a section with keys of its own"
+    elif kind == "value_error":
+        text = f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
+    else:
+        text = f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    more = len(errors) - 1
+    return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")

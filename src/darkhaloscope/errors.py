@@ -1,0 +1,42 @@
+"""What can go wrong, in two kinds: a user's mistake, and a row that could not be made.
+
+A user's mistake is a :class:`UserError`: one sentence, no traceback, exit code 2.
+A row that could not be made is a row: it carries one of the :class:`Reason` values.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    The message is one sentence that says what is wrong, where, and what to do.
+    """
+
+
+class Reason(IntEnum):
+    """Why a row is as it is: the closed list behind the variable ``reason``.
+
+    The numbers are stored, so they never change; new reasons are added at the end.
+    ``NOT_WRITTEN`` is the fill value of the array: a row that still holds it was never reached.
+    """
+
+    NOT_WRITTEN = 0
+    OK = 1
+    NO_COVERAGE = 2
+    MISSING_BAND = 3
+    OUTSIDE_BRICK = 4
+    CROSSES_EDGE = 5
+    MISSING_FILE = 6
+    CORRUPT_FILE = 7
+    UNREADABLE = 8
+    NAN_PIXELS = 9
+    PSF_MISSING = 10
+    RENDER_FAILED = 11
+
+    @property
+    def text(self) -> str:
+        """The reason as it is stored in ``flag_meanings`` and printed, e.g. ``crosses_edge``."""
+        return self.name.lower()

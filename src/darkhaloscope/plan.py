@@ -1,0 +1,380 @@
+"""Who is injected with what, in which order: a pure function of the experiment and a brick.
+
+Rows are ordered by brick name, then by ``slot = (j << 32) | k``: k is the target's OBJID in its brick, j
+which of the target's rows it is. Every random number of a row comes from one table of uniforms per
+brick and j, ``Philox(key=[seed, xxh64(brick)], counter=[0, 0, 0, j])``, row k, one column a parameter:
+adding or removing targets, bricks or blocks changes no other row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xxhash
+from numpy.typing import NDArray
+
+from darkhaloscope.config import Experiment, Splits, parse_experiment
+from darkhaloscope.draw import Draw
+from darkhaloscope.errors import UserError
+from darkhaloscope.variables import LENS_MODELS, SOURCE_MODELS
+
+MAG_ZERO_POINT = 22.5
+"""AB magnitude of 1 nMgy."""
+
+COLUMNS = (
+    "lens.theta_e",
+    "lens.q",
+    "lens.pa",
+    "lens.shear",
+    "lens.shear_pa",
+    "lens.dx",
+    "lens.dy",
+    "source.dmag",
+    "source.mag",
+    "source.reff",
+    "source.n",
+    "source.q",
+    "source.pa",
+    "source.dx",
+    "source.dy",
+    "source.colour.g",
+    "source.colour.r",
+    "source.colour.i",
+    "source.colour.z",
+    "plan.control",
+    "plan.joint",
+)
+"""Column of each parameter in the table of uniforms. Never reordered: new ones go at the end."""
+
+UNIFORM_COLUMNS = 32
+"""Width of the table of uniforms; columns beyond :data:`COLUMNS` wait for later parameters."""
+
+_MAX_OBJID = 2**22 - 1
+"""An OBJID fits in 22 bits of a DESI TARGETID."""
+
+_BLOCK_BYTES = 100 * 2**20
+"""Upper limit of one raw float32 cube of a block."""
+
+
+def uniforms(seed: int, brick: str, j: int, k_max: int) -> NDArray[np.float64]:
+    """The table of uniforms of a brick, shape (k_max + 1, 32), each in [0, 1)."""
+    key = [seed, xxhash.xxh64_intdigest(brick.encode())]
+    generator = np.random.Generator(
+        np.random.Philox(
+            key=np.array(key, dtype=np.uint64), counter=np.array([0, 0, 0, j], dtype=np.uint64)
+        )
+    )
+    return generator.random((k_max + 1, UNIFORM_COLUMNS))
+
+
+def region_split(region_id: str, splits: Splits) -> int:
+    """Index into ``variables.SPLITS``: xxh64(utf-8 region, seed 0) / 2^64 against the cumulated fractions."""
+    place = xxhash.xxh64_intdigest(region_id.encode(), seed=0) / 2**64
+    return 0 if place < splits.train else 1 if place < splits.train + splits.val else 2
+
+
+def block_rows(rows: int, size: int, bands: int) -> int:
+    """Rows of a block: the largest power of two whose raw float32 cube is <= 100 MiB, at most
+    ``rows / 16``, at least 64."""
+    most = max(64, min(_BLOCK_BYTES // (size * size * bands * 4), rows // 16))
+    return 1 << (most.bit_length() - 1)
+
+
+def shear_components(
+    shear: NDArray[np.float64], pa: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """gamma1, gamma2 on (East, North) axes of a shear that stretches images along ``pa`` (deg).
+
+    With phi = 90 deg - pa counted from East toward North, gamma1 = gamma cos 2 phi and
+    gamma2 = gamma sin 2 phi.
+    """
+    phi = np.deg2rad(90.0 - pa)
+    return shear * np.cos(2 * phi), shear * np.sin(2 * phi)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of one brick that lie in one block: ``rows`` of the brick's own order."""
+
+    block: int
+    brick: str
+    rows: slice
+
+
+class Plan:
+    """The whole plan of an experiment, evaluated a brick at a time.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    targets : DataFrame
+        As :func:`darkhaloscope.survey.read_targets` gives them.
+    joint : DataFrame, optional
+        The joint table that ``plan.joint`` names.
+
+    Raises
+    ------
+    UserError
+        Two targets share brick and OBJID, an OBJID is out of range, a target has no magnitude and
+        ``source.mag`` is not given, or the joint table names an unknown parameter.
+    """
+
+    def __init__(
+        self, experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None = None
+    ) -> None:
+        self.experiment = experiment
+        self.joint = joint
+        self.targets = targets.sort_values(["brick", "objid"], kind="stable").reset_index(drop=True)
+        _check_targets(self.targets, experiment)
+        if joint is not None:
+            _check_joint(joint, experiment)
+        names = self.targets["brick"].to_numpy(str)
+        self.bricks, first, count = np.unique(names, return_index=True, return_counts=True)
+        self._targets_of = {
+            str(b): slice(int(f), int(f + c))
+            for b, f, c in zip(self.bricks, first, count, strict=True)
+        }
+        self.rows_per_target = experiment.plan.repeats * _grid_cells(experiment)
+        self._first_row = np.concatenate([[0], np.cumsum(count * self.rows_per_target)])
+        self.rows = int(self._first_row[-1])
+        auto = block_rows(self.rows, experiment.stamp.size, len(experiment.survey.bands))
+        self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
+        self.blocks = -(-self.rows // self.block)
+
+    def contents(self) -> dict[str, str]:
+        """sha256 of the contents of the target table and of the joint table."""
+        made = {"targets": _frame_digest(self.targets)}
+        if self.joint is not None:
+            made["joint"] = _frame_digest(self.joint)
+        return made
+
+    def targets_of(self, brick: str) -> pd.DataFrame:
+        """The targets of one brick, by OBJID."""
+        return self.targets.iloc[self._targets_of[brick]].reset_index(drop=True)
+
+    def pieces(self, block: int) -> list[Piece]:
+        """The bricks of a block, in order, each with its rows."""
+        start = block * self.block
+        stop = min(start + self.block, self.rows)
+        first = int(np.searchsorted(self._first_row, start, side="right")) - 1
+        last = int(np.searchsorted(self._first_row, stop, side="left"))
+        return [
+            Piece(
+                block,
+                str(self.bricks[b]),
+                slice(
+                    max(start - int(self._first_row[b]), 0),
+                    min(stop, int(self._first_row[b + 1])) - int(self._first_row[b]),
+                ),
+            )
+            for b in range(first, last)
+        ]
+
+    def brick_rows(self, brick: str) -> pd.DataFrame:
+        """All rows of one brick; see :func:`brick_rows`."""
+        return brick_rows(self.experiment, self.targets_of(brick), self.joint)
+
+    def iter_bricks(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(brick, rows) in the plan's order."""
+        for brick in self.bricks:
+            yield str(brick), self.brick_rows(str(brick))
+
+
+def brick_rows(
+    experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Every planned column of the rows of one brick, ordered by slot.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    targets : DataFrame
+        The targets of one brick.
+    joint : DataFrame, optional
+
+    Returns
+    -------
+    DataFrame
+        One row a pair. Lens and source columns of controls are NaN, ``theta_e`` is 0. Units as in
+        the data set (docs/data-set.md).
+    """
+    brick = str(targets["brick"].iloc[0])
+    k = targets["objid"].to_numpy(np.int64)
+    per_target = experiment.plan.repeats * _grid_cells(experiment)
+    parts = [_rows_of_turn(experiment, targets, brick, k, j, joint) for j in range(per_target)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rows_of_turn(
+    experiment: Experiment,
+    targets: pd.DataFrame,
+    brick: str,
+    k: NDArray[np.int64],
+    j: int,
+    joint: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """Row j of every target of a brick."""
+    table = uniforms(experiment.seed, brick, j, int(k.max()))[k]
+    value = _parameter_values(experiment, table, k, j, joint)
+    bands = experiment.survey.bands
+    control = table[:, COLUMNS.index("plan.control")] < experiment.plan.control_fraction
+    region = brick
+    frame: dict[str, object] = {
+        "brick": brick,
+        "slot": (np.int64(j) << 32) | k,
+        "partner": np.int64(-1),
+        "target_id": targets["target_id"].to_numpy(np.int64),
+        "host_id": targets["target_id"].to_numpy(np.int64),
+        "ra": targets["ra"].to_numpy(float),
+        "dec": targets["dec"].to_numpy(float),
+        "region_id": region,
+        "region_split": np.uint8(region_split(region, experiment.targets.splits)),
+        "lens_model": np.where(control, 0, LENS_MODELS.index(experiment.lens.model)),
+        "src_model": np.where(control, 0, SOURCE_MODELS.index("SERSIC")),
+    }
+    gamma1, gamma2 = shear_components(value["lens.shear"], value["lens.shear_pa"])
+    mag_ref = _column(targets, f"mag_{experiment.survey.reference}")
+    has_mag = np.isfinite(mag_ref)
+    source_mag = np.where(has_mag, mag_ref + value["source.dmag"], value["source.mag"])
+    planned = {
+        "theta_e": value["lens.theta_e"],
+        "lens_q": value["lens.q"],
+        "lens_pa": value["lens.pa"],
+        "gamma1": gamma1,
+        "gamma2": gamma2,
+        "lens_dx": value["lens.dx"],
+        "lens_dy": value["lens.dy"],
+        "src_dmag": np.where(has_mag, value["source.dmag"], np.nan),
+        "src_reff": value["source.reff"],
+        "src_n": value["source.n"],
+        "src_q": value["source.q"],
+        "src_pa": value["source.pa"],
+        "src_dx": value["source.dx"],
+        "src_dy": value["source.dy"],
+    }
+    for band in bands:
+        mag = source_mag + value[f"source.colour.{band}"]
+        planned[f"src_flux_{band}"] = 10 ** (0.4 * (MAG_ZERO_POINT - mag))
+    for name, column in planned.items():
+        frame[name] = np.where(control, 0.0 if name == "theta_e" else np.nan, column)
+    for band in bands:
+        frame[f"host_mag_{band}"] = _column(targets, f"mag_{band}")
+        frame[f"manifest_psfsize_{band}"] = _column(targets, f"psfsize_{band}")
+    return pd.DataFrame(frame, index=range(len(k)))
+
+
+def _parameter_values(
+    experiment: Experiment,
+    table: NDArray[np.float64],
+    k: NDArray[np.int64],
+    j: int,
+    joint: pd.DataFrame | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Every parameter of row j of every target, by its dotted name."""
+    cell = j % _grid_cells(experiment)
+    values = {}
+    for name, draw in parameters(experiment).items():
+        index = cell % draw.cells
+        cell //= draw.cells
+        values[name] = draw.at(table[:, COLUMNS.index(name)], cell=index, turn=k + j)
+    if joint is not None:
+        row = (table[:, COLUMNS.index("plan.joint")] * len(joint)).astype(int)
+        values.update({str(name): joint[name].to_numpy(float)[row] for name in joint.columns})
+    return values
+
+
+def parameters(experiment: Experiment) -> dict[str, Draw]:
+    """The rule of every parameter, by its dotted name, in the order of :data:`COLUMNS`."""
+    lens, source = experiment.lens, experiment.source
+    rules = {f"lens.{name}": getattr(lens, name) for name in type(lens).model_fields}
+    rules |= {f"source.{name}": getattr(source, name) for name in type(source).model_fields}
+    colours = {f"source.colour.{band}": draw for band, draw in source.colour.items()}
+    zero = Draw.constant(0.0)
+    rules["source.mag"] = source.mag or Draw.constant(float("nan"))
+    return {
+        name: colours.get(name, zero) if name.startswith("source.colour.") else rules[name]
+        for name in COLUMNS
+        if not name.startswith("plan.")
+    }
+
+
+def _grid_cells(experiment: Experiment) -> int:
+    cells = 1
+    for draw in parameters(experiment).values():
+        cells *= draw.cells
+    return cells
+
+
+def _column(targets: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """A column of the target table, NaN where the table has none."""
+    if name in targets:
+        return targets[name].to_numpy(float)
+    return np.full(len(targets), np.nan)
+
+
+def _frame_digest(frame: pd.DataFrame) -> str:
+    """sha256 of a table's contents, whatever file it came from."""
+    digest = hashlib.sha256()
+    for name in sorted(frame.columns):
+        column = frame[name].to_numpy()
+        digest.update(f"{name}\0".encode())
+        if column.dtype.kind in "fiu":
+            digest.update(column.astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
+        else:
+            digest.update("\0".join(map(str, column)).encode())
+    return digest.hexdigest()
+
+
+def _check_targets(targets: pd.DataFrame, experiment: Experiment) -> None:
+    if targets.empty:
+        raise UserError("the target list is empty; an experiment needs at least one target")
+    double = targets.duplicated(["brick", "objid"])
+    if double.any():
+        first = targets[double].iloc[0]
+        raise UserError(
+            f"two targets share OBJID {first['objid']} in brick {first['brick']}; "
+            "remove one, or give them different objid"
+        )
+    out = ~targets["objid"].between(0, _MAX_OBJID)
+    if out.any():
+        raise UserError(
+            f"OBJID {targets['objid'][out].iloc[0]} is outside 0 to {_MAX_OBJID}; check the column objid"
+        )
+    reference = experiment.survey.reference
+    missing = ~np.isfinite(_column(targets, f"mag_{reference}"))
+    if missing.any() and experiment.source.mag is None and experiment.plan.control_fraction < 1:
+        raise UserError(
+            f"{int(missing.sum())} of {len(targets)} targets have no magnitude in {reference}; "
+            "add source.mag, the unlensed magnitude of their sources, to the experiment"
+        )
+
+
+def _check_joint(joint: pd.DataFrame, experiment: Experiment) -> None:
+    known: Sequence[str] = list(parameters(experiment))
+    unknown = [name for name in joint.columns if name not in known]
+    if unknown or joint.empty:
+        raise UserError(
+            f"the joint table has {len(joint)} rows and the unknown columns {unknown}; "
+            f"its columns are parameters: {', '.join(known)}"
+        )
+    if not np.isfinite(joint.to_numpy(float)).all():
+        raise UserError("the joint table holds a value that is missing or not finite; mend it")
+    for name in joint.columns:
+        low, high = joint[name].min(), joint[name].max()
+        _check_joint_column(str(name), float(low), float(high), experiment)
+
+
+def _check_joint_column(name: str, low: float, high: float, experiment: Experiment) -> None:
+    """A joint column obeys the same range as the key that it replaces."""
+    document = experiment.model_dump(mode="json")
+    for value in (low, high):
+        place = document
+        *path, key = name.split(".")
+        for part in path:
+            place = place.setdefault(part, {})
+        place[key] = value
+        parse_experiment(document, f"the joint table, column {name}")

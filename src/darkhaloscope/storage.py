@@ -1,0 +1,161 @@
+"""Objects of a run's folder, on a local disk or behind any fsspec URL.
+
+Three promises that both kinds keep: an object appears whole or not at all; :func:`create` never
+replaces what is there; every trouble of the user's making (no permission, no space, no such bucket) is
+one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.implementations.local import LocalFileSystem
+
+from darkhaloscope.errors import UserError
+
+
+def join(url: str, *parts: str) -> str:
+    """A URL below another one."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
+    return fs, path
+
+
+@contextlib.contextmanager
+def _said_plainly(url: str, verb: str) -> Iterator[None]:
+    """Turn a storage error into one sentence; a missing object stays a FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise UserError(
+            f"cannot {verb} {url}: {_cause(error)}; check the address, the credentials and the space"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+    return text.splitlines()[0]
+
+
+def read(url: str) -> bytes:
+    """All bytes of an object.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    UserError
+        It cannot be read.
+    """
+    with _said_plainly(url, "read"):
+        fs, path = _open(url)
+        return bytes(fs.cat_file(path))
+
+
+def exists(url: str) -> bool:
+    """Whether an object or a folder is there."""
+    with _said_plainly(url, "look at"):
+        fs, path = _open(url)
+        fs.invalidate_cache()
+        return bool(fs.exists(path))
+
+
+def names(url: str) -> list[str]:
+    """The names of the objects in a folder, sorted; none where there is no folder."""
+    with _said_plainly(url, "list"):
+        fs, path = _open(url)
+        fs.invalidate_cache()
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+    return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+
+def write(url: str, data: bytes) -> None:
+    """Write one object whole, replacing what was there."""
+    write_all(url.rsplit("/", 1)[0], {url.rsplit("/", 1)[1]: data})
+
+
+def write_all(folder: str, objects: Mapping[str, bytes]) -> None:
+    """Write objects below a folder, all at once where the store can; each appears whole."""
+    with _said_plainly(folder, "write to"):
+        fs, path = _open(folder)
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe({f"{path}/{name}": data for name, data in objects.items()})
+            return
+        for name, data in objects.items():
+            target = os.path.join(path, name)
+            partial = _write_partial(target, data)
+            os.replace(partial, target)
+
+
+def create(url: str, data: bytes) -> None:
+    """Write one object that must not be there yet; the same bytes already there are success.
+
+    On S3 a conditional put, locally a temporary file and ``link``: of two writers one wins.
+
+    Raises
+    ------
+    FileExistsError
+        Other bytes are there.
+    """
+    with _said_plainly(url, "write"):
+        fs, path = _open(url)
+        try:
+            if isinstance(fs, LocalFileSystem):
+                partial = _write_partial(path, data)
+                try:
+                    os.link(partial, path)
+                finally:
+                    os.unlink(partial)
+            else:
+                fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if not _is_refusal(error):
+                raise
+            fs.invalidate_cache()
+            if bytes(fs.cat_file(path)) != data:
+                raise FileExistsError(f"{url} is there with other contents") from None
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether a create-only write was refused because the object is there."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    code = answer.get("Error", {}).get("Code")
+    return isinstance(error, FileExistsError) or code in (
+        "PreconditionFailed",
+        "ConditionalRequestConflict",
+    )
+
+
+def _write_partial(target: str, data: bytes) -> str:
+    """A finished temporary file beside ``target``; its name ends in ``.partial``."""
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{os.path.dirname(target)} is a file, not a folder") from None
+    handle, partial = tempfile.mkstemp(
+        dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=".partial"
+    )
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+    except OSError:
+        os.unlink(partial)
+        raise
+    # mkstemp makes files that only their owner reads; a data set is as readable as the umask says.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(partial, 0o666 & ~mask)
+    return partial

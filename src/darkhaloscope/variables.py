@@ -1,0 +1,144 @@
+"""Every variable of a data set: name, dimensions, dtype, unit, fill value, meaning.
+
+The table that ``docs/data-set.md`` prints (a test compares them), the store creates and
+the audit reads. A fill value is what an array holds where nothing was written; a missing value of a
+float is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from darkhaloscope.errors import Reason
+
+Dims = tuple[str, ...]
+PAIR: Dims = ("pair",)
+BAND: Dims = ("pair", "band")
+CUBE: Dims = ("pair", "band", "y", "x")
+PLANE: Dims = ("pair", "y", "x")
+
+LENS_MODELS = ("CONTROL", "SIS", "SIE")
+SOURCE_MODELS = ("NONE", "SERSIC")
+SPLITS = ("train", "val", "test")
+PSF_MODELS = ("NONE", "GAUSSIAN", "MOFFAT")
+PIXEL_RESPONSES = ("EFFECTIVE", "INTEGRATE")
+PSF_SOURCES = ("map", "manifest", "fallback")
+NO_PSF = 255
+"""``psf_source`` where a band has no pixels or no width is known."""
+
+DType = Literal["f4", "f8", "i8", "u1", "bool", "str"]
+
+
+class Variable(NamedTuple):
+    """One variable; ``flags`` maps the stored integers of a closed list to their names."""
+
+    name: str
+    dims: Dims
+    dtype: DType
+    unit: str
+    meaning: str
+    flags: dict[int, str] | None = None
+
+    @property
+    def fill(self) -> float | int | bool | str:
+        """What the array holds where nothing was written."""
+        if self.dtype in ("f4", "f8"):
+            return 0.0 if self.dims == CUBE else float("nan")
+        if self.name in ("slot", "partner", "target_id", "host_id"):
+            return -1
+        if self.name == "psf_source":
+            return NO_PSF
+        if self.dtype == "str":
+            return ""
+        return False if self.dtype == "bool" else 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the array is cut into shards of many small chunks (pixels) or not (provenance)."""
+        return "y" in self.dims
+
+
+def _enumerate(names: tuple[str, ...]) -> dict[int, str]:
+    return dict(enumerate(names))
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("ctrl", CUBE, "f4", "nMgy", "real pixels, rounded to 1/16 sky sigma or finer"),
+    Variable("arc", CUBE, "f4", "nMgy", "noiseless lensed light, after PSF and fix; 0 where no data"),
+    Variable("nodata", PLANE, "u1", "", "bit b set where band b has invvar 0 or a non-finite pixel"),
+    Variable("brick", PAIR, "str", "", "brick name"),
+    Variable("slot", PAIR, "i8", "", "(j << 32) | k: k the OBJID in the brick, j the target's row"),
+    Variable("partner", PAIR, "i8", "", "slot of a row of the same brick; -1 for none"),
+    Variable("target_id", PAIR, "i8", "", "DESI TARGETID bits, or the row number of a user's table"),
+    Variable("host_id", PAIR, "i8", "", "the galaxy that lenses; rows of one host share it"),
+    Variable("ra", PAIR, "f8", "deg", "target, ICRS"),
+    Variable("dec", PAIR, "f8", "deg", "target, ICRS"),
+    Variable("target_x", PAIR, "f4", "pixel", "target in the stamp, pixel centres are integers"),
+    Variable("target_y", PAIR, "f4", "pixel", "target in the stamp, pixel centres are integers"),
+    Variable("region_id", PAIR, "str", "", "what splits, folds and bootstraps keep in one piece"),
+    Variable(
+        "region_split", PAIR, "u1", "",
+        "xxh64(region_id, seed 0) / 2^64 against the cumulated fractions", _enumerate(SPLITS),
+    ),
+    Variable("lens_model", PAIR, "u1", "", "the deflector", _enumerate(LENS_MODELS)),
+    Variable("theta_e", PAIR, "f4", "arcsec", "Einstein radius, intermediate axis; 0 on controls"),
+    Variable("lens_q", PAIR, "f4", "", "axis ratio of the lens"),
+    Variable("lens_pa", PAIR, "f4", "deg", "major axis of the lens, east of north"),
+    Variable("gamma1", PAIR, "f4", "", "external shear on (East, North) axes"),
+    Variable("gamma2", PAIR, "f4", "", "external shear on (East, North) axes"),
+    Variable("lens_dx", PAIR, "f4", "arcsec", "lens minus target, toward east"),
+    Variable("lens_dy", PAIR, "f4", "arcsec", "lens minus target, toward north"),
+    Variable("src_model", PAIR, "u1", "", "the source", _enumerate(SOURCE_MODELS)),
+    Variable("src_dmag", PAIR, "f4", "mag", "source minus target, reference band, unlensed"),
+    Variable("src_reff", PAIR, "f4", "arcsec", "half-light radius sqrt(a b)"),
+    Variable("src_n", PAIR, "f4", "", "Sersic index"),
+    Variable("src_q", PAIR, "f4", "", "axis ratio of the source"),
+    Variable("src_pa", PAIR, "f4", "deg", "major axis of the source, east of north"),
+    Variable("src_dx", PAIR, "f4", "arcsec", "source minus lens, toward east"),
+    Variable("src_dy", PAIR, "f4", "arcsec", "source minus lens, toward north"),
+    Variable("psf_model", PAIR, "u1", "", "profile that was convolved with", _enumerate(PSF_MODELS)),
+    Variable("psf_beta", PAIR, "f4", "", "Moffat beta"),
+    Variable(
+        "pixel_response", PAIR, "u1", "",
+        "EFFECTIVE: the width holds the pixel, image sampled; INTEGRATE: pixel integrated",
+        _enumerate(PIXEL_RESPONSES),
+    ),
+    Variable("supersample", PAIR, "u1", "", "finest samples per pixel side of the renderer"),
+    Variable("fix", PAIR, "str", "", "what was done against leaks, e.g. none"),
+    Variable(
+        "arc_snr", PAIR, "f4", "", "sqrt(sum arc^2 invvar) in the reference band, over the stamp"
+    ),
+    Variable("magnification", PAIR, "f4", "", "arc_flux_total / src_flux"),
+    Variable("bad_pixel_frac", PAIR, "f4", "", "fraction of stamp pixels with a bad bit"),
+    Variable("wise_brightmask_frac", PAIR, "f4", "", "fraction of stamp pixels in WISEM1 or WISEM2"),
+    Variable("cutout_ok", PAIR, "bool", "", "the row has its pixels"),
+    Variable(
+        "reason", PAIR, "u1", "", "why the row is as it is", {int(r): r.text for r in Reason}
+    ),
+    Variable("host_mag", BAND, "f4", "mag", "target, AB; missing where the table has none"),
+    Variable("psfdepth", BAND, "f4", "1/nMgy^2", "1 / (sky_sigma^2 NEA): inverse variance of a PSF flux"),
+    Variable("src_flux", BAND, "f4", "nMgy", "intrinsic flux of the source, unlensed"),
+    Variable("psfsize", BAND, "f4", "arcsec", "noise-equivalent width, the map at the target; 0 for none"),
+    Variable("psf_fwhm_used", BAND, "f4", "arcsec", "noise-equivalent width after the chain"),
+    Variable("psf_fwhm_drawn", BAND, "f4", "arcsec", "FWHM of the profile that was convolved with"),
+    Variable(
+        "psf_source", BAND, "u1", "", "where the width came from",
+        {**_enumerate(PSF_SOURCES), NO_PSF: "none"},
+    ),
+    Variable("sky_sigma", BAND, "f4", "nMgy", "1 / sqrt(median invvar of the stamp)"),
+    Variable("total_injected_flux", BAND, "f4", "nMgy", "sum of arc over the stamp"),
+    Variable("arc_flux_total", BAND, "f4", "nMgy", "lensed flux before the PSF, whole plane"),
+    Variable(
+        "coverage", BAND, "f4", "",
+        "fraction of stamp pixels with data; 0 where the target's own pixel has none",
+    ),
+)  # fmt: skip
+
+BY_NAME = {variable.name: variable for variable in VARIABLES}
+
+
+def numpy_dtype(variable: Variable) -> np.dtype:
+    """The dtype in memory; text is ``object``."""
+    return np.dtype(object if variable.dtype == "str" else variable.dtype)
