@@ -1,0 +1,50 @@
+"""Lensed arcs on pixels: pure functions on arrays, usable alone.
+
+>>> from darkhaloscope.lensing import Lens, Psf, Sersic, render
+>>> lens = Lens("SIE", theta_e=1.2, q=0.8, pa=30.0)
+>>> source = Sersic(flux=(1.0, 2.0, 3.0), reff=0.3, dx=0.1, dy=0.2)
+>>> psfs = [Psf("moffat", nea_fwhm=width) for width in (1.5, 1.3, 1.2)]
+>>> render(lens, source, psfs, size=64, x=31.5, y=31.5).arc.shape
+(3, 64, 64)
+
+Lengths are arcsec, fluxes nMgy, offsets (East, North), position angles degrees east of north;
+arrays are (band, y, x) with pixel centres at integers.
+"""
+
+from darkhaloscope.lensing.deflection import Lens, shear, sie, sis
+from darkhaloscope.lensing.psf import (
+    Psf,
+    gaussian_profile,
+    kernel,
+    moffat_alpha,
+    moffat_alpha_from_nea,
+    moffat_fwhm,
+    moffat_nea_fwhm,
+    moffat_profile,
+    psf_profile,
+)
+from darkhaloscope.lensing.render import Rendered, arc_snr, render, warm
+from darkhaloscope.lensing.sources import Sersic, sersic_b, sersic_profile
+
+__all__ = [
+    "Lens",
+    "Psf",
+    "Rendered",
+    "Sersic",
+    "arc_snr",
+    "gaussian_profile",
+    "kernel",
+    "moffat_alpha",
+    "moffat_alpha_from_nea",
+    "moffat_fwhm",
+    "moffat_nea_fwhm",
+    "moffat_profile",
+    "psf_profile",
+    "render",
+    "sersic_b",
+    "sersic_profile",
+    "shear",
+    "sie",
+    "sis",
+    "warm",
+]
