@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
+import botocore.exceptions
+import fsspec
 import pytest
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
+from darkhaloscope.storage import StorageError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -62,3 +69,74 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot write to"):
         storage.write(str(tmp_path / "file" / "x"), b"1")
+
+
+def test_absent_and_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError):
+        storage.read(str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError):
+        storage.read("memory://nothing/here")
+    with pytest.raises(StorageError, match="folder"):
+        storage.read(str(tmp_path / "folder"))
+    with pytest.raises(StorageError, match="nosuch://"):
+        storage.read("nosuch://bucket/key")
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Answers with the status that the path names; /short promises more bytes than it sends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            self.send_response(200 if name == "short" else int(name))
+            self.send_header("Content-Length", "100" if name == "short" else "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the test's output."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_http(server: str) -> None:
+    assert storage.read(f"{server}/200") == b"ok"
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{server}/404")
+    for path in ("403", "500", "short"):
+        with pytest.raises(StorageError, match=f"{server}/{path}"):
+            storage.read(f"{server}/{path}")
+
+
+def test_refused_and_unknown_host() -> None:
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
+        storage.read("http://127.0.0.1:9/x")
+    with pytest.raises(StorageError, match=r"no-such-host\.invalid"):
+        storage.read("http://no-such-host.invalid/x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        botocore.exceptions.NoCredentialsError(),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"),
+        botocore.exceptions.ClientError({"Error": {"Code": "SlowDown"}}, "GetObject"),
+        aiohttp.ClientPayloadError("cut"),
+        PermissionError("Access Denied"),
+        TimeoutError(),
+    ],
+)
+def test_errors_of_the_libraries(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Filesystem:
+        def cat_file(self, path: str) -> bytes:
+            raise error
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (Filesystem(), url))
+    with pytest.raises(StorageError, match="s3://bucket/key") as caught:
+        storage.read("s3://bucket/key")
+    assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 
+import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
@@ -19,13 +20,29 @@ from fsspec.implementations.local import LocalFileSystem
 from darkhaloscope.errors import UserError
 
 
+class StorageError(UserError):
+    """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
+
+
+_OUT_OF_REACH = (OSError, aiohttp.ClientError, BotoCoreError, ClientError)
+"""What a filesystem of fsspec raises when an object is out of reach."""
+
+
 def join(url: str, *parts: str) -> str:
     """A URL below another one."""
     return "/".join([url.rstrip("/"), *parts])
 
 
+def absolute(url: str) -> str:
+    """The same place whatever a process's working directory: a local path made absolute."""
+    return url if "://" in url else os.path.abspath(url)
+
+
 def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
+    except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
+        raise StorageError(f"{url} is no address that can be opened: {_cause(error)}") from None
     return fs, path
 
 
@@ -36,8 +53,8 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
-    except (OSError, BotoCoreError, ClientError) as error:
-        raise UserError(
+    except _OUT_OF_REACH as error:
+        raise StorageError(
             f"cannot {verb} {url}: {_cause(error)}; check the address, the credentials and the space"
         ) from error
 
@@ -54,8 +71,9 @@ def read(url: str) -> bytes:
     ------
     FileNotFoundError
         There is none.
-    UserError
-        It cannot be read.
+    StorageError
+        It cannot be read: permission, credentials, unknown host, refused connection, or time-outs
+        that outlast the library's own retries.
     """
     with _said_plainly(url, "read"):
         fs, path = _open(url)

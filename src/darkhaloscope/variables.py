@@ -28,6 +28,12 @@ PSF_SOURCES = ("map", "manifest", "fallback")
 NO_PSF = 255
 """``psf_source`` where a band has no pixels or no width is known."""
 
+
+def default_reference_band(bands: tuple[str, ...]) -> str:
+    """The band that stands wherever one is needed: r, else the first of z, g, i, else the first."""
+    return next((band for band in ("r", "z", "g", "i") if band in bands), bands[0])
+
+
 DType = Literal["f4", "f8", "i8", "u1", "bool", "str"]
 
 

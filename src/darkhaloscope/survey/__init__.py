@@ -1,0 +1,32 @@
+"""What a release of the Legacy Surveys looks like: where its files lie, and what is in them.
+
+layout    names of files, and whole objects read through fsspec
+bricks    the 0.25 deg tiling of the sky, and DESI's TARGETID
+maskbits  the bits of a maskbits map, by name
+coadd     the pixels of the targets of one brick
+tiles     one FITS file in memory, and windows of its images
+targets   lists of targets: a user's table made uniform
+selection targets out of tractor or sweep catalogues
+sky       a small synthetic sky, laid out as a release (its files: skyfiles)
+"""
+
+from darkhaloscope.survey.coadd import Cutouts, read_cutouts
+from darkhaloscope.survey.layout import Survey
+from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets
+from darkhaloscope.survey.sky import SkySummary, make_brick, make_sky
+from darkhaloscope.survey.targets import position_targets, read_targets, write_targets
+
+__all__ = [
+    "Cutouts",
+    "SkySummary",
+    "Survey",
+    "make_brick",
+    "make_sky",
+    "position_targets",
+    "read_cutouts",
+    "read_targets",
+    "select_lrg",
+    "select_simple",
+    "select_targets",
+    "write_targets",
+]

@@ -1,0 +1,251 @@
+"""Targets chosen out of tractor or sweep catalogues: DESI's LRGs, or a plain cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+
+import aiohttp
+import botocore.exceptions
+import fsspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from darkhaloscope.errors import UserError
+from darkhaloscope.survey.targets import (
+    MAG_ZERO,
+    by_lower_name,
+    flux_to_mag,
+    integers,
+    magnitude,
+    normalise,
+    numbers,
+    read_table,
+)
+
+# BRIGHT, GALAXY and CLUSTER: the bits that DESI's LRG selection leaves out.
+_LRG_MASKBITS = 1 << 1 | 1 << 12 | 1 << 13
+
+_Choice = Callable[[pd.DataFrame, str], NDArray[np.bool_]]
+
+_TRACTOR = ("tractor/*/", "south/tractor/*/", "north/tractor/*/", "")
+
+
+def select_targets(sources: Iterable[str], *, cuts: str = "lrg") -> pd.DataFrame:
+    """Targets out of catalogues, or out of all tractor catalogues of a release.
+
+    Parameters
+    ----------
+    sources : iterable of str
+        Catalogue files (FITS, CSV, Parquet), or folders: roots of releases (``south/tractor/...``), or
+        flat ones with ``tractor-*.fits``.
+    cuts : {'lrg', 'all'}
+        ``lrg``: :func:`select_lrg`. ``all``: every primary source.
+
+    Returns
+    -------
+    DataFrame
+        The uniform table of :mod:`darkhaloscope.survey.targets`, possibly with no rows.
+
+    Raises
+    ------
+    UserError
+        For unknown cuts, a folder without catalogues, or a catalogue that cannot be read.
+    """
+    catalogues = [url for source in sources for url in _catalogues(source)]
+    if cuts == "lrg":
+        return select_lrg(catalogues)
+    if cuts == "all":
+        return select_simple(catalogues, {}, exclude_types=("DUP",))
+    raise UserError(f"cuts are 'lrg' or 'all', not {cuts!r}.")
+
+
+def _catalogues(source: str) -> list[str]:
+    if PurePosixPath(source).suffix.lower() in (".fits", ".fit", ".gz", ".csv", ".parquet", ".pq"):
+        return [source]
+    try:
+        filesystem, path = fsspec.url_to_fs(source)
+        for folder in _TRACTOR:
+            if found := filesystem.glob(f"{path.rstrip('/')}/{folder}tractor-*.fits"):
+                return sorted(filesystem.unstrip_protocol(name) for name in found)
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        aiohttp.ClientError,
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+    ) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{source} cannot be listed: {text}.") from error
+    raise UserError(
+        f"there are no tractor catalogues (south/tractor/*/tractor-*.fits) in {source}."
+    )
+
+
+def select_lrg(
+    sources: Iterable[str | pd.DataFrame], *, hemisphere: str | None = None
+) -> pd.DataFrame:
+    """DESI's LRG main sample out of tractor or sweep catalogues.
+
+    Zhou et al. 2023 (AJ 165, 58), section 3: eqs. 1-4 for the South (DECam), eqs. 5-8 for the North
+    (BASS and MzLS), on magnitudes corrected for extinction. The quality cuts there (observed in g,
+    r and z, positive inverse variances in r, z and W1, no Gaia star brighter than G = 18, z
+    fibertot magnitude above 17.5, none of the mask bits BRIGHT, GALAXY, CLUSTER) apply as far as
+    the catalogue has the columns. Only rows with ``brick_primary`` are taken where it is there, so
+    that a galaxy in the overlap of two bricks comes once.
+
+    Parameters
+    ----------
+    sources : iterable of str or DataFrame
+        Catalogues, or addresses of their FITS files.
+    hemisphere : {'south', 'north'}, optional
+        Whose cuts apply. Without it each row's RELEASE says: its last digit is 1 in the North
+        (8001, 9011), and all else is South.
+
+    Returns
+    -------
+    DataFrame
+        The uniform table, possibly with no rows.
+
+    Raises
+    ------
+    UserError
+        For a catalogue that cannot be read or lacks a column.
+    """
+    return _select(sources, lambda table, label: _is_lrg(table, label, hemisphere))
+
+
+def lrg_cuts(
+    g: NDArray[np.float64],
+    r: NDArray[np.float64],
+    z: NDArray[np.float64],
+    w1: NDArray[np.float64],
+    z_fibre: NDArray[np.float64],
+    south: NDArray[np.bool_] | bool,
+) -> NDArray[np.bool_]:
+    """The colour and magnitude cuts of DESI's LRG main sample (Zhou et al. 2023, eqs. 1-8).
+
+    AB magnitudes corrected for extinction; ``z_fibre`` is that of the flux in a fibre of 1.5
+    arcsec. A missing (NaN) magnitude passes no cut that it enters.
+    """
+    with np.errstate(invalid="ignore"):
+        keep = z - w1 > 0.8 * (r - z) - 0.6  # no stars
+        keep &= z_fibre < np.where(south, 21.60, 21.61)  # faint limit
+        keep &= (g - w1 > np.where(south, 2.9, 2.97)) | (r - w1 > 1.8)  # low redshifts
+        slope, zero = np.where(south, 1.8, 1.83), np.where(south, 17.14, 17.13)
+        sliding = (r - w1 > slope * (w1 - zero)) & (r - w1 > w1 - np.where(south, 16.33, 16.31))
+        keep &= sliding | (r - w1 > np.where(south, 3.3, 3.4))  # luminosity, and high redshifts
+    return keep
+
+
+def select_simple(
+    sources: Iterable[str | pd.DataFrame],
+    cuts: Mapping[str, tuple[float | None, float | None]],
+    *,
+    exclude_types: tuple[str, ...] = ("PSF", "DUP"),
+) -> pd.DataFrame:
+    """A plain cut in magnitudes and colours, as observed (AB).
+
+    Parameters
+    ----------
+    sources : iterable of str or DataFrame
+        Catalogues, or addresses of their files.
+    cuts : mapping
+        From a band (``"z"``) or a colour (``"g-r"``) to its least and greatest value, either may be
+        None: ``{"z": (18.0, 20.3), "r-z": (0.7, None)}``.
+    exclude_types : tuple of str
+        Tractor types that are left out; by default point sources and duplicates.
+
+    Returns
+    -------
+    DataFrame
+        The uniform table, possibly with no rows.
+
+    Raises
+    ------
+    UserError
+        For a catalogue that cannot be read, or a cut in a band that it does not have.
+    """
+
+    def chosen(table: pd.DataFrame, label: str) -> NDArray[np.bool_]:
+        lower = by_lower_name(table)
+        keep = _primary(table, lower)
+        if "type" in lower:
+            keep &= ~table[lower["type"]].astype(str).str.strip().isin(exclude_types).to_numpy()
+        for name, (low, high) in cuts.items():
+            mags = []
+            for band in name.replace(" ", "").split("-"):
+                mag = magnitude(table, lower, band)
+                if mag is None:
+                    raise UserError(f"{label} has neither mag_{band} nor flux_{band} to cut on.")
+                mags.append(mag)
+            value = mags[0] if len(mags) == 1 else mags[0] - mags[1]
+            keep &= np.isfinite(value)
+            keep &= (value >= (-np.inf if low is None else low)) & (
+                value <= (np.inf if high is None else high)
+            )
+        return keep
+
+    return _select(sources, chosen)
+
+
+def _select(sources: Iterable[str | pd.DataFrame], chosen: _Choice) -> pd.DataFrame:
+    parts = []
+    columns: pd.DataFrame | None = None
+    for number, source in enumerate(sources, start=1):
+        label = source if isinstance(source, str) else f"catalogue {number}"
+        table = read_table(source) if isinstance(source, str) else source
+        if not len(table):  # A brick without any source is none of the user's mistakes.
+            continue
+        uniform = normalise(table, label)
+        columns = uniform.iloc[:0]
+        parts.append(uniform[chosen(table, label)])
+    if columns is None:
+        raise UserError("none of the catalogues has a row to select from.")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _primary(table: pd.DataFrame, lower: Mapping[str, str]) -> NDArray[np.bool_]:
+    if "brick_primary" in lower:
+        return np.array(table[lower["brick_primary"]], dtype=bool)
+    return np.ones(len(table), dtype=bool)
+
+
+def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[np.bool_]:
+    lower = by_lower_name(table)
+    needed = [f"{kind}_{b}" for b in ("g", "r", "z", "w1") for kind in ("flux", "mw_transmission")]
+    if missing := [name for name in [*needed, "fiberflux_z"] if name not in lower]:
+        raise UserError(f"{label} lacks the column {missing[0]}, which the LRG cuts need.")
+
+    def column(name: str) -> NDArray[np.float64]:
+        return numbers(table[lower[name]])
+
+    def dereddened(kind: str, band: str) -> NDArray[np.float64]:
+        return column(f"{kind}_{band}") / column(f"mw_transmission_{band}")
+
+    if hemisphere is not None:
+        south = np.full(len(table), hemisphere == "south")
+    elif "release" in lower:
+        south = column("release") % 10 != 1
+    else:
+        raise UserError(f"{label} has no column release: say whether it is north or south.")
+
+    # A g flux of 0 or less is very red: the first of the low-z cuts is then passed, as in
+    # desitarget.
+    g = MAG_ZERO - 2.5 * np.log10(np.clip(dereddened("flux", "g"), 1e-7, None))
+    r, z, w1 = (flux_to_mag(dereddened("flux", band)) for band in ("r", "z", "w1"))
+    fibre = flux_to_mag(dereddened("fiberflux", "z"))
+    keep = _primary(table, lower) & lrg_cuts(g, r, z, w1, fibre, south)
+    for name in ("flux_ivar_r", "flux_ivar_z", "flux_ivar_w1", "nobs_g", "nobs_r", "nobs_z"):
+        if name in lower:
+            keep &= column(name) > 0
+    if "gaia_phot_g_mean_mag" in lower:
+        gaia = column("gaia_phot_g_mean_mag")
+        keep &= ~((gaia != 0) & (gaia <= 18))
+    if "fibertotflux_z" in lower:
+        keep &= dereddened("fibertotflux", "z") < 10 ** (0.4 * (MAG_ZERO - 17.5))
+    if "maskbits" in lower:
+        keep &= (integers(table[lower["maskbits"]], label, "maskbits") & _LRG_MASKBITS) == 0
+    return keep
