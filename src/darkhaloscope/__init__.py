@@ -1,3 +1,21 @@
 """Dark Halo Scope: strong-lens injection at survey scale, and the audit of what it made."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray
+
 __version__ = "0.1.0"
+
+
+def open(url: str) -> xarray.Dataset:
+    """A run's data set, pixels lazy, with ``stamp = ctrl + arc`` and closed lists as text.
+
+    See :func:`darkhaloscope.store.open_run`. The import waits, so that ``darkhaloscope.lensing``
+    alone does not bring Zarr along.
+    """
+    from darkhaloscope.store import open_run
+
+    return open_run(url)

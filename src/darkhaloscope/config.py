@@ -14,14 +14,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-import fsspec
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from darkhaloscope import storage
 from darkhaloscope.draw import Draw, parse_draw
 from darkhaloscope.errors import UserError
+from darkhaloscope.variables import default_reference_band
 
 PIXEL_VERSION = 1
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
@@ -32,6 +33,14 @@ Band = Literal["g", "r", "i", "z"]
 def _within(low: float, high: float, unit: str = "") -> BeforeValidator:
     """Every value that the :class:`Draw` can give lies in [low, high], in ``unit``."""
     return BeforeValidator(lambda value: parse_draw(value, low, high, unit))
+
+
+def _block_rows(value: Any) -> Any:
+    """A power of two from 64 up, or ``auto``."""
+    number = isinstance(value, int) and value >= 64 and not value & (value - 1)
+    if number or value == "auto":
+        return value
+    raise ValueError(f"{value!r} is not a power of two from 64 up, nor auto")
 
 
 class _Section(BaseModel):
@@ -70,7 +79,7 @@ class SurveySection(_Section):
     @property
     def reference(self) -> str:
         """The reference band: as given, else r, else the first of z, g, i that the survey has."""
-        return self.reference_band or next(b for b in ("r", "z", "g", "i") if b in self.bands)
+        return self.reference_band or default_reference_band(self.bands)
 
 
 class Splits(_Section):
@@ -182,7 +191,7 @@ class PsfSection(_Section):
     """The profile that arcs are convolved with; its width is read at each target."""
 
     model: Literal["gaussian", "moffat"] = "moffat"
-    beta: float = Field(3.5, gt=1.05, le=20)
+    beta: float = Field(3.5, ge=1.1, le=20)
     width: Literal["nea", "fwhm"] = "nea"
     """What the survey's ``psfsize`` is: the Gaussian-equivalent width of the noise-equivalent area
     (as it is published), or the FWHM of the profile (to reproduce others)."""
@@ -215,18 +224,10 @@ class FixSection(_Section):
 class StoreSection(_Section):
     """How the data set is laid out."""
 
-    block: int | Literal["auto"] = "auto"
+    block: Annotated[int | Literal["auto"], BeforeValidator(_block_rows)] = "auto"
     """Rows of one shard, written by one task; a power of two from 64 up."""
     precision: Literal["rounded", "exact"] = "rounded"
     """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc to 10 mantissa bits."""
-
-    @model_validator(mode="after")
-    def _block_is_a_power_of_two(self) -> StoreSection:
-        if isinstance(self.block, int) and (self.block < 64 or self.block & (self.block - 1)):
-            raise ValueError(
-                f"block is {self.block}; it must be a power of two from 64 up, or auto"
-            )
-        return self
 
 
 class AuditSection(_Section):
@@ -248,17 +249,47 @@ class AuditSection(_Section):
         return self
 
 
+GateName = Literal[
+    "closure_flux",
+    "closure_centroid",
+    "closure_blur",
+    "residual_pedestal",
+    "split_integrity",
+    "column_coverage",
+    "arc_localisation",
+    "excess_auc",
+    "core_auc",
+    "core_auc_strict",
+]
+
+
 class GatesSection(_Section):
     """What this experiment accepts: limits, and which gates it must pass."""
 
     closure_flux: float = Field(0.01, gt=0)
-    closure_centroid_px: float = Field(0.05, gt=0)
+    """Largest relative error of the arcs' flux."""
+    closure_centroid: float = Field(0.05, gt=0)
+    """Largest mean displacement of the arcs, pixels."""
     closure_blur: float = Field(0.02, gt=0)
-    pedestal_sigma: float = Field(1e-3, gt=0)
-    shortcut_auc: float = Field(0.02, gt=0)
+    """Largest relative error of the arcs' PSF width."""
+    residual_pedestal: float = Field(1e-3, gt=0)
+    """Largest constant left in the core or far out, sky sigma per pixel."""
+    excess_auc: float = Field(0.02, gt=0)
+    """Largest AUC(observed) - AUC(re-rendered)."""
     core_auc: float = Field(0.70, gt=0.5, lt=1)
-    require_core_auc: bool = False
-    """Core-neutral experiments set this; a correct data set of small rings has a high core AUC."""
+    core_auc_strict: float = Field(0.65, gt=0.5, lt=1)
+    required: tuple[GateName, ...] = (
+        "closure_flux",
+        "closure_centroid",
+        "closure_blur",
+        "residual_pedestal",
+        "split_integrity",
+        "column_coverage",
+        "arc_localisation",
+        "excess_auc",
+    )
+    """Gates that must pass. Core-neutral experiments add ``core_auc``; a correct data set of small
+    rings has a high core AUC, so it is not required by default."""
 
 
 class ClusterSection(_Section):
@@ -292,6 +323,16 @@ class Experiment(_Section):
     cluster: ClusterSection = ClusterSection()
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
     """More failed rows than this end a complete run with exit code 5."""
+
+    @model_validator(mode="after")
+    def _reference_has_no_colour(self) -> Experiment:
+        reference = self.survey.reference
+        if self.source.colour.get(cast(Band, reference), Draw.constant(0)) != Draw.constant(0):
+            raise ValueError(
+                f"source.colour.{reference} is not 0, but {reference} is the reference band that "
+                f"colours are counted from; take it out"
+            )
+        return self
 
     def identity_document(self, contents: Mapping[str, str]) -> dict[str, Any]:
         """What decides pixels and rows, as plain JSON values.
@@ -349,25 +390,22 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
         The file cannot be read, is no YAML mapping, or a key is missing, unknown or out of range.
     """
     try:
-        with fsspec.open(url, "rt") as stream:
-            document = yaml.safe_load(stream)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the experiment {url}: {error.strerror or error}; check the path"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{url} is not valid YAML{where}: {getattr(error, 'problem', error)}"
-        ) from None
+        document = yaml.safe_load(storage.read(url).decode())
+    except FileNotFoundError:
+        raise UserError(f"there is no experiment file {url}; check the path") from None
     except UnicodeDecodeError:
         raise UserError(f"{url} is not a text file; an experiment is YAML") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", error)).splitlines()[0]
+        raise UserError(f"{url} is not valid YAML{where}: {problem}") from None
     if not isinstance(document, dict):
         raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
     _resolve_paths(document, url)
     for key, value in (overrides or {}).items():
-        _set(document, key, value)
+        is_path = tuple(key.split(".")) in _PATHS and isinstance(value, str)
+        _set(document, key, storage.absolute(value) if is_path else value)
     return parse_experiment(document, url)
 
 
@@ -390,8 +428,7 @@ def _resolve_paths(document: dict[str, Any], url: str) -> None:
             continue
         value = part.get(key)
         if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
-            joined = f"{folder}/{value}"
-            part[key] = joined if "://" in joined else str(Path(joined).resolve())
+            part[key] = storage.absolute(storage.join(folder, value))
 
 
 def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
@@ -422,7 +459,7 @@ def _explain(errors: list[Any]) -> str:
     """The first mistake as a sentence, and how many more there are."""
     error = errors[0]
     location = tuple(error["loc"])
-    key = ".".join(str(part) for part in location)
+    key = ".".join(str(part) for part in location if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1])

@@ -65,15 +65,21 @@ class Draw(NamedTuple):
         if self.kind == "log_uniform":
             return np.clip(v[0] * np.exp(np.log(v[1] / v[0]) * number), v[0], v[1])
         if self.kind == "normal":
-            mean, sd, low, high = v
-            below, above = ndtr((low - mean) / sd), ndtr((high - mean) / sd)
-            return np.clip(mean + sd * ndtri(below + (above - below) * number), low, high)
+            return self._cut_normal(number)
         index = np.zeros_like(number, dtype=np.int64)
         if self.kind == "grid":
             index += np.asarray(cell, dtype=np.int64)
         elif self.kind == "cycle":
             index += np.asarray(turn, dtype=np.int64) % len(v)
         return np.asarray(v)[index]
+
+    def _cut_normal(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean, sd, low, high = self.values
+        # Probabilities are taken from the tail in which both bounds lie: near 1 they lose their digits.
+        side = -1.0 if low > mean else 1.0
+        at_low, at_high = ndtr(side * (low - mean) / sd), ndtr(side * (high - mean) / sd)
+        place = ndtri(at_low + (at_high - at_low) * uniform)
+        return np.clip(mean + side * sd * place, low, high)
 
     def to_json(self) -> Any:
         """As it would stand in the experiment file."""
@@ -141,7 +147,10 @@ def _number(item: Any, unit: str) -> float:
                     f"{unit or 'no unit'}; give it in {unit or 'plain numbers'}"
                 ) from None
     else:
-        number = float(item)
+        try:
+            number = float(item)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{item!r} is not a finite number")
     return number
@@ -161,3 +170,8 @@ def _check_range(kind: str, values: tuple[float, ...], low: float, high: float, 
         raise ValueError(f"log_uniform needs a lower bound above 0, not {limits[0]:g}")
     if kind == "normal" and values[1] <= 0:
         raise ValueError(f"normal needs a width above 0, not {values[1]:g}")
+    if kind == "normal" and max(limits[0] - values[0], values[0] - limits[1]) > 8 * values[1]:
+        raise ValueError(
+            f"the bounds {limits[0]:g} and {limits[1]:g} hold next to nothing of a normal of mean "
+            f"{values[0]:g} and width {values[1]:g}"
+        )

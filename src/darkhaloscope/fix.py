@@ -50,11 +50,14 @@ def apply_fix(
     if text == NONE:
         return arc
     match = _CORE_MASK.fullmatch(text)
-    if match is None:
+    try:
+        if match is None:
+            raise ValueError(text)
+        mask = CoreMask(radius_px=float(match[1]), taper_px=float(match[2]))
+    except ValueError:  # pydantic's ValidationError is one
         raise UserError(
             f"the fix {text!r} is unknown to this version; it knows none and core_mask(…)"
-        )
-    mask = CoreMask(radius_px=float(match[1]), taper_px=float(match[2]))
+        ) from None
     return arc * core_weight(mask, arc.shape[-1], target_x, target_y)
 
 

@@ -61,7 +61,8 @@ def pixel_to_sky(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(East, North) in arcsec of pixels ``x, y`` about a point at pixels ``x0, y0``.
 
-    Flat sky; over a 96-pixel stamp the TAN projection departs from it by less than 1e-6 pixels.
+    These are the axes of the coadd's tangent plane. They differ from the local ones at a target by
+    what meridians converge, ``(ra - ra_brick) sin(dec)``: 1e-3 rad at a brick's edge at dec -30.
     """
     east = (np.asarray(x0, dtype=float) - np.asarray(x, dtype=float)) * scale
     north = (np.asarray(y, dtype=float) - np.asarray(y0, dtype=float)) * scale

@@ -129,7 +129,7 @@ class Plan:
         self.experiment = experiment
         self.joint = joint
         self.targets = targets.sort_values(["brick", "objid"], kind="stable").reset_index(drop=True)
-        _check_targets(self.targets, experiment)
+        _check_targets(self.targets, experiment, joint)
         if joint is not None:
             _check_joint(joint, experiment)
         names = self.targets["brick"].to_numpy(str)
@@ -322,14 +322,19 @@ def _frame_digest(frame: pd.DataFrame) -> str:
     for name in sorted(frame.columns):
         column = frame[name].to_numpy()
         digest.update(f"{name}\0".encode())
-        if column.dtype.kind in "fiu":
-            digest.update(column.astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
+        if column.dtype.kind == "f":
+            # One bit pattern for a missing value: which NaN it is depends on who computed it.
+            digest.update(np.where(np.isnan(column), np.nan, column).astype("<f8").tobytes())
+        elif column.dtype.kind in "iu":
+            digest.update(column.astype("<i8").tobytes())
         else:
             digest.update("\0".join(map(str, column)).encode())
     return digest.hexdigest()
 
 
-def _check_targets(targets: pd.DataFrame, experiment: Experiment) -> None:
+def _check_targets(
+    targets: pd.DataFrame, experiment: Experiment, joint: pd.DataFrame | None
+) -> None:
     if targets.empty:
         raise UserError("the target list is empty; an experiment needs at least one target")
     double = targets.duplicated(["brick", "objid"])
@@ -346,7 +351,8 @@ def _check_targets(targets: pd.DataFrame, experiment: Experiment) -> None:
         )
     reference = experiment.survey.reference
     missing = ~np.isfinite(_column(targets, f"mag_{reference}"))
-    if missing.any() and experiment.source.mag is None and experiment.plan.control_fraction < 1:
+    given = experiment.source.mag is not None or (joint is not None and "source.mag" in joint)
+    if missing.any() and not given and experiment.plan.control_fraction < 1:
         raise UserError(
             f"{int(missing.sum())} of {len(targets)} targets have no magnitude in {reference}; "
             "add source.mag, the unlensed magnitude of their sources, to the experiment"
@@ -361,8 +367,9 @@ def _check_joint(joint: pd.DataFrame, experiment: Experiment) -> None:
             f"the joint table has {len(joint)} rows and the unknown columns {unknown}; "
             f"its columns are parameters: {', '.join(known)}"
         )
-    if not np.isfinite(joint.to_numpy(float)).all():
-        raise UserError("the joint table holds a value that is missing or not finite; mend it")
+    numbers = joint.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(numbers).all():
+        raise UserError("the joint table holds a value that is missing or no number; mend it")
     for name in joint.columns:
         low, high = joint[name].min(), joint[name].max()
         _check_joint_column(str(name), float(low), float(high), experiment)

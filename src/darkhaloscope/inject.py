@@ -1,0 +1,295 @@
+"""One brick: cut-outs and planned rows in, a stamp cube and complete provenance out.
+
+Nothing here raises for a row that cannot be made: the row stays, with ``cutout_ok = False`` and its
+reason. What comes out is rounded exactly as it will be stored, so that statistics and store see the
+same pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from darkhaloscope import fix, lensing
+from darkhaloscope.config import Experiment
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
+from darkhaloscope.survey import Cutouts, Survey, read_cutouts
+from darkhaloscope.variables import (
+    NO_PSF,
+    PIXEL_RESPONSES,
+    PSF_MODELS,
+    PSF_SOURCES,
+    VARIABLES,
+    numpy_dtype,
+)
+
+ARC_MANTISSA_BITS = 10
+"""Kept bits of an arc's mantissa: each pixel moves by at most 2^-11 of itself."""
+
+CTRL_STEPS_PER_SIGMA = 16
+"""The rounding step of ctrl is the power of two at or below sky sigma / 16."""
+
+
+def survey_of(experiment: Experiment) -> Survey:
+    """The survey room's view of an experiment's ``survey`` section."""
+    section = experiment.survey
+    return Survey(
+        root=section.root,
+        hemisphere=section.hemisphere,
+        bands=section.bands,
+        absent=frozenset(section.absent),
+        layout=section.layout,
+    )
+
+
+def inject_brick(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
+    """Make the stamps and the provenance of planned rows of one brick.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of :func:`darkhaloscope.plan.brick_rows`, all of one brick.
+    experiment : Experiment
+
+    Returns
+    -------
+    Dataset
+        All variables of the data set (docs/data-set.md) for these rows, in their order; ``ctrl`` and
+        ``arc`` float32 nMgy. The attribute ``notes`` holds a sentence for each file that was in the way.
+    """
+    brick = str(rows["brick"].iloc[0])
+    objid = (rows["slot"].to_numpy(np.int64) & 0xFFFFFFFF).astype(np.int64)
+    _, first, target_of = np.unique(objid, return_index=True, return_inverse=True)
+    cutouts = read_cutouts(
+        survey_of(experiment),
+        brick,
+        rows["ra"].to_numpy(float)[first],
+        rows["dec"].to_numpy(float)[first],
+        experiment.stamp.size,
+        bad_bits=experiment.survey.bad_bits,
+        reference_band=experiment.survey.reference,
+    )
+    cube = _empty_cube(rows, experiment)
+    for i, t in enumerate(target_of):
+        _fill_row(cube, i, int(t), cutouts, rows.iloc[i], experiment)
+    cube.attrs["notes"] = list(cutouts.notes)
+    return cube
+
+
+class Widths(NamedTuple):
+    """PSF width per band in arcsec, as used for one row, and where it came from."""
+
+    used: NDArray[np.float64]
+    source: NDArray[np.uint8]
+
+
+def choose_widths(
+    at_target: NDArray[np.float64],
+    manifest: NDArray[np.float64],
+    covered: NDArray[np.bool_],
+    reference: int,
+) -> Widths:
+    """The chain of PSF widths: the map at the target, then the manifest's value, then the reference
+    band's.
+
+    Parameters
+    ----------
+    at_target : (band,)
+        The psfsize map at the target, arcsec; 0 where it has no data.
+    manifest : (band,)
+        A value from a table, arcsec; used only when > 0.
+    covered : (band,)
+        Bands that have pixels at the target; the others get no width.
+    reference : int
+        Index of the reference band.
+
+    Returns
+    -------
+    Widths
+        ``used`` NaN and ``source`` 255 where a band has no pixels, or where no width is known.
+    """
+    used = np.where(at_target > 0, at_target, np.where(manifest > 0, manifest, np.nan))
+    source = np.where(at_target > 0, 0, np.where(manifest > 0, 1, NO_PSF)).astype(np.uint8)
+    lacking = ~np.isfinite(used)
+    if np.isfinite(used[reference]):
+        source[lacking] = PSF_SOURCES.index("fallback")
+        used = np.where(lacking, used[reference], used)
+    used = np.where(covered, used, np.nan)
+    source[~covered | ~np.isfinite(used)] = NO_PSF
+    return Widths(used, source)
+
+
+def sky_sigma(invvar: NDArray[np.float32]) -> NDArray[np.float64]:
+    """1 / sqrt(median invvar) over the pixels with data, nMgy; input (band, y, x), output (band,).
+
+    NaN for a band without data.
+    """
+    sigma = np.full(len(invvar), np.nan)
+    for b, plane in enumerate(invvar):
+        data = plane[plane > 0]
+        if data.size:
+            sigma[b] = 1.0 / np.sqrt(np.median(data.astype(float)))
+    return sigma
+
+
+def round_ctrl(image: NDArray[np.float32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Round each band to multiples of 2^floor(log2(sigma / 16)); (band, y, x). To the nearest, ties to
+    even, so that no mean moves. A band of unknown sigma is left as it is."""
+    known = np.isfinite(sigma)
+    step = np.exp2(np.floor(np.log2(np.where(known, sigma, 1.0) / CTRL_STEPS_PER_SIGMA)))
+    step = step[:, None, None]
+    rounded = np.rint(image.astype(float) / step) * step
+    return np.where(known[:, None, None], rounded, image).astype(np.float32)
+
+
+def round_arc(arc: NDArray[np.float64], bits: int = ARC_MANTISSA_BITS) -> NDArray[np.float32]:
+    """Keep ``bits`` bits of each value's mantissa: nearest, ties to even, float32."""
+    mantissa, exponent = np.frexp(arc)
+    scale = 2.0 ** (bits + 1)
+    return np.ldexp(np.rint(mantissa * scale) / scale, exponent).astype(np.float32)
+
+
+def _empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
+    """Planned columns filled in, pixels 0, outcomes missing, every row not yet ok."""
+    bands = list(experiment.survey.bands)
+    size = {"pair": len(rows), "band": len(bands), "y": experiment.stamp.size}
+    size["x"] = size["y"]
+    columns = {}
+    for variable in VARIABLES:
+        shape = tuple(size[dim] for dim in variable.dims)
+        dtype = numpy_dtype(variable)
+        if variable.name in rows:
+            values = rows[variable.name].to_numpy(dtype)
+        elif f"{variable.name}_{bands[0]}" in rows:
+            values = np.stack([rows[f"{variable.name}_{b}"].to_numpy(dtype) for b in bands], axis=1)
+        else:
+            values = np.full(shape, variable.fill, dtype)
+        columns[variable.name] = (variable.dims, values)
+    cube = xr.Dataset(columns, coords={"band": np.array(bands, dtype=object)})
+    injected = rows["lens_model"].to_numpy() > 0
+    psf = experiment.psf
+    cube["psf_model"].values[injected] = PSF_MODELS.index(psf.model.upper())
+    cube["psf_beta"].values[injected] = psf.beta if psf.model == "moffat" else np.nan
+    cube["pixel_response"].values[:] = PIXEL_RESPONSES.index(psf.pixel.upper())
+    cube["fix"].values[:] = np.where(injected, fix.fix_text(experiment.fix), fix.NONE)
+    return cube
+
+
+def _fill_row(
+    cube: xr.Dataset, i: int, t: int, cutouts: Cutouts, row: pd.Series, experiment: Experiment
+) -> None:
+    """Make row ``i`` from target ``t`` of the cut-outs, or leave it failed with its reason."""
+    out = {name: variable.values for name, variable in cube.data_vars.items()}
+    out["target_x"][i], out["target_y"][i] = cutouts.target_x[t], cutouts.target_y[t]
+    reason = Reason(int(cutouts.reason[t]))
+    if reason is not Reason.OK:
+        out["reason"][i] = reason
+        return
+    covered = cutouts.coverage[t] > 0
+    at_target = cutouts.psfsize[t].astype(float)
+    manifest = np.array([row[f"manifest_psfsize_{b}"] for b in experiment.survey.bands], float)
+    reference = experiment.survey.bands.index(experiment.survey.reference)
+    widths = choose_widths(at_target, np.nan_to_num(manifest), covered, reference)
+    invvar = cutouts.invvar[t]
+    sigma = sky_sigma(invvar)
+    image = cutouts.image[t]
+    exact = experiment.store.precision == "exact"
+    if row["lens_model"] > 0:
+        if not np.isfinite(widths.used[covered]).all():
+            out["reason"][i] = Reason.PSF_MISSING
+            return
+        try:
+            drawn = draw_arc(row, widths.used, out["target_x"][i], out["target_y"][i], experiment)
+        except UserError:
+            out["reason"][i] = Reason.RENDER_FAILED
+            return
+        arc = fix.apply_fix(drawn.arc, out["fix"][i], out["target_x"][i], out["target_y"][i])
+        arc = np.where(invvar > 0, arc, 0.0)
+        arc[~covered] = 0.0
+        stored = arc.astype(np.float32) if exact else round_arc(arc)
+        if not np.isfinite(stored).all():
+            out["reason"][i] = Reason.RENDER_FAILED
+            return
+        out["arc"][i] = stored
+        out["supersample"][i] = drawn.supersample
+        out["magnification"][i] = drawn.magnification
+        out["arc_snr"][i] = lensing.arc_snr(stored[reference], invvar[reference])
+        out["total_injected_flux"][i] = np.where(
+            covered, stored.sum(axis=(1, 2), dtype=float), np.nan
+        )
+        out["arc_flux_total"][i] = np.where(covered, drawn.arc_flux_total, np.nan)
+        out["psf_fwhm_used"][i] = widths.used
+        out["psf_fwhm_drawn"][i] = [
+            _psf(width, experiment).fwhm if np.isfinite(width) else np.nan for width in widths.used
+        ]
+    out["psf_source"][i] = widths.source
+    out["ctrl"][i] = image if exact else round_ctrl(image, sigma)
+    bits = (1 << np.arange(len(image), dtype=np.uint8))[:, None, None]
+    out["nodata"][i] = ((invvar <= 0) * bits).sum(axis=0)
+    out["psfsize"][i] = at_target
+    out["sky_sigma"][i] = sigma
+    out["psfdepth"][i] = psf_depth(sigma, widths.used)
+    out["coverage"][i] = cutouts.coverage[t]
+    out["bad_pixel_frac"][i] = cutouts.bad_pixel_frac[t]
+    out["wise_brightmask_frac"][i] = cutouts.wise_brightmask_frac[t]
+    out["cutout_ok"][i] = True
+    out["reason"][i] = Reason.OK
+
+
+def psf_depth(sigma: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse variance of a PSF flux, 1/nMgy^2: 1 / (sigma^2 NEA), as the releases' ``psfdepth``.
+
+    ``sigma`` is the sky sigma per pixel (nMgy), ``width`` the noise-equivalent width (arcsec).
+    """
+    return 1.0 / (sigma**2 * nea_pixels(width, PIXEL_SCALE))
+
+
+def draw_arc(
+    row: pd.Series,
+    widths: NDArray[np.float64],
+    target_x: float,
+    target_y: float,
+    experiment: Experiment,
+) -> lensing.Rendered:
+    """Render the arc of one planned injection; ``widths`` (band,) in arcsec, NaN = not drawn."""
+    lens = lensing.Lens(
+        model=experiment.lens.model,
+        theta_e=row["theta_e"],
+        q=row["lens_q"],
+        pa=row["lens_pa"],
+        gamma1=row["gamma1"],
+        gamma2=row["gamma2"],
+        dx=row["lens_dx"],
+        dy=row["lens_dy"],
+    )
+    source = lensing.Sersic(
+        flux=tuple(row[f"src_flux_{b}"] for b in experiment.survey.bands),
+        reff=row["src_reff"],
+        n=row["src_n"],
+        q=row["src_q"],
+        pa=row["src_pa"],
+        dx=row["src_dx"],
+        dy=row["src_dy"],
+    )
+    psfs = [_psf(width, experiment) if np.isfinite(width) else None for width in widths]
+    return lensing.render(
+        lens,
+        source,
+        psfs,
+        size=experiment.stamp.size,
+        x=float(target_x),
+        y=float(target_y),
+        pixel_scale=PIXEL_SCALE,
+        supersample=experiment.render.supersample,
+    )
+
+
+def _psf(width: float, experiment: Experiment) -> lensing.Psf:
+    section = experiment.psf
+    key = "nea_fwhm" if section.width == "nea" else "fwhm"
+    return lensing.Psf(section.model, **{key: float(width)}, beta=section.beta, pixel=section.pixel)
