@@ -45,7 +45,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = (
         "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
         "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc", "s3.port.iceberg",
-        "iam.port", "metricsPort",
+        "s3.port.lance", "iam.port", "metricsPort",
     )  # fmt: skip
     help_text = subprocess.run([weed, "server", "-h"], capture_output=True, text=True, check=False)
     known = help_text.stdout + help_text.stderr

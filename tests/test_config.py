@@ -110,7 +110,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"survey.bands": ["g", "y"]}, ["survey.bands.1 is 'y'"]),
     ({"survey.reference_band": "i"}, ["reference_band i", "not among the bands"]),
     ({"source.colour.r": 0.3}, ["source.colour.r is not 0", "reference band"]),
-    ({"source.colour.y": 0.3}, ["source.colour.y"]),
+    ({"source.colour.y": 0.3}, ["source.colour.y is 'y'"]),
     ({"targets.splits": {"train": 0.5}}, ["targets.splits", "0.8", "add up to 1"]),
     ({"targets.positions": [[400, 0]]}, ["targets", "(400, 0) is not on the sky"]),
     ({"targets.region": "healpix"}, ["targets.region is 'healpix'"]),

@@ -60,6 +60,14 @@ def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~mask
 
 
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    storage.write(str(tmp_path / "a" / "whole"), b"1")
+    (tmp_path / "a" / "whole.x1y2.partial").write_bytes(b"ha")
+    assert storage.sweep(str(tmp_path)) == 1
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
+    assert storage.sweep("memory://nothing") == 0
+
+
 def test_no_bucket_is_one_sentence(s3_server: str) -> None:
     with pytest.raises(UserError, match=r"cannot write to s3://dhs-no-such-bucket"):
         storage.write("s3://dhs-no-such-bucket/x/y", b"1")

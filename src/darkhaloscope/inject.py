@@ -199,10 +199,11 @@ def _fill_row(
     sigma = sky_sigma(invvar)
     image = cutouts.image[t]
     exact = experiment.store.precision == "exact"
+    if not np.isfinite(widths.used[covered]).all():
+        # Controls as well: if only injections failed here, the sky would tell the classes apart.
+        out["reason"][i] = Reason.PSF_MISSING
+        return
     if row["lens_model"] > 0:
-        if not np.isfinite(widths.used[covered]).all():
-            out["reason"][i] = Reason.PSF_MISSING
-            return
         try:
             drawn = draw_arc(row, widths.used, out["target_x"][i], out["target_y"][i], experiment)
         except UserError:
@@ -210,7 +211,6 @@ def _fill_row(
             return
         arc = fix.apply_fix(drawn.arc, out["fix"][i], out["target_x"][i], out["target_y"][i])
         arc = np.where(invvar > 0, arc, 0.0)
-        arc[~covered] = 0.0
         stored = arc.astype(np.float32) if exact else round_arc(arc)
         if not np.isfinite(stored).all():
             out["reason"][i] = Reason.RENDER_FAILED

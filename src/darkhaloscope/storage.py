@@ -24,6 +24,9 @@ class StorageError(UserError):
     """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
 
 
+PARTIAL = ".partial"
+"""Ending of a file that is being written."""
+
 _OUT_OF_REACH = (OSError, aiohttp.ClientError, BotoCoreError, ClientError)
 """What a filesystem of fsspec raises when an object is out of reach."""
 
@@ -164,7 +167,7 @@ def _write_partial(target: str, data: bytes) -> str:
     except FileExistsError:
         raise NotADirectoryError(f"{os.path.dirname(target)} is a file, not a folder") from None
     handle, partial = tempfile.mkstemp(
-        dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=".partial"
+        dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=PARTIAL
     )
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -177,3 +180,24 @@ def _write_partial(target: str, data: bytes) -> str:
     os.umask(mask)
     os.chmod(partial, 0o666 & ~mask)
     return partial
+
+
+def sweep(url: str) -> int:
+    """Remove the temporary files that killed writers left below a local folder; gives their number.
+
+    An object store has none: an object that was not put whole is not there.
+    """
+    with _said_plainly(url, "tidy"):
+        fs, path = _open(url)
+        if not isinstance(fs, LocalFileSystem):
+            return 0
+        left = [
+            os.path.join(folder, name)
+            for folder, _, files in os.walk(path)
+            for name in files
+            if name.endswith(PARTIAL)
+        ]
+        for name in left:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        return len(left)

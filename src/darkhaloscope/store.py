@@ -393,6 +393,8 @@ def create_run(
         "version": version,
         "document": dict(document),
     }
+    if before is not None:
+        storage.sweep(run)
     # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
     # The data set's metadata are always the same bytes, and are written again by every resume.
     storage.write(

@@ -127,7 +127,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("psfdepth", BAND, "f4", "1/nMgy^2", "1 / (sky_sigma^2 NEA): inverse variance of a PSF flux"),
     Variable("src_flux", BAND, "f4", "nMgy", "intrinsic flux of the source, unlensed"),
     Variable("psfsize", BAND, "f4", "arcsec", "noise-equivalent width, the map at the target; 0 for none"),
-    Variable("psf_fwhm_used", BAND, "f4", "arcsec", "noise-equivalent width after the chain"),
+    Variable("psf_fwhm_used", BAND, "f4", "arcsec", "width after the chain (map, manifest, reference band)"),
     Variable("psf_fwhm_drawn", BAND, "f4", "arcsec", "FWHM of the profile that was convolved with"),
     Variable(
         "psf_source", BAND, "u1", "", "where the width came from",

@@ -1,0 +1,49 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make their own environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+
+# One CPU baseline, so that the same experiment gives the same bytes on any x86-64 machine of the
+# last ten years: without it numba and numpy use whatever the host has, and exp differs in the last bit.
+ifeq ($(shell uname -m),x86_64)
+export NUMBA_CPU_NAME := x86-64-v3
+export NUMBA_CPU_FEATURES :=
+export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
+endif
+
+.PHONY: demo test test-long lint clean help
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "darkhaloscope needs Python 3.11 or newer; $(PYTHON) is older. Use: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run: pyproject.toml | $(VENV)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/run
+
+demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes
+	$(BIN)/dhs demo --out $(OUT)
+
+test: $(VENV)/test lint  ## unit, property and end-to-end tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long'
+
+test-long: $(VENV)/test  ## what takes too long for every change
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+
+lint: $(VENV)/test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and what runs left
+	rm -rf $(VENV) demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m darkhaloscope`` is ``dhs``."""
+
+from darkhaloscope.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""What the pixels say: does a paired data set hold arcs, a shortcut, or a bug.
+
+The path of a run::
+
+    parts = [measure(block, spec) for block in blocks]     # each np.savez-able, no pickle
+    stats = merge(parts, spec)                             # associative
+    again = join([rerender(c, spec) for c in chunks(audit_rows(stats, spec), n)])
+    columns = quality(provenance, spec.reference_band)
+    result = conclude(stats, again, columns, GateLimits(), spec)
+"""
+
+from darkhaloscope.audit.conclude import AuditResult, conclude
+from darkhaloscope.audit.measure import measure, merge
+from darkhaloscope.audit.quality import Quality, quality
+from darkhaloscope.audit.rerender import audit_rows, chunks, join, no_fix, rerender
+from darkhaloscope.audit.spec import AuditSpec, stratum_counts
+from darkhaloscope.audit.verdict import GATES, REQUIRED, GateLimits, exit_code, to_json
+
+__all__ = [
+    "GATES",
+    "REQUIRED",
+    "AuditResult",
+    "AuditSpec",
+    "GateLimits",
+    "Quality",
+    "audit_rows",
+    "chunks",
+    "conclude",
+    "exit_code",
+    "join",
+    "measure",
+    "merge",
+    "no_fix",
+    "quality",
+    "rerender",
+    "stratum_counts",
+    "to_json",
+]

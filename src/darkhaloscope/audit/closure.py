@@ -1,0 +1,407 @@
+"""Closure: do the stored arcs hold what their parameters promise?
+
+Every closure row is drawn again and compared band by band: flux ratio, shift, PSF width, and the
+constants left over in the core and far out. Each is averaged over pairs with an interval from
+resampled pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.constants import Constants, find_constants
+from darkhaloscope.audit.core_gate import match
+from darkhaloscope.audit.fit import ArcFit, fit_arcs, moffat_width_ratio
+from darkhaloscope.audit.intervals import (
+    CONFIDENCE,
+    Estimate,
+    Floats,
+    effective_number,
+    weighted_mean,
+)
+from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
+from darkhaloscope.audit.rerender import predicted_width
+from darkhaloscope.audit.spec import AuditSpec
+
+SCATTER_FLOOR = 1e-3
+"""Scatter in sky sigma that every pixel is granted: the limit on a pedestal."""
+
+ERROR_FLOOR = 5e-4
+"""Error of a pixel relative to its arc that is always granted: rounding to 10 mantissa bits."""
+
+MIN_EFFECTIVE = 20.0
+PASSES = 4
+SETTLED = 1e-5
+"""Change in sky sigma of the common constants at which they are settled."""
+
+SOLVED = 0.005
+"""Unexplained fraction of the light below which no other start is tried."""
+
+FIRST_ERROR = 0.3
+"""Error relative to the arc that is granted before anything is fitted."""
+
+BRIGHT = 0.1
+"""Fraction of the peak above which pixels tell the relative error of a fit."""
+
+IN_SIGHT = 0.02
+"""Fraction of the peak above which a pixel counts for an arc's place."""
+
+FIT_RADIUS = 1.0 / 3.0
+"""An image with a pixel without data nearer to the centre than this fraction of the stamp is left out:
+a hole in the arc looks like a shift."""
+
+PAIR_COLUMNS = [
+    "hash", "brick", "slot", "band", "theta_e", "flux_ratio", "dx", "dy", "shift", "width_ratio",
+    "width_ratio_as_moffat_fwhm", "core_pedestal", "core_weight", "outer_pedestal", "outer_weight",
+    "leftover", "difference", "centroid_shift", "peak_radius", "peak_radius_rerendered", "peak_misplaced",
+    "quadrant_difference", "target_offset_x", "target_offset_y",
+]  # fmt: skip
+SUMMARY_COLUMNS = ["quantity", "band", "value", "lo", "hi", "pairs"]
+PROFILE_COLUMNS = [
+    "band", "r", "measured", "rerendered", "residual", "lo", "hi", "allowance", "core_radius",
+]  # fmt: skip
+ANNULUS_COLUMNS = ["band", "r_in", "r_out", "residual", "lo", "hi", "pairs"]
+QUANTITIES = (
+    "flux", "shift", "shift_x", "shift_y", "width", "core_pedestal", "outer_pedestal", "leftover",
+    "difference",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What closure found.
+
+    Attributes
+    ----------
+    pairs : DataFrame
+        One row a (closure row, band): see :data:`PAIR_COLUMNS`. Shifts in pixels towards +x and +y,
+        pedestals in sky sigma a pixel, ``leftover`` the sum of what the fit did not explain
+        over the sum of the arc, and ``difference`` the same before anything is fitted.
+    summary : DataFrame
+        ``quantity, band ('all' or one), value, lo, hi, pairs``; effects, so that 0 is perfect.
+    profile : DataFrame
+        Mean over pairs in rings about the target, sky sigma a pixel: measured, re-rendered, and what
+        remains after scale, shift and width are fitted, with ``allowance``, the error granted.
+    annulus : DataFrame
+        Measured minus re-rendered in the outer annuli, sky sigma a pixel.
+    left_out : dict
+        Images not compared, by cause.
+    """
+
+    pairs: pd.DataFrame
+    summary: pd.DataFrame
+    profile: pd.DataFrame
+    annulus: pd.DataFrame
+    n_pairs: int
+    left_out: dict[str, int]
+
+    def estimate(self, quantity: str, band: str = "all") -> Estimate:
+        """One line of the summary."""
+        found = self.summary[(self.summary.quantity == quantity) & (self.summary.band == band)]
+        if found.empty:
+            return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        line = found.iloc[0]
+        return Estimate(float(line.value), float(line.lo), float(line.hi), int(line.pairs))
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of one band that can be compared, in sky sigma."""
+
+    row: NDArray[np.int64]
+    place: NDArray[np.int64]
+    arc: Floats
+    again: Floats
+    good: NDArray[np.bool_]
+    radius: Floats
+
+
+def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
+    """Compare the closure rows with what was drawn again, matched by their hash."""
+    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).all(axis=(1, 2, 3)))
+    hashes = rerendered["whole_hash"][drawn]
+    place, row = match(hashes, stats["whole_hash"]), match(hashes, stats["row_hash"])
+    there = (place >= 0) & (row >= 0)
+    drawn, place, row = drawn[there], place[there], row[there]
+    failed = len(rerendered["whole_hash"]) - len(drawn)
+    left_out = {"not re-rendered": failed, "no light": 0, "no data near the arc": 0}
+    tables, profiles, rings = [], [], []
+    # Bands are looked at one by one, so each has its share of the risk.
+    confidence = 1.0 - (1.0 - CONFIDENCE) / len(spec.bands)
+    for b, band in enumerate(spec.bands):
+        images = _images(stats, rerendered["whole"][drawn], row, place, b, spec, left_out)
+        if len(images.row):
+            table, profile, ring = _band(stats, images, b, band, spec, confidence)
+            tables.append(table)
+            profiles.append(profile)
+            rings.append(ring)
+    pairs = _stack(tables, PAIR_COLUMNS)
+    return Closure(
+        pairs,
+        _summary(pairs, spec, confidence),
+        _stack(profiles, PROFILE_COLUMNS),
+        _stack(rings, ANNULUS_COLUMNS),
+        int(pairs["hash"].nunique()),
+        left_out,
+    )
+
+
+def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _images(
+    stats: Arrays,
+    whole: Floats,
+    row: NDArray[np.int64],
+    place: NDArray[np.int64],
+    b: int,
+    spec: AuditSpec,
+    left_out: dict[str, int],
+) -> _Images:
+    axis = np.arange(spec.size, dtype=float)
+    x, y = (stats[f"row_target_{v}"][row].astype(float)[:, None, None] for v in "xy")
+    radius = np.hypot(axis[None, None, :] - x, axis[None, :, None] - y)
+    good = (stats["whole_nodata"][place] & np.uint8(1 << b)) == 0
+    sigma = stats["row_sky_sigma"][row, b].astype(float)
+    width = predicted_width(*(stats[f"row_{n}"][row, b] for n in _WIDTH_COLUMNS))
+    covered = (stats["row_coverage"][row, b] > 0) & (sigma > 0) & (width > 0)
+    lit = whole[:, b].sum(axis=(1, 2)) > 0
+    clean = ~(~good & (radius < FIT_RADIUS * spec.size)).any(axis=(1, 2))
+    left_out["no light"] += int((covered & ~lit).sum())
+    left_out["no data near the arc"] += int((covered & lit & ~clean).sum())
+    use = np.flatnonzero(covered & lit & clean)
+    unit = sigma[use, None, None]
+    arc = stats["whole_arc"][place[use], b].astype(float) / unit
+    return _Images(row[use], place[use], arc, whole[use, b] / unit, good[use], radius[use])
+
+
+_WIDTH_COLUMNS = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
+
+
+def _band(
+    stats: Arrays, im: _Images, b: int, band: str, spec: AuditSpec, confidence: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    width = predicted_width(*(stats[f"row_{n}"][im.row, b] for n in _WIDTH_COLUMNS))
+    model = stats["row_psf_model"][im.row].astype(np.int64)
+    beta = np.where(model == 2, stats["row_psf_beta"][im.row].astype(float), 3.5)
+    outer = (im.radius >= annuli(spec.size)[0][0]) & (im.radius < spec.size / 2)
+    solved = _fit_with_constants(im, outer, model, beta, width / spec.pixel_scale)
+    fit, rest, weight, constants = solved.fit, solved.rest, solved.weight, solved.constants
+    profile, rings = _profile(im, solved, band, spec, confidence)
+    core_w, outer_w = (weight * constants.mask).sum(axis=(1, 2)), (weight * outer).sum(axis=(1, 2))
+    # What remains once the constants, which are tested by themselves, are taken away.
+    remains = np.abs(rest - constants.image) * im.good
+    light = im.again.sum(axis=(1, 2))
+    table = pd.DataFrame(
+        {
+            "hash": stats["row_hash"][im.row],
+            "brick": stats["row_brick"][im.row],
+            "slot": stats["row_slot"][im.row],
+            "band": band,
+            "theta_e": stats["row_theta_e"][im.row].astype(float),
+            "flux_ratio": fit.flux,
+            "dx": fit.dx,
+            "dy": fit.dy,
+            "shift": np.hypot(fit.dx, fit.dy),
+            "width_ratio": fit.width,
+            "width_ratio_as_moffat_fwhm": _moffat_ratio(model, beta),
+            "core_pedestal": _ratio((rest * weight * constants.mask).sum(axis=(1, 2)), core_w),
+            "core_weight": core_w,
+            "outer_pedestal": _ratio((rest * weight * outer).sum(axis=(1, 2)), outer_w),
+            "outer_weight": outer_w,
+            "leftover": remains.sum(axis=(1, 2)) / light,
+            "difference": np.abs(im.arc - im.again).sum(axis=(1, 2), where=im.good) / light,
+            "target_offset_x": stats["row_target_x"][im.row].astype(float) - (spec.size - 1) / 2,
+            "target_offset_y": stats["row_target_y"][im.row].astype(float) - (spec.size - 1) / 2,
+            **_places(im, im.arc - constants.image * im.good, stats),
+        }
+    )
+    return table[PAIR_COLUMNS], profile, rings
+
+
+@dataclass(frozen=True)
+class _Solved:
+    fit: ArcFit
+    rest: Floats
+    weight: Floats
+    eps: float
+    constants: Constants
+    leftover: float
+
+
+def _fit_with_constants(
+    im: _Images,
+    outer: NDArray[np.bool_],
+    model: NDArray[np.int64],
+    beta: Floats,
+    width: Floats,
+) -> _Solved:
+    """Fit arcs and common constants in turn, until neither sees the other.
+
+    Arcs come first. Where that leaves too much, constants come first instead, from pixels without an
+    arc: a faint arc is lost under a bright constant, and would be fitted anywhere. The start that
+    leaves less is kept.
+    """
+    first = _solve(im, outer, model, beta, width, None)
+    if first.leftover < SOLVED:
+        return first
+    light = np.maximum(np.abs(im.again), np.abs(im.arc))
+    weight = im.good / (1.0 + (FIRST_ERROR * light / SCATTER_FLOOR) ** 2)
+    start = find_constants(np.where(im.good, im.arc - im.again, 0.0), weight, outer)
+    second = _solve(im, outer, model, beta, width, start)
+    return first if first.leftover <= second.leftover else second
+
+
+def _solve(
+    im: _Images,
+    outer: NDArray[np.bool_],
+    model: NDArray[np.int64],
+    beta: Floats,
+    width: Floats,
+    start: Constants | None,
+) -> _Solved:
+    image = np.zeros(im.arc.shape[1:]) if start is None else start.image
+    for _ in range(PASSES):
+        fit = fit_arcs(im.arc - image * im.good, im.again, model, beta, width)
+        eps = _relative_error(im, fit)
+        # By the promised light alone: a pixel's own excess must not change its say.
+        weight = im.good / (1.0 + (eps * fit.model / SCATTER_FLOOR) ** 2)
+        rest = np.where(im.good, fit.seen - fit.model + image, 0.0)
+        constants = find_constants(rest, weight, outer)
+        moved = float(np.max(np.abs(constants.image - image)))
+        image = constants.image
+        if moved < SETTLED:
+            break
+    left = (np.abs(rest - image) * im.good).sum(axis=(1, 2)) / im.again.sum(axis=(1, 2))
+    return _Solved(fit, rest, weight, eps, constants, float(left.mean()))
+
+
+def _relative_error(im: _Images, fit: ArcFit) -> float:
+    """Error of the fit relative to the arc, from its bright pixels: 1.4826 times the median."""
+    bright = im.good & (fit.model > BRIGHT * fit.model.max(axis=(1, 2), keepdims=True))
+    relative = np.abs(fit.seen - fit.model)[bright] / fit.model[bright]
+    return max(ERROR_FLOOR, 1.4826 * float(np.median(relative))) if bright.any() else ERROR_FLOOR
+
+
+def _moffat_ratio(model: NDArray[np.int64], beta: Floats) -> Floats:
+    return np.where(model == 2, moffat_width_ratio(beta), np.nan)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+
+
+def _profile(
+    im: _Images, solved: _Solved, band: str, spec: AuditSpec, confidence: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean profiles in rings, and measured minus re-rendered in the outer annuli."""
+    rows = []
+    rest, weight, light = solved.rest, solved.weight, np.abs(solved.fit.model)
+    for r in range(radial_bins(spec.size)):
+        ring = ((im.radius >= r) & (im.radius < r + 1)) & im.good
+        pixels, w = ring.sum(axis=(1, 2)).astype(float), (ring * weight).sum(axis=(1, 2))
+        left = weighted_mean(
+            _ratio((rest * weight * ring).sum(axis=(1, 2)), w), w, spec.seed, 5, confidence
+        )
+        seen, drawn = (
+            np.nansum(_ratio((v * ring).sum(axis=(1, 2)), pixels)) for v in (im.arc, im.again)
+        )
+        n = max(int((pixels > 0).sum()), 1)
+        granted = solved.eps * float((light * weight * ring).sum() / max(w.sum(), 1e-300))
+        lo, hi = (left.lo, left.hi) if effective_number(w) >= MIN_EFFECTIVE else (np.nan, np.nan)
+        value = 0.0 if np.isnan(left.value) else left.value
+        rows.append(
+            (band, r + 0.5, seen / n, drawn / n, value, lo, hi, granted, solved.constants.radius)
+        )
+    rings = []
+    for inner, edge in annuli(spec.size):
+        ring = ((im.radius >= inner) & (im.radius < edge)) & im.good
+        pixels = ring.sum(axis=(1, 2)).astype(float)
+        gap = _ratio(((im.arc - im.again) * ring).sum(axis=(1, 2)), pixels)
+        e = weighted_mean(gap, pixels, spec.seed, 6, confidence)
+        rings.append((band, inner, edge, e.value, e.lo, e.hi, e.n))
+    return pd.DataFrame(rows, columns=PROFILE_COLUMNS), pd.DataFrame(rings, columns=ANNULUS_COLUMNS)
+
+
+def _places(im: _Images, arc: Floats, stats: Arrays) -> dict[str, Floats]:
+    """Where the light is, and where it should be: centroid, brightest pixel, quadrants."""
+    n, size = len(im.arc), im.arc.shape[-1]
+    sight = np.zeros_like(im.good)
+    for image in (arc, im.again):
+        sight |= image > IN_SIGHT * image.max(axis=(1, 2), keepdims=True)
+    axis = np.arange(size, dtype=float)
+    x, y = (stats[f"row_target_{v}"][im.row].astype(float)[:, None, None] for v in "xy")
+    right = np.broadcast_to(axis[None, None, :] > x, im.good.shape)
+    up = np.broadcast_to(axis[None, :, None] > y, im.good.shape)
+    centre, quadrant, peak = [], [], []
+    for image in (arc, im.again):
+        light = np.where(sight, image, 0.0)
+        total = light.sum(axis=(1, 2))
+        total = np.where(total > 0, total, np.nan)
+        centre.append([(light * axis).sum(axis=(1, 2)) / total,
+                       (light * axis[:, None]).sum(axis=(1, 2)) / total])  # fmt: skip
+        quadrant.append(
+            [
+                (light * (right == a) * (up == c)).sum(axis=(1, 2)) / total
+                for a in (0, 1)
+                for c in (0, 1)
+            ]
+        )
+        peak.append(image.reshape(n, -1).argmax(axis=1))
+    radius = im.radius.reshape(n, -1)
+    index = np.arange(n)
+    again = im.again.reshape(n, -1)
+    found, wanted = radius[index, peak[0]], radius[index, peak[1]]
+    # Two images of nearly the same brightness may change ranks by rounding alone.
+    elsewhere = again[index, peak[0]] < 0.9 * again[index, peak[1]]
+    return {
+        "centroid_shift": np.hypot(centre[0][0] - centre[1][0], centre[0][1] - centre[1][1]),
+        "peak_radius": found,
+        "peak_radius_rerendered": wanted,
+        "peak_misplaced": (elsewhere & (np.abs(found - wanted) > 1.5)).astype(float),
+        "quadrant_difference": np.max(
+            np.abs(np.array(quadrant[0]) - np.array(quadrant[1])), axis=0
+        ),
+    }
+
+
+def _summary(pairs: pd.DataFrame, spec: AuditSpec, confidence: float) -> pd.DataFrame:
+    """Effects per band and over all bands (each pair's mean over its bands)."""
+    rows = []
+    for band in ("all", *spec.bands):
+        part = pairs if band == "all" else pairs[pairs.band == band]
+        level = CONFIDENCE if band == "all" else confidence
+        effects = pd.DataFrame(
+            {
+                "hash": part["hash"],
+                "flux": part.flux_ratio - 1.0,
+                "shift": part["shift"],
+                "shift_x": part.dx,
+                "shift_y": part.dy,
+                "width": part.width_ratio - 1.0,
+                "leftover": part.leftover,
+                "difference": part.difference,
+            }
+        )
+        for where in ("core", "outer"):
+            effects[f"{where}_w"] = part[f"{where}_weight"]
+            effects[f"{where}_sum"] = part[f"{where}_pedestal"].fillna(0) * part[f"{where}_weight"]
+        means = effects.groupby("hash", sort=True).mean()
+        for quantity in QUANTITIES:
+            if quantity.endswith("_pedestal"):
+                where = quantity.removesuffix("_pedestal")
+                w = means[f"{where}_w"].to_numpy(float)
+                values = _ratio(means[f"{where}_sum"].to_numpy(float), w)
+                e = weighted_mean(values, w, spec.seed, 5, level)
+                if effective_number(w) < MIN_EFFECTIVE:
+                    e = Estimate(e.value, float("nan"), float("nan"), e.n)
+            else:
+                values = means[quantity].to_numpy(float)
+                e = weighted_mean(values, np.ones(len(values)), spec.seed, 5, level)
+            rows.append((quantity, band, e.value, e.lo, e.hi, e.n))
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

@@ -1,0 +1,80 @@
+"""Light that is the same in every pair: a constant over the stamp, and another in its core.
+
+Residuals are stacked over pairs in stamp coordinates, weighted towards pixels without an arc, so that
+what is common stands out. The core's constant reaches as far as the stack stays above half of its
+level around the centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.geometry import core_slice, radius_map, stamp_centre
+
+NOTICED = 5e-4
+"""Core level in sky sigma from which its reach is traced; half of the limit on a pedestal."""
+
+CENTRE = 3.0
+SMALLEST = 9
+"""Fewer pixels than this are no core."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """``far`` over the whole stamp, ``core`` more inside ``mask`` (y, x), which has ``radius`` pixels.
+
+    The mask is the central 10x10 box (radius 5) where no core constant was noticed, else what the
+    constant covers, and the radius that of a disc of the same area.
+    """
+
+    far: float
+    core: float
+    mask: NDArray[np.bool_]
+    radius: float
+
+    @property
+    def image(self) -> Floats:
+        """What they add to a stamp, (y, x)."""
+        return np.asarray(self.far + self.core * self.mask, dtype=float)
+
+
+def core_box(size: int) -> NDArray[np.bool_]:
+    """The central 10x10 pixels of a stamp."""
+    box = np.zeros((size, size), dtype=bool)
+    box[core_slice(size), core_slice(size)] = True
+    return box
+
+
+def find_constants(rest: Floats, weight: Floats, outer: NDArray[np.bool_]) -> Constants:
+    """Constants in a stack of residuals.
+
+    Parameters
+    ----------
+    rest, weight : ndarray (image, y, x)
+        Residuals in sky sigma, and how much each pixel counts.
+    outer : ndarray of bool (image, y, x)
+        The outer annulus of each image.
+    """
+    size = rest.shape[-1]
+    far_weight = float((weight * outer).sum())
+    far = float((rest * weight * outer).sum()) / far_weight if far_weight > 0 else 0.0
+    total = weight.sum(axis=0)
+    stack = (rest * weight).sum(axis=0) / np.where(total > 0, total, 1.0) - far
+    radius = radius_map(size, stamp_centre(size), stamp_centre(size))
+    level = float(np.median(stack[radius < CENTRE]))
+    mask, reach = core_box(size), 5.0
+    if abs(level) > NOTICED:
+        parts, _ = label(stack * np.sign(level) > 0.5 * abs(level))
+        central = np.bincount(parts[radius < CENTRE])
+        covered = parts == int(np.argmax(central[1:])) + 1 if len(central) > 1 else mask
+        wide = np.sqrt(covered.sum() / np.pi)
+        if covered.sum() >= SMALLEST and wide < 0.4 * size:
+            mask, reach = covered, float(wide)
+    inside = float(total[mask].sum())
+    core = float((stack * total)[mask].sum()) / inside if inside > 0 else 0.0
+    return Constants(far, core, mask, reach)

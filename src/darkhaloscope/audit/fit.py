@@ -1,0 +1,247 @@
+"""One stored arc against one re-rendered arc: scale, shift, PSF width and core constant, per band.
+
+Arcs are noiseless, so that small defects can be measured exactly, if the model holds them exactly. It
+is fitted in Fourier space, where a shift is a phase and a wrong PSF width a ratio of two transfer
+functions:
+
+    arc(k) = F exp(-i k d) again(k) T(w lambda k) / T(w k) + c box(k)
+
+``T`` is the transfer function of the recorded PSF model, ``w`` its predicted width, lambda the factor
+on it (1.23 where psfsize was taken for the FWHM of a Moffat of beta 3.5), ``box`` the core's.
+Modes are weighted with T(w k), which makes a width of 0 as tame as any. The mode k = 0 is left out:
+a constant over the stamp moves nothing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy.special import gamma, kv
+
+from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.geometry import CORE_SIZE, FWHM_PER_SIGMA, core_slice
+
+ITERATIONS = 12
+FAINTEST_MODE = 0.03
+"""Modes whose transfer is smaller are not fitted: there is nothing but rounding."""
+
+WIDTH_RANGE = (0.05, 4.0)
+CONVERGED = 1e-6
+NARROWER = 0.97
+"""Widths below this fraction of the predicted one are compared after blurring."""
+
+_TABLE_END, _TABLE_NODES = 40.0, 40_001
+
+
+def moffat_scale(nea_fwhm: Floats, beta: Floats) -> Floats:
+    """alpha of a Moffat of this noise-equivalent width: NEA = pi alpha^2 (2 beta - 1) / (beta - 1)^2."""
+    return nea_fwhm * (beta - 1.0) / np.sqrt(2.0 * np.log(2.0) * (2.0 * beta - 1.0))
+
+
+def moffat_width_ratio(beta: Floats) -> Floats:
+    """Noise-equivalent width of a Moffat in units of its FWHM: 1.23 for beta 3.5.
+
+    The factor by which a PSF is too wide if that width is taken for the FWHM.
+    """
+    fwhm = 2.0 * moffat_scale(np.ones_like(beta), beta) * np.sqrt(2.0 ** (1.0 / beta) - 1.0)
+    return 1.0 / fwhm
+
+
+@lru_cache(maxsize=8)
+def _transfer_table(beta: float) -> tuple[Floats, Floats]:
+    """Transfer function of a Moffat and its derivative against k alpha: the Matern function.
+
+    ``T(x) = 2^(2 - beta) / Gamma(beta - 1) x^(beta - 1) K_{beta-1}(x)``.
+    """
+    x = np.linspace(0.0, _TABLE_END, _TABLE_NODES)[1:]
+    nu = beta - 1.0
+    scale = 2.0 ** (1.0 - nu) / gamma(nu)
+    value = np.concatenate([[1.0], scale * x**nu * kv(nu, x)])
+    slope = np.concatenate([[0.0], -scale * x**nu * kv(nu - 1.0, x)])
+    return value, slope
+
+
+def _looked_up(x: Floats, *tables: Floats) -> tuple[Floats, ...]:
+    """Linear interpolation in tables on the common, even grid; 0 beyond its end."""
+    place = np.minimum(x * ((_TABLE_NODES - 1) / _TABLE_END), _TABLE_NODES - 1.000001)
+    node = place.astype(np.int64)
+    part = place - node
+    return tuple(t[node] + part * (t[node + 1] - t[node]) for t in tables)
+
+
+class Transfer:
+    """Transfer functions of the recorded PSFs of many images on a set of wavenumbers.
+
+    Parameters
+    ----------
+    model : ndarray (image,)
+        1 Gaussian, 2 Moffat.
+    beta : ndarray (image,)
+    width : ndarray (image,)
+        Noise-equivalent width in pixels.
+    k : ndarray (mode,)
+        Wavenumber in radians a pixel.
+    """
+
+    def __init__(self, model: NDArray[np.integer], beta: Floats, width: Floats, k: Floats) -> None:
+        self._k = k
+        self._sigma = width / FWHM_PER_SIGMA
+        self._alpha = moffat_scale(width, beta)
+        self._moffat = [
+            (np.flatnonzero((model == 2) & (beta == value)), _transfer_table(float(value)))
+            for value in np.unique(beta[model == 2])
+        ]
+        self._gauss = np.flatnonzero(model != 2)
+
+    def __call__(self, factor: Floats) -> tuple[Floats, Floats]:
+        """T and dT / dfactor, (image, mode), of PSFs whose widths are multiplied by ``factor``."""
+        value = np.empty((len(factor), len(self._k)))
+        slope = np.empty_like(value)
+        g = self._gauss
+        x = self._k[None, :] * self._sigma[g, None]
+        value[g] = np.exp(-0.5 * (x * factor[g, None]) ** 2)
+        slope[g] = -(x**2) * factor[g, None] * value[g]
+        for members, (table, derivative) in self._moffat:
+            x = self._k[None, :] * self._alpha[members, None]
+            scaled = x * factor[members, None]
+            value[members], slope[members] = _looked_up(scaled, table, derivative)
+            slope[members] *= x
+        return value, slope
+
+
+@dataclass(frozen=True)
+class ArcFit:
+    """What was fitted to each image, and the re-rendered arc so changed.
+
+    ``flux`` F, ``dx``, ``dy`` in pixels, ``width`` lambda; ``seen`` and ``model`` (image, y, x) are what
+    to compare: the stored arc and the changed one. Where the stored arc is narrower than predicted
+    both have been blurred by the predicted PSF, since no change can bring back what it erased.
+    """
+
+    flux: Floats
+    dx: Floats
+    dy: Floats
+    width: Floats
+    seen: Floats
+    model: Floats
+
+
+def fit_arcs(
+    arc: Floats,
+    again: Floats,
+    psf_model: NDArray[np.integer],
+    psf_beta: Floats,
+    psf_width: Floats,
+) -> ArcFit:
+    """Fit each stored arc with its re-rendered one.
+
+    Parameters
+    ----------
+    arc, again : ndarray (image, y, x)
+        Any unit; the same in both. ``again`` must hold light.
+    psf_model, psf_beta, psf_width : ndarray (image,)
+        1 Gaussian or 2 Moffat; beta; noise-equivalent width in pixels, as predicted.
+    """
+    n, size = len(arc), arc.shape[-1]
+    ky, kx = 2.0 * np.pi * scipy.fft.fftfreq(size), 2.0 * np.pi * scipy.fft.rfftfreq(size)
+    k = np.hypot(ky[:, None], kx[None, :])
+    all_modes = Transfer(psf_model, psf_beta, psf_width, k.ravel())
+    unit = np.ones(n)
+    used = (all_modes(unit)[0].max(axis=0) > FAINTEST_MODE) & (k.ravel() > 0)
+    gx, gy = (np.broadcast_to(v, k.shape).ravel()[used] for v in (kx[None, :], ky[:, None]))
+    # Half of the modes stand for their conjugates too.
+    twice = np.broadcast_to((kx > 0)[None, :], k.shape).ravel()[used]
+    transfer = Transfer(psf_model, psf_beta, psf_width, k.ravel()[used])
+    base, _ = transfer(unit)
+    weight = np.where(base > FAINTEST_MODE, base, 0.0) * np.sqrt(1.0 + twice)
+    base = np.maximum(base, FAINTEST_MODE)
+
+    # Units of the arc's own flux, so that the normal equations are well scaled.
+    scale = again.sum(axis=(1, 2))[:, None]
+    seen = scipy.fft.rfft2(arc).reshape(n, -1)[:, used] / scale
+    drawn = scipy.fft.rfft2(again).reshape(n, -1)[:, used] / scale
+    box = np.zeros((size, size))
+    core = core_slice(size)
+    box[core, core] = 1.0 / CORE_SIZE**2
+    box_modes = scipy.fft.rfft2(box).ravel()[used]
+
+    flux, factor, constant = np.ones(n), np.ones(n), np.zeros(n)
+    dx, dy = _coarse_shift(arc, again)
+    damping = np.full(n, 1e-3)
+    best = np.full(n, np.inf)
+    kept = np.stack([flux, dx, dy, factor, constant])
+    trial = kept.copy()
+    normal = np.zeros((n, 5, 5))
+    gradient = np.zeros((n, 5))
+    idle = 0
+    for _ in range(ITERATIONS):
+        value, slope = transfer(trial[3])
+        phase = np.exp(-1j * (trial[1][:, None] * gx + trial[2][:, None] * gy))
+        shape = drawn * phase / base
+        image = trial[0][:, None] * shape * value
+        rest = (seen - image - trial[4][:, None] * box_modes) * weight
+        cost = (np.abs(rest) ** 2).sum(axis=1)
+        better = cost < best
+        idle = 0 if (cost < best * (1.0 - CONVERGED)).any() else idle + 1
+        if idle > 2:
+            break
+        kept[:, better] = trial[:, better]
+        best = np.where(better, cost, best)
+        damping = np.clip(np.where(better, damping * 0.1, damping * 10.0), 1e-12, 1e6)
+        columns = np.stack(
+            [
+                shape * value,
+                -1j * gx * image,
+                -1j * gy * image,
+                trial[0][:, None] * shape * slope,
+                np.broadcast_to(box_modes, image.shape),
+            ],
+            axis=1,
+        )
+        columns *= weight[:, None, :]
+        new = np.einsum("nik,njk->nij", columns, columns.conj(), optimize=True).real
+        normal[better] = new[better]
+        gradient[better] = np.einsum("nik,nk->ni", columns.conj(), rest, optimize=True).real[better]
+        diagonal = np.einsum("nii->ni", normal) * damping[:, None] + 1e-30
+        step = np.linalg.solve(normal + diagonal[:, :, None] * np.eye(5), gradient[..., None])
+        trial = kept + step[..., 0].T
+        trial[3] = np.clip(trial[3], *WIDTH_RANGE)
+    flux, dx, dy, factor, _ = kept
+    seen_as, model = _compared(arc, again, kept, all_modes(factor)[0], all_modes(unit)[0], kx, ky)
+    return ArcFit(flux, dx, dy, factor, seen_as, model)
+
+
+def _coarse_shift(arc: Floats, again: Floats) -> tuple[Floats, Floats]:
+    """Whole-pixel shift at the peak of the cross-correlation, as a start; (dx, dy)."""
+    size = arc.shape[-1]
+    spectrum = scipy.fft.rfft2(arc) * scipy.fft.rfft2(again).conj()
+    correlation = scipy.fft.irfft2(spectrum, s=(size, size)).reshape(len(arc), -1)
+    peak = np.argmax(correlation, axis=1)
+    wrapped = [
+        ((v + size // 2) % size - size // 2).astype(float) for v in (peak % size, peak // size)
+    ]
+    return wrapped[0], wrapped[1]
+
+
+def _compared(
+    arc: Floats, again: Floats, fit: Floats, transfer: Floats, base: Floats, kx: Floats, ky: Floats
+) -> tuple[Floats, Floats]:
+    """The stored arc, and the re-rendered one scaled, shifted and given the fitted PSF width."""
+    size, shape = again.shape[-1], (len(again), again.shape[-1], len(kx))
+    flux, dx, dy, factor = (v[:, None, None] for v in fit[:4])
+    blurred = (factor < NARROWER).ravel()
+    gain = np.where(blurred[:, None], transfer, transfer / np.maximum(base, 1e-12))
+    # Beyond these modes a wider PSF leaves nothing.
+    gain = np.where((base < 1e-6) & ~blurred[:, None], np.minimum(gain, 1.0), gain)
+    phase = np.exp(-1j * (dx * kx[None, None, :] + dy * ky[None, :, None]))
+    spectrum = scipy.fft.rfft2(again) * phase * gain.reshape(shape) * flux
+    model = np.asarray(scipy.fft.irfft2(spectrum, s=(size, size)))
+    seen = arc.copy()
+    if blurred.any():
+        wide = scipy.fft.rfft2(arc[blurred]) * base[blurred].reshape(-1, *shape[1:])
+        seen[blurred] = scipy.fft.irfft2(wide, s=(size, size))
+    return seen, model

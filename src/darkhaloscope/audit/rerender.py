@@ -1,0 +1,222 @@
+"""Audit rows drawn again from their recorded parameters, by the independent integrator.
+
+The PSF width is predicted from the map (``psfsize``), or from ``psf_fwhm_used`` where the map had
+nothing to say (``psf_source`` > 0); ``psf_fwhm_drawn`` is never looked at, so that a wrong width
+cannot vouch for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.measure import BAND_COLUMNS, PAIR_COLUMNS, Arrays
+from darkhaloscope.audit.reference import ArcParameters, reference_arc
+from darkhaloscope.audit.spec import AuditSpec, lowest, shares
+from darkhaloscope.errors import UserError
+from darkhaloscope.geometry import CORE_SIZE, core_slice
+
+ApplyFix = Callable[[NDArray[np.float64], str, float, float], NDArray[np.float64]]
+"""``apply_fix(arc, fix, target_x, target_y)``: the arc (band, y, x) after the recorded fix."""
+
+CORE_TOLERANCE = 1e-3
+CLOSURE_TOLERANCE = 1e-5
+CORE_FRAME = 32
+"""Pixels drawn about the core of a row that is not drawn whole: light further out than twice this
+reaches the core by less than 1e-4 of its peak."""
+
+SIS = 1
+PSF_MODELS: dict[int, Literal["gaussian", "moffat"]] = {1: "gaussian", 2: "moffat"}
+PIXEL_RESPONSES: dict[int, Literal["effective", "integrate"]] = {0: "effective", 1: "integrate"}
+MESSAGE = "U200"
+
+
+def no_fix(
+    arc: NDArray[np.float64], fix: str, target_x: float, target_y: float
+) -> NDArray[np.float64]:
+    """The arc as it is: what ``fix = none`` means.
+
+    Raises
+    ------
+    ValueError
+        For any other fix, which only the caller knows how to apply.
+    """
+    if fix != "none":
+        raise ValueError(f"the recorded fix {fix!r} needs an apply_fix that knows it")
+    return arc
+
+
+def audit_rows(stats: Arrays, spec: AuditSpec) -> Arrays:
+    """What :func:`rerender` needs of every audit row, with ``closure`` marking those drawn whole.
+
+    Closure rows are the ``spec.closure`` lowest hashes, split evenly over the strata of theta_e that
+    the data set really has, among the rows whose whole pixels were kept.
+    """
+    names = ("hash", *PAIR_COLUMNS, *BAND_COLUMNS, "core_nodata")
+    rows = {name: stats[f"row_{name}"] for name in names}
+    stratum = stats["whole_stratum"].astype(np.int64)
+    caps = shares(spec.closure, np.bincount(stratum, minlength=spec.n_strata))
+    chosen = lowest(stats["whole_hash"].astype(np.uint64), stratum, caps, (stats["whole_slot"],))
+    rows["closure"] = np.isin(rows["hash"], stats["whole_hash"][chosen])
+    nodata = np.zeros((len(rows["hash"]), spec.size, spec.size), dtype=np.uint8)
+    order = {int(h): i for i, h in enumerate(stats["whole_hash"].tolist())}
+    for i in np.flatnonzero(rows["closure"]):
+        nodata[i] = stats["whole_nodata"][order[int(rows["hash"][i])]]
+    rows["nodata"] = nodata
+    return rows
+
+
+def chunks(rows: Arrays, n: int) -> list[Arrays]:
+    """At most ``n`` pieces of about equal work: rows are dealt out, closure rows first."""
+    order = np.argsort(~rows["closure"].astype(bool), kind="stable")
+    return [{k: v[order[start::n]] for k, v in rows.items()} for start in range(min(n, len(order)))]
+
+
+def join(parts: Sequence[Arrays]) -> Arrays:
+    """Results of :func:`rerender` of several chunks as one."""
+    if not parts:
+        raise ValueError("nothing was re-rendered")
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def arc_parameters(rows: Arrays, i: int) -> ArcParameters:
+    """The recorded parameters of row ``i`` in the reference integrator's terms.
+
+    Raises
+    ------
+    ValueError
+        If the row's PSF model or pixel response is none that can be drawn, or it has no source.
+    """
+
+    def number(name: str) -> float:
+        return float(rows[name][i])
+
+    psf = int(rows["psf_model"][i])
+    pixel = int(rows["pixel_response"][i])
+    if psf not in PSF_MODELS or pixel not in PIXEL_RESPONSES:
+        raise ValueError(
+            f"psf_model {psf}, pixel_response {pixel}: nothing that can be drawn again"
+        )
+    if int(rows["src_model"][i]) != 1:
+        raise ValueError(f"src_model {int(rows['src_model'][i])} is not a Sersic source")
+    is_sis = int(rows["lens_model"][i]) == SIS
+    width = predicted_width(
+        rows["psf_source"][i], rows["psf_fwhm_used"][i], rows["psfsize"][i], rows["coverage"][i]
+    )
+    return ArcParameters(
+        theta_e=number("theta_e"),
+        lens_q=1.0 if is_sis else number("lens_q"),
+        lens_pa=0.0 if is_sis else number("lens_pa"),
+        gamma1=number("gamma1"),
+        gamma2=number("gamma2"),
+        lens_dx=number("lens_dx"),
+        lens_dy=number("lens_dy"),
+        src_reff=number("src_reff"),
+        src_n=number("src_n"),
+        src_q=number("src_q"),
+        src_pa=number("src_pa"),
+        src_dx=number("src_dx"),
+        src_dy=number("src_dy"),
+        src_flux=tuple(float(f) for f in rows["src_flux"][i]),
+        psf_model=PSF_MODELS[psf],
+        psf_beta=number("psf_beta"),
+        psf_nea_fwhm=tuple(float(w) for w in width),
+        psf_width_is="nea",
+        pixel=PIXEL_RESPONSES[pixel],
+    )
+
+
+def predicted_width(
+    psf_source: NDArray[Any],
+    psf_fwhm_used: NDArray[Any],
+    psfsize: NDArray[Any],
+    coverage: NDArray[Any],
+) -> NDArray[np.float64]:
+    """Noise-equivalent PSF width in arcsec that an arc should have; NaN in bands without coverage.
+
+    The map's value, or where it had none (``psf_source`` > 0) what the chain took instead.
+    """
+    width = np.where(psf_source.astype(int) > 0, psf_fwhm_used, psfsize).astype(float)
+    return np.where(coverage.astype(float) > 0, width, np.nan)
+
+
+def rerender(
+    rows: Arrays,
+    spec: AuditSpec,
+    apply_fix: ApplyFix = no_fix,
+    core_tolerance: float = CORE_TOLERANCE,
+    closure_tolerance: float = CLOSURE_TOLERANCE,
+) -> Arrays:
+    """Draw a chunk of audit rows again.
+
+    Parameters
+    ----------
+    rows : dict of ndarray
+        :func:`audit_rows`, or one of its :func:`chunks`.
+    apply_fix : callable
+        Applies the recorded fix; it must act on each pixel by its place about the target alone, since
+        rows that are not closure rows are drawn in their core only.
+    core_tolerance, closure_tolerance : float
+        Relative accuracy of the core of audit rows and of whole closure arcs.
+
+    Returns
+    -------
+    dict of ndarray
+        ``hash`` (row), ``core`` (row, band, 10, 10) float32 in nMgy, ``flux_total`` (row, band),
+        ``magnification`` (row), ``message`` (row; empty where it went well, else who failed and why),
+        ``whole_hash`` and ``whole`` (closure row, band, y, x) float64. No light where there is no
+        data, as in the data set. Failed rows are NaN.
+    """
+    n, n_band, core = len(rows["hash"]), len(spec.bands), core_slice(spec.size)
+    out: Arrays = {
+        "hash": rows["hash"],
+        "core": np.full((n, n_band, CORE_SIZE, CORE_SIZE), np.nan, dtype=np.float32),
+        "flux_total": np.full((n, n_band), np.nan),
+        "magnification": np.full(n, np.nan),
+        "message": np.zeros(n, dtype=MESSAGE),
+    }
+    whole = np.flatnonzero(rows["closure"])
+    out["whole_hash"] = rows["hash"][whole]
+    out["whole"] = np.full((len(whole), n_band, spec.size, spec.size), np.nan)
+    place = {int(i): k for k, i in enumerate(whole)}
+    bits = (np.uint8(1) << np.arange(n_band, dtype=np.uint8))[:, None, None]
+    for i in range(n):
+        is_whole = i in place
+        corner, side = (0, spec.size) if is_whole else _core_frame(rows, i, spec)
+        x, y = float(rows["target_x"][i]) - corner, float(rows["target_y"][i]) - corner
+        try:
+            drawn = reference_arc(
+                arc_parameters(rows, i),
+                size=side,
+                target_x=x,
+                target_y=y,
+                pixel_scale=spec.pixel_scale,
+                tolerance=closure_tolerance if is_whole else core_tolerance,
+            )
+            arc = apply_fix(drawn.arc, str(rows["fix"][i]), x, y)
+        except (ValueError, ArithmeticError, RuntimeError, UserError) as error:
+            # Named and counted: a row that cannot be drawn again is evidence too.
+            out["message"][i] = f"{rows['brick'][i]}/{rows['slot'][i]}: {error}"
+            continue
+        inside = slice(core.start - corner, core.stop - corner)
+        if is_whole:
+            arc = np.where(rows["nodata"][i][None] & bits, 0.0, arc)
+            out["whole"][place[i]] = arc
+            out["core"][i] = arc[:, inside, inside]
+        else:
+            lost = rows["core_nodata"][i][None] & bits
+            out["core"][i] = np.where(lost, 0.0, arc[:, inside, inside])
+        out["flux_total"][i] = drawn.flux_total
+        out["magnification"][i] = drawn.magnification
+    return out
+
+
+def _core_frame(rows: Arrays, i: int, spec: AuditSpec) -> tuple[int, int]:
+    """First pixel and side of the square about the core that is drawn for row ``i``."""
+    reach = float(rows["theta_e"][i]) / spec.pixel_scale
+    if spec.size <= CORE_FRAME or not reach < 0.6 * CORE_FRAME:
+        return 0, spec.size
+    return core_slice(spec.size).start - (CORE_FRAME - CORE_SIZE) // 2, CORE_FRAME

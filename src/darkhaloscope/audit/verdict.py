@@ -1,0 +1,216 @@
+"""Gates, causes, and the one word that they come to.
+
+Diagnosis and policy are two things: the verdict says what the pixels are, the gates say what an
+experiment accepts. A correct data set of small Einstein radii has a core AUC above 0.9, and is
+``physics``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkhaloscope.audit.causes import Cause, Limits
+from darkhaloscope.audit.intervals import MIN_REGIONS, Outcome
+
+SCHEMA = 1
+REQUIRED = (
+    "closure_flux",
+    "closure_centroid",
+    "closure_blur",
+    "residual_pedestal",
+    "split_integrity",
+    "column_coverage",
+    "arc_localisation",
+    "excess_auc",
+)
+GATES = (
+    *REQUIRED,
+    "closure_residual",
+    "rerendered",
+    "core_auc",
+    "core_auc_strict",
+    "zero_dose_intercept",
+    "zero_dose_slope",
+)
+"""Every gate that an audit reports; an experiment may require any of them."""
+
+PHYSICS, BUG, SHORTCUT, UNDECIDED = "physics", "bug", "shortcut", "undecided"
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What an experiment accepts.
+
+    Parameters
+    ----------
+    closure_flux, closure_blur : float
+        Largest relative error of the arcs' flux and of their PSF width.
+    closure_centroid : float
+        Largest mean displacement in pixels.
+    residual_pedestal : float
+        Largest constant left in the core or far out, sky sigma a pixel.
+    closure_residual : float
+        Largest fraction of the light that scale, shift and width may leave unexplained.
+    excess_auc : float
+        Tolerance on AUC(observed) - AUC(re-rendered).
+    core_auc, core_auc_strict : float
+        What the core AUC is reported against, at ``core_auc_pairs`` pairs.
+    arc_localisation : float
+        Largest fraction of arcs that are not where they should be.
+    zero_dose_slope : float
+    rerendered : float
+        Largest fraction of audit rows that cannot be drawn again.
+    closure_pairs, regions : int
+        Pairs that closure needs, regions that an AUC needs.
+    required : tuple of str
+        Gates that must pass.
+
+    Raises
+    ------
+    ValueError
+        If a required gate is none that an audit reports.
+    """
+
+    closure_flux: float = 0.01
+    closure_centroid: float = 0.05
+    closure_blur: float = 0.02
+    residual_pedestal: float = 1e-3
+    closure_residual: float = 0.02
+    excess_auc: float = 0.02
+    core_auc: float = 0.70
+    core_auc_strict: float = 0.65
+    core_auc_pairs: int = 1000
+    arc_localisation: float = 0.05
+    zero_dose_slope: float = 0.01
+    rerendered: float = 0.01
+    closure_pairs: int = 100
+    regions: int = MIN_REGIONS
+    required: tuple[str, ...] = REQUIRED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "required", tuple(self.required))
+        for name in self.required:
+            if name not in GATES:
+                raise ValueError(f"there is no gate {name!r}; the gates are {', '.join(GATES)}")
+
+    @property
+    def of_causes(self) -> Limits:
+        return Limits(
+            self.closure_flux,
+            self.closure_centroid,
+            self.closure_blur,
+            self.residual_pedestal,
+            self.closure_residual,
+        )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One threshold and what the data say to it; ``missing`` says what it would take to decide."""
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    limit: float
+    outcome: Outcome
+    missing: str = field(default="", compare=False)
+
+
+def judge(
+    gates: Sequence[Gate],
+    causes: Sequence[Cause],
+    limits: GateLimits,
+    pairs: int,
+    not_tested: Sequence[str],
+    physics: str,
+) -> dict[str, Any]:
+    """The verdict, as ``verdict.json`` holds it (numbers that are missing are null).
+
+    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence leaves the
+    verdict undecided, a required gate that fails without a cause (policy: the core AUC) does not
+    change the diagnosis, only the exit code.
+
+    Parameters
+    ----------
+    physics : str
+        The clause that says what agreed, for a set without fault.
+    """
+    kinds = {c.kind for c in causes}
+    required = [g for g in gates if g.name in (*limits.required, "rerendered")]
+    open_gates = [g for g in required if g.outcome == "not_enough"]
+    if BUG in kinds:
+        verdict = BUG
+    elif SHORTCUT in kinds:
+        verdict = SHORTCUT
+    else:
+        verdict = UNDECIDED if open_gates else PHYSICS
+    failed = [g for g in required if g.outcome == "fail"]
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict,
+        "sentence": _sentence(verdict, causes, open_gates, failed, physics),
+        "causes": [
+            {
+                "name": c.name,
+                "size": _number(c.size),
+                "interval": [_number(v) for v in c.interval],
+                "evidence": c.evidence,
+            }
+            for c in causes
+        ],
+        "gates": [
+            {
+                "name": g.name,
+                "value": _number(g.value),
+                "interval": [_number(v) for v in g.interval],
+                "limit": g.limit,
+                "outcome": g.outcome,
+            }
+            for g in gates
+        ],
+        "pairs": int(pairs),
+        "not_tested": list(not_tested),
+    }
+
+
+def exit_code(verdict: dict[str, Any], required: Sequence[str] = REQUIRED) -> int:
+    """0 nothing wrong, 1 a bug, a shortcut or a required gate that failed, 3 undecided."""
+    failed = any(g["outcome"] == "fail" and g["name"] in required for g in verdict["gates"])
+    if failed or verdict["verdict"] in (BUG, SHORTCUT):
+        return 1
+    return 3 if verdict["verdict"] == UNDECIDED else 0
+
+
+def to_json(verdict: dict[str, Any]) -> str:
+    """``verdict.json``: strict JSON, two spaces."""
+    return json.dumps(verdict, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _sentence(
+    verdict: str,
+    causes: Sequence[Cause],
+    open_gates: Sequence[Gate],
+    failed: Sequence[Gate],
+    physics: str,
+) -> str:
+    wrong = [c for c in causes if c.kind in (BUG, SHORTCUT)]
+    if wrong:
+        first = wrong[0]
+        head = "A bug" if first.kind == BUG else "A shortcut"
+        more = [c.name for c in wrong[1:]]
+        also = f" Also: {', '.join(more)}." if more else ""
+        return f"{head}, {first.name}: {first.says}.{also}"
+    policy = [f"{g.name} is {g.value:.3g} (limit {g.limit:g})" for g in failed]
+    tail = f" This experiment requires more: {'; '.join(policy)}." if policy else ""
+    if verdict == UNDECIDED:
+        missing = "; ".join(dict.fromkeys(g.missing or g.name for g in open_gates))
+        return f"Undecided: nothing wrong was found, but what would show it is missing: {missing}.{tail}"
+    return f"Physics: {physics}.{tail}"

@@ -1,0 +1,208 @@
+"""``dhs``: the terminal's face of :mod:`darkhaloscope.commands`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from darkhaloscope import __version__, commands
+from darkhaloscope.errors import UserError
+
+app = typer.Typer(
+    name="dhs",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Inject strong lenses into survey coadds, and audit what a classifier could learn from them.",
+)
+console = Console()
+
+Out = Annotated[
+    str | None, typer.Option("--out", help="Folder of the results: a path or any fsspec URL.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Address of a running Dask scheduler, e.g. tcp://host:8786."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace one key of the experiment: --set stamp.size=96."),
+]
+
+
+def _parse_overrides(items: list[str] | None) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for item in items or []:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {item} has no value; write --set section.key=value")
+        try:
+            made[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {item}: the value is not valid YAML") from None
+    return made
+
+
+@app.command()
+def sky(
+    out: Annotated[str, typer.Argument(help="Root of the release that is written.")],
+    bricks: Annotated[int, typer.Option(min=1, help="How many bricks.")] = 28,
+    size: Annotated[int, typer.Option(min=128, help="Pixels on a side of a brick.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same sky.")] = 1,
+) -> None:
+    """Write a synthetic sky laid out as a DR10 south release.
+
+    Example: [bold]dhs sky my-sky --bricks 28 --size 512[/bold]
+    """
+    commands.sky(out, bricks=bricks, size=size, seed=seed, console=console)
+
+
+@app.command()
+def targets(
+    sources: Annotated[
+        list[str], typer.Argument(help="Tractor or sweep files, or a release's folder.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", help="Parquet file that is written.")
+    ] = "targets.parquet",
+    cuts: Annotated[str, typer.Option(help="lrg (DESI LRGs, Zhou et al. 2023) or all.")] = "lrg",
+) -> None:
+    """Select lens galaxies from catalogues.
+
+    Example: [bold]dhs targets my-sky/south --out targets.parquet[/bold]
+    """
+    commands.targets(sources, out, cuts=cuts, console=console)
+
+
+@app.command()
+def plan(
+    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
+    out: Out = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what a run would do: rows, bricks, blocks. Reads no pixels.
+
+    Example: [bold]dhs plan workflows/real-brick.yaml[/bold]
+    """
+    commands.plan(experiment, out=out, overrides=_parse_overrides(overrides), console=console)
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
+    out: Out = None,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Inject, write, audit and report; called again, it resumes.
+
+    Example: [bold]dhs run workflows/real-brick.yaml --out runs/real-brick[/bold]
+    """
+    outcome = commands.run(
+        experiment,
+        out=out,
+        cluster=cluster,
+        workers=workers,
+        overrides=_parse_overrides(overrides),
+        console=console,
+    )
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def audit(
+    source: Annotated[str, typer.Argument(help="A run's folder, or a Zarr group of pairs.")],
+    out: Out = None,
+    cluster: Cluster = None,
+    workers: Workers = None,
+) -> None:
+    """Audit a data set by reading its pixels.
+
+    Example: [bold]dhs audit runs/real-brick[/bold]
+    """
+    outcome = commands.audit_dataset(
+        source, out=out, cluster=cluster, workers=workers, console=console
+    )
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(help="Folder of a finished run or audit.")],
+    source: Annotated[
+        str | None, typer.Option(help="The data set, where the audit's folder is not the run's.")
+    ] = None,
+) -> None:
+    """Draw report.html again.
+
+    Example: [bold]dhs report runs/real-brick[/bold]
+    """
+    commands.make_report(folder, source=source, console=console)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Folder of the results.")] = "demo",
+    workers: Workers = None,
+) -> None:
+    """The whole path on a synthetic sky, a few minutes; called again, it resumes.
+
+    Example: [bold]dhs demo --out demo[/bold]
+    """
+    raise typer.Exit(commands.demo(out, workers=workers, console=console).exit_code)
+
+
+def _version(show: bool) -> None:
+    if show:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, under a name that the command-line library does not take for its own."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Interrupted
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2, Ctrl-C is exit code 4.
+
+    An error of ours is a traceback and exit code 70, so that nobody takes it for a verdict.
+    """
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(
+            f"dhs: {error}", style="red", soft_wrap=True, markup=False, highlight=False
+        )
+        sys.exit(commands.EXIT_USER)
+    except _Interrupted:
+        Console(stderr=True).print("dhs: interrupted; the same command again resumes")
+        sys.exit(commands.EXIT_INCOMPLETE)
+    except Exception:  # noqa: BLE001 (the last line of defence: Python's own exit code is a verdict's)
+        traceback.print_exc()
+        Console(stderr=True).print("dhs: this is an error of darkhaloscope; please report it")
+        sys.exit(commands.EXIT_OURS)
+    finally:
+        signal.signal(signal.SIGINT, before)

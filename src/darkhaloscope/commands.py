@@ -1,0 +1,511 @@
+"""One function a command: what the terminal does, a notebook does.
+
+Each takes plain values, shows its progress on a rich console, and returns what it made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from distributed import Client
+from rich.console import Console
+
+from darkhaloscope import __version__, audit, report, storage, store, survey, workflow
+from darkhaloscope.audit import AuditResult, AuditSpec, GateLimits
+from darkhaloscope.cluster import connect
+from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.inject import survey_of
+from darkhaloscope.plan import Plan
+from darkhaloscope.progress import Bar
+from darkhaloscope.store import Layout
+from darkhaloscope.survey.maskbits import check_names
+from darkhaloscope.survey.targets import read_table
+from darkhaloscope.variables import VARIABLES
+
+EXIT_BUG, EXIT_USER = 1, 2
+EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
+
+PLAN_PART_ROWS = 100_000
+PREFLIGHT_BRICKS = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run or an audit ended with."""
+
+    folder: str
+    report: str
+    verdict: dict[str, Any]
+    exit_code: int
+    """As the design's table: 0 fine, 1 bug or shortcut or failed gate, 3 undecided, 5 failed rows."""
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        return str(self.verdict["sentence"])
+
+
+def sky(
+    out: str, *, bricks: int = 28, size: int = 512, seed: int = 1, console: Console | None = None
+) -> survey.SkySummary:
+    """Write a synthetic sky laid out as a DR10 south release, and say what it holds."""
+    console = console or Console()
+    with Bar(console, "synthetic sky", bricks, "bricks") as bar:
+        summary = survey.make_sky(
+            out, bricks=bricks, size=size, seed=seed, on_brick=lambda _: bar.advance(1)
+        )
+    console.print(f"wrote {len(summary.bricks)} bricks below {out}", soft_wrap=True)
+    return summary
+
+
+def targets(
+    sources: Sequence[str], out: str, *, cuts: str = "lrg", console: Console | None = None
+) -> pd.DataFrame:
+    """Select lens galaxies from tractor or sweep catalogues, and write them as Parquet.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Catalogue files, or the root of a release whose tractor catalogues are all read.
+    out : str
+        Where the Parquet file goes.
+    cuts : {"lrg", "all"}
+        ``lrg``: the DESI LRG selection of Zhou et al. 2023; ``all``: every source with ra and dec.
+    """
+    console = console or Console()
+    chosen = survey.select_targets(sources, cuts=cuts)
+    if chosen.empty:
+        raise UserError(f"no source of {', '.join(sources)} passes the cuts {cuts}; try --cuts all")
+    survey.write_targets(chosen, out)
+    console.print(
+        f"{len(chosen)} targets in {chosen['brick'].nunique()} bricks -> {out}", soft_wrap=True
+    )
+    return chosen
+
+
+def plan(
+    experiment: str | Experiment,
+    *,
+    out: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Plan:
+    """Make the plan of an experiment, say what it would do, and write its rows if told where."""
+    console = console or Console()
+    made = _plan_of(_experiment_of(experiment, overrides))
+    layout = layout_of(made)
+    counts = {"injections": 0, "controls": 0}
+    parts: list[pd.DataFrame] = []
+    for _, rows in made.iter_bricks():
+        control = int((rows["lens_model"] == 0).sum())
+        counts["controls"] += control
+        counts["injections"] += len(rows) - control
+        parts.append(rows)
+    console.print(
+        f"{made.rows} rows ({counts['injections']} injections, {counts['controls']} controls) of "
+        f"{len(made.targets)} targets in {len(made.bricks)} bricks, {made.blocks} blocks of "
+        f"{made.block} rows; identity {layout.attributes['identity'][:12]}",
+        soft_wrap=True,
+    )
+    if out is not None:
+        _write_plan(out, made)
+        console.print(f"rows written below {storage.join(out, 'plan')}", soft_wrap=True)
+    return made
+
+
+def run(
+    experiment: str | Experiment,
+    *,
+    out: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Plan, inject, write, reduce and judge; resumes where the folder holds a part of it.
+
+    Parameters
+    ----------
+    experiment : str or Experiment
+        An experiment file (path or URL), or an experiment.
+    out : str, optional
+        The run's folder (path or URL); default ``runs/<name>``.
+    cluster : str, optional
+        Address of a running Dask scheduler; without one a local cluster is started.
+    workers : int, optional
+        Workers of the local cluster.
+
+    Raises
+    ------
+    UserError
+        A mistake in the experiment, its targets, its survey, or the folder.
+    """
+    console = console or Console()
+    exp = _experiment_of(experiment, _with_cluster(overrides, cluster, workers))
+    folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
+    made = _plan_of(exp)
+    preflight(made)
+    layout = layout_of(made)
+    document = exp.identity_document(made.contents())
+    resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+    if not resumed or not store.finished_blocks(folder):
+        _write_plan(folder, made)
+    spec = spec_of_columns(
+        exp,
+        np.concatenate(
+            [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
+        ),
+        n_regions=len(made.bricks),
+    )
+    with connect(exp.cluster) as client:
+        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        with Bar(console, "inject and write", layout.rows, "rows") as bar:
+            fresh = set(range(layout.blocks)) - set(store.finished_blocks(folder))
+
+            def on_block(marker: dict[str, Any]) -> None:
+                rows = layout.rows_of(marker["block"])
+                bar.advance(rows.stop - rows.start, skipped=marker["block"] not in fresh)
+
+            markers = workflow.run_blocks(client, folder, made, layout, spec, on_block)
+        same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)
+        if same_spec:
+            stats = workflow.reduce_run(client, folder, markers, spec)
+        else:
+            console.print("the audit section changed: finished blocks are measured again")
+            stats = _measure(client, folder, layout, spec)
+        result = _conclude(client, folder, folder, stats, spec, exp, console)
+    notes = sorted({note for marker in markers for note in marker["notes"]})
+    return _finish(folder, folder, result, markers_failed(markers), exp, notes, console)
+
+
+def audit_dataset(
+    source: str,
+    *,
+    out: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Audit a finished data set by reading its pixels; the results go to ``out``, default the run.
+
+    Parameters
+    ----------
+    source : str
+        A run's folder, or a Zarr group with the variables of docs/data-set.md.
+    """
+    console = console or Console()
+    source = storage.absolute(source)
+    dataset = store.open_dataset(source)
+    is_run = store.read_run(source) is not None
+    if not is_run and out is None:
+        raise UserError(f"{source} is no run's folder; say where the results go with --out")
+    _check_variables(dataset, source)
+    exp = _experiment_of_audit(source, dataset, is_run, _with_cluster(None, cluster, workers))
+    injected = dataset["lens_model"].values > 0
+    spec = spec_of_columns(
+        exp,
+        dataset["theta_e"].values[injected],
+        n_regions=len(np.unique(dataset["region_id"].values.astype(object))),
+        seed=int(dataset.attrs.get("seed", exp.seed)),
+    )
+    layout = Layout(
+        dataset.sizes["pair"],
+        int(dataset["ctrl"].encoding.get("shards", (1024,))[0]),
+        spec.bands,
+        spec.size,
+        {},
+    )
+    folder = storage.absolute((out or source).rstrip("/"))
+    with connect(exp.cluster) as client:
+        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        console.print(f"measuring {layout.rows} rows in {layout.blocks} blocks")
+        stats = _measure(client, source, layout, spec)
+        result = _conclude(client, source, folder, stats, spec, exp, console)
+    ok = dataset["cutout_ok"].values.astype(bool)
+    return _finish(source, folder, result, (int((~ok).sum()), ok.size), exp, [], console)
+
+
+def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:
+    """Draw ``report.html`` of a finished run or audit again; gives its place."""
+    console = console or Console()
+    place = report.write_report(source or folder, folder)
+    console.print(f"report: {place}", soft_wrap=True)
+    return place
+
+
+def demo(
+    out: str = "demo", *, workers: int | None = None, console: Console | None = None
+) -> Outcome:
+    """The whole path on a synthetic sky: sky, targets, plan, run, audit, report."""
+    console = console or Console()
+    out = storage.absolute(out)
+    root, table = storage.join(out, "sky"), storage.join(out, "targets.parquet")
+    if not storage.exists(table):
+        sky(root, console=console)
+        targets([storage.join(root, "south")], table, console=console)
+    experiment = parse_experiment(
+        {**DEMO, "survey": {"root": root, "hemisphere": "south"}, "targets": {"path": table}}
+    )
+    return run(experiment, out=storage.join(out, "run"), workers=workers, console=console)
+
+
+DEMO: dict[str, Any] = {
+    "name": "demo",
+    "seed": 20,
+    "plan": {"control_fraction": 0.2},
+    "lens": {
+        "model": "SIE",
+        "theta_e": {"uniform": [0.5, 2.5]},
+        "q": {"uniform": [0.6, 1.0]},
+        "pa": {"uniform": [0.0, 180.0]},
+        "shear": {"uniform": [0.0, 0.08]},
+        "shear_pa": {"uniform": [0.0, 180.0]},
+    },
+    "source": {
+        "dmag": {"uniform": [2.0, 4.5]},
+        "colour": {"g": {"normal": [0.4, 0.2, -0.2, 1.0]}, "z": {"normal": [-0.2, 0.1, -0.5, 0.1]}},
+        "reff": {"uniform": [0.1, 0.5]},
+        "q": {"uniform": [0.4, 1.0]},
+        "pa": {"uniform": [0.0, 180.0]},
+        "dx": {"uniform": [-0.4, 0.4]},
+        "dy": {"uniform": [-0.4, 0.4]},
+    },
+    "psf": {"model": "moffat", "beta": 3.5},
+}
+"""The demo's experiment, but for its places."""
+
+
+# --- pieces that commands share ---------------------------------------------------------------
+
+
+def layout_of(made: Plan) -> Layout:
+    """The data set that a plan becomes."""
+    exp = made.experiment
+    identity = exp.identity(made.contents())
+    splits = exp.targets.splits.model_dump()
+    return Layout(
+        made.rows,
+        made.block,
+        exp.survey.bands,
+        exp.stamp.size,
+        store.attributes(identity, exp.seed, splits),
+    )
+
+
+def spec_of_columns(
+    exp: Experiment, theta_e: np.ndarray, *, n_regions: int, seed: int | None = None
+) -> AuditSpec:
+    """Which rows an audit keeps, from the planned Einstein radii (arcsec) of the injections."""
+    edges = exp.audit.theta_e_edges
+    return AuditSpec(
+        seed=exp.seed if seed is None else seed,
+        bands=exp.survey.bands,
+        reference_band=exp.survey.reference,
+        size=exp.stamp.size,
+        pixel_scale=PIXEL_SCALE,
+        n_regions=n_regions,
+        stratum_counts=audit.stratum_counts(theta_e, edges),
+        theta_e_edges=edges,
+        cap=exp.audit.cap,
+        whole_cap=min(exp.audit.whole_cap, exp.audit.cap),
+        closure=min(exp.audit.closure, exp.audit.whole_cap, exp.audit.cap),
+    )
+
+
+def limits_of(exp: Experiment) -> GateLimits:
+    """The experiment's gates in the audit's terms."""
+    return GateLimits(**exp.gates.model_dump())
+
+
+def preflight(made: Plan) -> None:
+    """Look at the first bricks before anything is made.
+
+    Raises
+    ------
+    UserError
+        The address cannot be read, none of the first bricks has files, or a band has none.
+    """
+    exp = made.experiment
+    layout = survey_of(exp)
+    if exp.survey.bad_bits is not None:
+        check_names(exp.survey.bad_bits, {})
+    bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]
+    seen = {
+        band: [b for b in bricks if storage.exists(layout.url("image", b, band))]
+        for band in exp.survey.bands
+    }
+    if not any(seen.values()):
+        example = layout.url("image", bricks[0], exp.survey.reference)
+        with contextlib.suppress(FileNotFoundError):
+            storage.read(example)  # says why, where the place cannot be read at all
+        raise UserError(
+            f"none of the bricks {', '.join(bricks)} has coadds: there is no {example}; "
+            "check survey.root, survey.hemisphere and survey.layout, and the targets' bricks"
+        )
+    missing = [band for band, found in seen.items() if not found]
+    if missing:
+        raise UserError(
+            f"band {missing[0]} has no file in the first bricks ({', '.join(bricks)}): there is no "
+            f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
+        )
+
+
+def markers_failed(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(failed rows, all rows) of finished blocks."""
+    failed = total = 0
+    for marker in markers:
+        for counts in marker["counts"].values():
+            total += sum(counts.values())
+            failed += sum(n for reason, n in counts.items() if reason != Reason.OK.text)
+    return failed, total
+
+
+def _experiment_of(experiment: str | Experiment, overrides: Mapping[str, Any] | None) -> Experiment:
+    if isinstance(experiment, str):
+        return load_experiment(experiment, overrides)
+    if not overrides:
+        return experiment
+    document = experiment.model_dump(mode="json")
+    for dotted, value in overrides.items():
+        section, _, key = dotted.rpartition(".")
+        (document[section] if section else document)[key] = value
+    return parse_experiment(document)
+
+
+def _with_cluster(
+    overrides: Mapping[str, Any] | None, address: str | None, workers: int | None
+) -> dict[str, Any]:
+    changed = dict(overrides or {})
+    if address is not None:
+        changed["cluster.address"] = address
+    if workers is not None:
+        changed["cluster.workers"] = workers
+    return changed
+
+
+def _plan_of(exp: Experiment) -> Plan:
+    frames = []
+    if exp.targets.path is not None:
+        frames.append(survey.read_targets(exp.targets.path))
+    if exp.targets.positions:
+        beside = frames[0] if frames else None
+        frames.append(survey.position_targets(exp.targets.positions, beside))
+    joint = None
+    if exp.plan.joint is not None:
+        joint = read_table(exp.plan.joint)
+    return Plan(exp, pd.concat(frames, ignore_index=True), joint)
+
+
+def _write_plan(folder: str, made: Plan) -> None:
+    """``plan/*.parquet``: every planned row, in order, in parts of bounded size."""
+    part: list[pd.DataFrame] = []
+    number = held = 0
+
+    def flush() -> None:
+        nonlocal number, held
+        buffer = io.BytesIO()
+        pd.concat(part, ignore_index=True).to_parquet(buffer, index=False)
+        storage.write(storage.join(folder, "plan", f"{number:05d}.parquet"), buffer.getvalue())
+        part.clear()
+        number, held = number + 1, 0
+
+    for _, rows in made.iter_bricks():
+        part.append(rows)
+        held += len(rows)
+        if held >= PLAN_PART_ROWS:
+            flush()
+    if part:
+        flush()
+
+
+def _measure(client: Client, source: str, layout: Layout, spec: AuditSpec) -> dict[str, Any]:
+    blocks = [layout.rows_of(block) for block in range(layout.blocks)]
+    return workflow.measure_dataset(client, source, blocks, spec)
+
+
+def _conclude(
+    client: Client,
+    source: str,
+    folder: str,
+    stats: dict[str, Any],
+    spec: AuditSpec,
+    exp: Experiment,
+    console: Console,
+) -> AuditResult:
+    """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
+    with Bar(console, "re-render", 1, "pieces") as bar:
+        rerendered = workflow.rerender_rows(client, stats, spec, bar.reached)
+    console.print("reducing", highlight=False)
+    quality = audit.quality(store.open_dataset(source), spec.reference_band)
+    result = audit.conclude(stats, rerendered, quality, limits_of(exp), spec)
+    for name, table in result.tables.items():
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        storage.write(storage.join(folder, "audit", f"{name}.parquet"), buffer.getvalue())
+    storage.write(storage.join(folder, "verdict.json"), audit.to_json(result.verdict).encode())
+    return result
+
+
+def _finish(
+    source: str,
+    folder: str,
+    result: AuditResult,
+    failed: tuple[int, int],
+    exp: Experiment,
+    notes: Sequence[str],
+    console: Console,
+) -> Outcome:
+    """Draw the report, say what came out, and choose the exit code."""
+    place = report.write_report(source, folder)
+    verdict, code = result.verdict, result.exit_code
+    n_failed, rows = failed
+    if n_failed:
+        console.print(f"{n_failed} of {rows} rows failed; their reasons are in the report")
+    for note in notes[:5]:
+        console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+    if n_failed > exp.max_failed_fraction * rows and code != EXIT_BUG:
+        code = EXIT_FAILED_ROWS
+        console.print(
+            f"{n_failed / rows:.1%} of the rows failed, more than max_failed_fraction = "
+            f"{exp.max_failed_fraction:.1%}"
+        )
+    console.print(f"report:  {place}", soft_wrap=True, highlight=False)
+    console.print(f"verdict: {verdict['sentence']}", soft_wrap=True, highlight=False)
+    return Outcome(folder, place, verdict, code)
+
+
+def _check_variables(dataset: xr.Dataset, source: str) -> None:
+    lacking = [variable.name for variable in VARIABLES if variable.name not in dataset]
+    if lacking:
+        raise UserError(
+            f"{source} lacks the variables {', '.join(lacking[:5])}"
+            f"{' and others' if len(lacking) > 5 else ''}; docs/data-set.md lists what an audit needs"
+        )
+
+
+def _experiment_of_audit(
+    source: str, dataset: xr.Dataset, is_run: bool, overrides: Mapping[str, Any]
+) -> Experiment:
+    """The experiment of a run, or one that says of a bare data set what it shows of itself."""
+    if is_run:
+        return _experiment_of(parse_experiment(store.read_experiment(source), source), overrides)
+    bands = [str(band) for band in dataset["band"].values]
+    bare = parse_experiment(
+        {
+            "survey": {"root": source, "bands": bands},
+            "targets": {"path": source},
+            "stamp": {"size": int(dataset.sizes["x"])},
+            "lens": {"theta_e": 1.0},
+        },
+        source,
+    )
+    return _experiment_of(bare, overrides)

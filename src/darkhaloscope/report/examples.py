@@ -1,0 +1,201 @@
+"""Example pairs: which rows, and how three bands become a colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from darkhaloscope import store
+from darkhaloscope.errors import UserError
+from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.report.style import number, png
+
+EXAMPLES = 8
+LOOK_ROWS = 200_000
+"""Rows among which examples are chosen; a longer data set is looked at in 16 evenly spaced pieces."""
+
+SHOWN = (
+    "ctrl", "arc", "nodata", "brick", "slot", "region_split", "theta_e", "arc_snr", "magnification",
+)  # fmt: skip
+
+SCALES = {"u": 10.0, "g": 6.0, "r": 3.4, "i": 3.0, "z": 2.2, "y": 2.0}
+"""Factor of each band before the stretch: what makes a galaxy look as on the surveys' own sky viewer."""
+
+WAVELENGTH_ORDER = "ugrizy"
+SOFTENING = 20.0
+FLOOR = 0.03
+FAINT = 0.2
+"""Peak of the scaled light below which an arc by itself is shown brighter."""
+
+NO_DATA = (0.35, 0.35, 0.42)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair as three images (data URIs) and its labels, all text."""
+
+    ctrl: str
+    stamp: str
+    arc: str
+    gain: str
+    brick: str
+    slot: str
+    theta_e: str
+    snr: str
+    magnification: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pairs that a page shows; ``note`` says in a sentence why there are none."""
+
+    pairs: list[Example]
+    note: str
+    attributes: dict[str, str]
+    size: int
+    bands: list[str]
+
+    @property
+    def scale_bar(self) -> float:
+        """Width of a bar of 5 arcsec in per cent of a stamp's."""
+        try:
+            scale = float(self.attributes.get("pixel_scale_arcsec", PIXEL_SCALE))
+        except ValueError:
+            scale = PIXEL_SCALE
+        return 100.0 * 5.0 / (scale * self.size)
+
+
+def examples(source: str) -> Examples:
+    """Choose and draw a few pairs of a data set; an unreadable one gives none, and says why."""
+    try:
+        dataset = store.open_dataset(source)
+    except UserError as error:
+        return Examples([], f"No examples: {error}", {}, 0, [])
+    attributes = {str(k): str(v) for k, v in dataset.attrs.items()}
+    bands = [str(b) for b in dataset["band"].values]
+    rows = choose(dataset)
+    found = dataset[list(SHOWN)].isel(pair=rows).load() if len(rows) else None
+    pairs = [_example(found.isel(pair=k), bands) for k in range(len(rows))] if found else []
+    note = "" if pairs else "No examples: the data set holds no injection with pixels."
+    return Examples(pairs, note, attributes, int(dataset.sizes["x"]), bands)
+
+
+def choose(dataset: xr.Dataset, wanted: int = EXAMPLES) -> NDArray[np.int64]:
+    """Rows of injections spread over Einstein radius, and over S/N at each radius.
+
+    A function of the rows alone: the radii are cut into ``wanted / 2`` groups of equal number, and from
+    each come a faint and a bright one (first and last fifth in S/N), of hosts not yet shown if possible.
+
+    Returns
+    -------
+    ndarray of int64
+        Row numbers, ascending in theta_e.
+    """
+    rows = _looked_at(dataset.sizes["pair"])
+    columns = dataset[["theta_e", "arc_snr", "lens_model", "cutout_ok", "host_id"]]
+    pieces = [columns.isel(pair=piece).load() for piece in rows]
+    look = xr.concat(pieces, "pair") if pieces else columns
+    index = np.concatenate([np.arange(p.start, p.stop) for p in rows]) if rows else np.zeros(0, int)
+    use = np.flatnonzero(
+        (look["lens_model"].values > 0)
+        & look["cutout_ok"].values.astype(bool)
+        & np.isfinite(look["theta_e"].values)
+    )
+    if len(use) == 0:
+        return np.zeros(0, dtype=np.int64)
+    theta, host = look["theta_e"].values[use], look["host_id"].values[use]
+    snr = np.nan_to_num(look["arc_snr"].values[use])
+    chosen: list[int] = []
+    for group in np.array_split(np.argsort(theta, kind="stable"), max(wanted // 2, 1)):
+        ranked = group[np.argsort(snr[group], kind="stable")]
+        for place in (0.2, 0.8):
+            nearest = ranked[np.argsort(np.abs(np.arange(len(ranked)) - place * (len(ranked) - 1)),
+                                        kind="stable")]  # fmt: skip
+            fresh = [k for k in nearest if k not in chosen]
+            shown = set(host[chosen].tolist())
+            new_host = [k for k in fresh[:20] if host[k] not in shown]
+            chosen += (new_host or fresh)[:1]
+    chosen.sort(key=lambda k: (theta[k], index[use[k]]))
+    return index[use[chosen]].astype(np.int64)
+
+
+def _looked_at(n: int, pieces: int = 16) -> list[slice]:
+    if n == 0:
+        return []
+    if n <= LOOK_ROWS:
+        return [slice(0, n)]
+    length = LOOK_ROWS // pieces
+    starts = np.linspace(0, n - length, pieces).astype(int)
+    return [slice(int(s), int(s) + length) for s in starts]
+
+
+def _example(row: xr.Dataset, bands: Sequence[str]) -> Example:
+    ctrl = row["ctrl"].values.astype(float)
+    arc = row["arc"].values.astype(float)
+    bits = np.uint8(1) << np.arange(len(bands), dtype=np.uint8)
+    lost = ((row["nodata"].values[None] & bits[:, None, None]) != 0).all(axis=0)
+    gain = arc_gain(arc, bands)
+    seen = [png(rgb(image, bands, lost)) for image in (ctrl, ctrl + arc, gain * arc)]
+    return Example(
+        ctrl=seen[0],
+        stamp=seen[1],
+        arc=seen[2],
+        gain=f" ×{gain:g}" if gain > 1 else "",
+        brick=str(row["brick"].item()),
+        slot=str(row["slot"].item()),
+        theta_e=f"{row['theta_e'].item():.2f}",
+        snr=number(row["arc_snr"].item(), 3),
+        magnification=number(row["magnification"].item(), 3),
+        split={0: "train", 1: "val", 2: "test"}.get(int(row["region_split"].item()), "–"),
+    )
+
+
+def arc_gain(arc: NDArray[np.float64], bands: Sequence[str]) -> float:
+    """Factor that makes a faint arc visible by itself: 1, or one digit times a power of ten.
+
+    Parameters
+    ----------
+    arc : ndarray (band, y, x)
+        nMgy.
+    """
+    scaled = [np.nan_to_num(arc[b]) * SCALES.get(bands[b], 3.0) for b in range(len(bands))]
+    peak = float(np.mean(scaled, axis=0).max())
+    if not 0.0 < peak < FAINT:
+        return 1.0
+    return max(float(f"{FAINT / peak:.0e}"), 1.0)
+
+
+def rgb(
+    image: NDArray[np.float64], bands: Sequence[str], lost: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """An image (band, y, x) in nMgy as colours (y, x, 3) in 0..1.
+
+    The asinh stretch of Lupton et al. (2004, PASP 116, 133), which keeps colours: each band times its
+    factor plus a floor of 0.03, the mean of the three stretched by asinh(20 I)/sqrt(20). The reddest
+    band is red, the bluest blue, green the mean of those between (of both, where there are two).
+
+    Parameters
+    ----------
+    lost : ndarray (y, x) of bool
+        Pixels without data in any band, painted grey.
+    """
+    known = sorted(
+        range(len(bands)),
+        key=lambda b: (WAVELENGTH_ORDER.find(bands[b]) if bands[b] in WAVELENGTH_ORDER else 99, b),
+    )
+    scaled = np.stack([np.nan_to_num(image[b]) * SCALES.get(bands[b], 3.0) for b in known]) + FLOOR
+    scaled = np.maximum(scaled, 0.0)
+    middle = scaled[1:-1] if len(known) > 2 else scaled
+    colour = np.stack([scaled[-1], middle.mean(axis=0), scaled[0]], axis=-1)
+    light = colour.mean(axis=-1, keepdims=True)
+    stretched = np.arcsinh(SOFTENING * light) / np.sqrt(SOFTENING)
+    out = np.divide(colour * stretched, light, out=np.zeros_like(colour), where=light > 0)
+    # What is too bright for the screen keeps its colour.
+    out /= np.maximum(out.max(axis=-1, keepdims=True), 1.0)
+    out[lost] = NO_DATA
+    return out

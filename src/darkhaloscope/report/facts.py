@@ -1,0 +1,216 @@
+"""Tables of the page: numbers made text, so that the template only lays them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from darkhaloscope.report.load import Findings, unit_of
+from darkhaloscope.report.style import number, percent, stratum
+from darkhaloscope.report.words import COUNTED, GATES, OUTCOMES
+from darkhaloscope.variables import VARIABLES
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text by row and column; ``left`` columns are words, the others numbers."""
+
+    head: list[str]
+    rows: list[list[str]]
+    left: int = 1
+
+
+@dataclass(frozen=True)
+class GateLine:
+    """One gate as text; ``outcome`` is the word that colours it."""
+
+    name: str
+    what: str
+    value: str
+    interval: str
+    limit: str
+    outcome: str
+    outcome_text: str
+    required: bool
+
+
+def gate_lines(found: Findings) -> list[GateLine]:
+    """Every gate of the verdict, those that the experiment requires first."""
+    lines = []
+    for gate in found.verdict["gates"]:
+        name = str(gate["name"])
+        what, unit = GATES.get(name, (name, ""))
+        lines.append(
+            GateLine(
+                name,
+                f"{what} [{unit}]" if unit else what,
+                number(gate["value"], 3),
+                "–" if name in COUNTED else interval(gate["interval"]),
+                f"{gate['limit']:g}",
+                str(gate["outcome"]),
+                OUTCOMES.get(gate["outcome"], str(gate["outcome"])),
+                name in found.required,
+            )
+        )
+    return sorted(lines, key=lambda g: not g.required)
+
+
+def interval(ends: Any) -> str:
+    """``[lo, hi]``, or an en dash where there is none."""
+    if any(e is None or not np.isfinite(e) for e in ends):
+        return "–"
+    return f"[{number(ends[0], 3)}, {number(ends[1], 3)}]"
+
+
+def cause_lines(found: Findings) -> list[tuple[str, str, str, str]]:
+    """Name, size, interval and evidence of each cause."""
+    return [
+        (str(c["name"]), number(c["size"], 3), interval(c["interval"]), str(c["evidence"]))
+        for c in found.verdict["causes"]
+    ]
+
+
+def counts(found: Findings) -> dict[str, str]:
+    """Rows, injections, controls, failures, regions and audited pairs of the whole data set."""
+    table = found["footprint"]
+    total = {
+        c: int(table[c].sum()) if len(table) else 0
+        for c in ("pairs", "injections", "controls", "failed")
+    }
+    return {
+        "rows": f"{total['pairs']:,}",
+        "injections": f"{total['injections']:,}",
+        "controls": f"{total['controls']:,}",
+        "failed": f"{total['failed']:,}",
+        "square degrees" if found.folded else "regions": f"{len(table):,}",
+        "audited pairs": f"{int(found.verdict['pairs']):,}",
+    }
+
+
+QUALITY_HEAD = ["column", "band", "unit", "n", "missing", "zeros", "min", "P1", "P5", "P10", "median",
+                "P95", "max", "mean"]  # fmt: skip
+_DIGITS = {"ra": 7, "dec": 7}
+_IDS = ("slot", "partner", "target_id", "host_id")
+_PLACE = {
+    variable.name: k + (len(VARIABLES) if variable.name in _IDS else 0)
+    for k, variable in enumerate(VARIABLES)
+}
+_DESCRIBED = ["min", "p1", "p5", "p10", "median", "p95", "max", "mean"]
+
+
+def quality(found: Findings) -> list[tuple[str, str, Table]]:
+    """(class, split, table) of every numeric column, ``all`` first."""
+    table = found["quality"]
+    out = []
+    keys = table[["class", "split"]].drop_duplicates()
+    ordered = sorted(keys.itertuples(index=False, name=None), key=lambda k: (k[1] != "all",))
+    for kind, split in ordered:
+        part = table[(table["class"] == kind) & (table["split"] == split)]
+        rows = [
+            [
+                str(line["column"]),
+                str(line["band"]),
+                unit_of(str(line["column"])),
+                *(f"{int(line[c]):,}" for c in ("n", "missing", "zeros")),
+                *(number(line[c], _DIGITS.get(line["column"], 4)) for c in _DESCRIBED),
+            ]
+            for line in sorted(
+                part.to_dict("records"), key=lambda r: _PLACE.get(r["column"], 2 * len(VARIABLES))
+            )
+        ]
+        out.append((str(kind), str(split), Table(QUALITY_HEAD, rows, 3)))
+    return out
+
+
+def reasons(found: Findings) -> Table:
+    """Rows by class, split and reason."""
+    rows = [
+        [str(r["class"]), str(r["split"]), str(r["reason"]).replace("_", " "), f"{int(r['rows']):,}",
+         percent(float(r["fraction"]))]
+        for r in found["reasons"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["class", "split", "reason", "rows", "of class and split"], rows, 3)
+
+
+def psf_sources(found: Findings) -> Table:
+    """Where each band's PSF width came from: one row a band."""
+    table = found["psf_sources"]
+    kinds = [str(s) for s in pd.unique(table["source"])]
+    rows = []
+    for band in found.bands:
+        part = table[table["band"] == band].set_index("source")
+        rows.append(
+            [band, f"{int(part['injections'].sum()):,}",
+             *(f"{int(part['injections'][k]):,} ({percent(float(part['fraction'][k]))})" for k in kinds)]
+        )  # fmt: skip
+    return Table(["band", "injections", *kinds], rows)
+
+
+def column_coverage(found: Findings) -> Table:
+    """Outcome columns that should be there and are not, and the other way round."""
+    rows = [
+        [str(r["column"]), str(r["band"]),
+         *(f"{int(r[c]):,}" for c in ("injections", "missing", "controls", "present"))]
+        for r in found["column_coverage"].to_dict("records")
+    ]  # fmt: skip
+    return Table(
+        ["column", "band", "injections with coverage", "missing on", "controls", "present on"],
+        rows,
+        2,
+    )
+
+
+def strata(found: Findings) -> Table:
+    """The core AUC in every stratum."""
+    head = ["by", "stratum", "pairs", "hosts", "regions", "AUC", "interval", "re-rendered", "excess",
+            "interval", "own model", "within pair", "note"]  # fmt: skip
+    names = {
+        "theta_e": "θ_E",
+        "theta_e_coarse": "θ_E, coarse",
+        "core_snr": "S/N in the core",
+        "all": "all",
+    }
+    rows = [
+        [names.get(str(r["family"]), str(r["family"])), stratum(str(r["stratum"])),
+         *(f"{int(r[c]):,}" for c in ("pairs", "hosts", "regions")),
+         number(r["auc"], 3), interval((r["auc_lo"], r["auc_hi"])), number(r["auc_rerendered"], 3),
+         number(r["excess"], 2), interval((r["excess_lo"], r["excess_hi"])), number(r["own_auc"], 3),
+         number(r["within_pair"], 3), str(r["note"] or "")]
+        for r in found["auc_by_stratum"].to_dict("records")
+    ]  # fmt: skip
+    return Table(head, rows, 2)
+
+
+QUANTITIES = {
+    "flux": "flux ratio − 1", "shift": "displacement [px]", "shift_x": "displacement in x [px]",
+    "shift_y": "displacement in y [px]", "width": "PSF width ratio − 1",
+    "core_pedestal": "constant in the core [sky σ]", "outer_pedestal": "constant far out [sky σ]",
+    "leftover": "unexplained light",
+}  # fmt: skip
+
+
+def closure_summary(found: Findings) -> Table:
+    """Mean effects of closure by quantity and band."""
+    rows = [
+        [QUANTITIES.get(str(r["quantity"]), str(r["quantity"])), str(r["band"]), f"{int(r['pairs']):,}",
+         number(r["value"], 3), interval((r["lo"], r["hi"]))]
+        for r in found["closure_summary"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["quantity", "band", "pairs", "mean", "interval"], rows, 2)
+
+
+def zero_dose(found: Findings) -> Table:
+    """Intercept and slope of each band."""
+    rows = [
+        [str(r["band"]), f"{int(r['pairs']):,}", number(r["effective_pairs"], 3), number(r["intercept"], 3),
+         interval((r["intercept_lo"], r["intercept_hi"])), number(r["slope"], 5),
+         interval((r["slope_lo"], r["slope_hi"]))]
+        for r in found["zero_dose"].to_dict("records")
+    ]  # fmt: skip
+    return Table(
+        ["band", "pairs", "effective pairs", "intercept [sky σ]", "interval", "slope", "interval"],
+        rows,
+    )

@@ -1,0 +1,184 @@
+"""What a page is made of, as it lies in the folder of an audit."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from darkhaloscope import storage
+from darkhaloscope.audit.closure import ANNULUS_COLUMNS as CLOSURE_ANNULUS_COLUMNS
+from darkhaloscope.audit.closure import PAIR_COLUMNS, SUMMARY_COLUMNS
+from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUMNS
+from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
+from darkhaloscope.audit.measure import FOOTPRINT_COUNTS
+from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
+from darkhaloscope.audit.tables import (
+    ANNULUS_COLUMNS,
+    PROFILE_COLUMNS,
+    PSF_SOURCE_COLUMNS,
+    REASON_COLUMNS,
+)
+from darkhaloscope.audit.verdict import GATES, REQUIRED, SCHEMA
+from darkhaloscope.audit.zero_dose import ZERO_DOSE_COLUMNS
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.variables import BY_NAME
+
+COLUMNS: dict[str, list[str]] = {
+    "auc_by_stratum": STRATA_COLUMNS,
+    "learning_curve": CURVE_COLUMNS,
+    "zero_dose": ZERO_DOSE_COLUMNS,
+    "zero_dose_points": ["band", "dose", "difference"],
+    "closure_pairs": PAIR_COLUMNS,
+    "closure_summary": SUMMARY_COLUMNS,
+    "closure_profile": CLOSURE_PROFILE_COLUMNS,
+    "closure_annulus": CLOSURE_ANNULUS_COLUMNS,
+    "profiles": PROFILE_COLUMNS,
+    "annulus": ANNULUS_COLUMNS,
+    "quality": QUALITY_COLUMNS,
+    "column_coverage": COVERAGE_COLUMNS,
+    "reasons": REASON_COLUMNS,
+    "psf_sources": PSF_SOURCE_COLUMNS,
+    "footprint": ["key", "ra", "dec", *FOOTPRINT_COUNTS, *(r.text for r in Reason)],
+}
+"""Every table of an audit and its columns; one that was not written is an empty one."""
+
+SKY_CELLS = 180 * 360
+"""Keys of the footprint below this are square degrees; a region's key is a 64-bit hash."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """An audit's verdict and tables, and what is known of the experiment behind it.
+
+    ``experiment`` is the text of ``experiment.yaml`` and ``settings`` what it says, both empty for a
+    foreign data set; ``run`` the contents of ``run.json``, empty where there is none.
+    """
+
+    verdict: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    experiment: str
+    settings: dict[str, Any]
+    run: dict[str, Any]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+    @property
+    def bands(self) -> list[str]:
+        """Bands in the order of the data set."""
+        return [str(b) for b in pd.unique(self["psf_sources"]["band"])]
+
+    @property
+    def reference(self) -> str:
+        """The band that stands where a formula needs one: r, else the first of z, g, i."""
+        named = _section(self.settings, "survey").get("reference_band")
+        known = [b for b in (named, "r", "z", "g", "i") if b in self.bands]
+        return str(known[0]) if known else (self.bands[0] if self.bands else "r")
+
+    @property
+    def name(self) -> str:
+        """The experiment's name; empty for a foreign data set."""
+        return str(self.settings.get("name", ""))
+
+    @property
+    def required(self) -> list[str]:
+        """Gates that must pass: those of the experiment, and that rows can be drawn again at all."""
+        wanted = _section(self.settings, "gates").get("required", REQUIRED)
+        named = wanted if isinstance(wanted, list | tuple) else REQUIRED
+        return [g for g in GATES if g in named or g == "rerendered"]
+
+    @property
+    def folded(self) -> bool:
+        """Whether the footprint counts square degrees instead of regions."""
+        return len(self["footprint"]) > 0 and int(self["footprint"]["key"].max()) < SKY_CELLS
+
+    def limit(self, gate: str) -> float:
+        """The limit of a gate; missing where the verdict has no such gate."""
+        return next(
+            (float(g["limit"]) for g in self.verdict["gates"] if g["name"] == gate), float("nan")
+        )
+
+
+def load(source: str, folder: str) -> Findings:
+    """Read an audit.
+
+    Parameters
+    ----------
+    source : str
+        A run's folder or a data set; ``experiment.yaml`` and ``run.json`` are read where they are.
+    folder : str
+        Where the audit wrote ``verdict.json`` and ``audit/*.parquet``.
+
+    Raises
+    ------
+    UserError
+        There is no verdict, or something there cannot be read.
+    """
+    verdict = _verdict(folder)
+    tables = {name: _table(folder, name, columns) for name, columns in COLUMNS.items()}
+    text = (_optional(storage.join(source, "experiment.yaml")) or b"").decode(errors="replace")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError:
+        settings = None
+    try:
+        run = json.loads(_optional(storage.join(source, "run.json")) or b"{}")
+    except ValueError:
+        run = {}
+    return Findings(
+        verdict,
+        tables,
+        text,
+        settings if isinstance(settings, dict) else {},
+        run if isinstance(run, dict) else {},
+    )
+
+
+def unit_of(column: str) -> str:
+    """Unit of a variable of the data set; empty where it has none or is not ours."""
+    return BY_NAME[column].unit if column in BY_NAME else ""
+
+
+def _verdict(folder: str) -> dict[str, Any]:
+    place = storage.join(folder, "verdict.json")
+    data = _optional(place)
+    if data is None:
+        raise UserError(
+            f"{folder} holds no verdict.json; finish the run, or audit the data set, before its report"
+        )
+    try:
+        verdict = json.loads(data)
+    except ValueError:
+        raise UserError(f"{place} is damaged; audit the data set again") from None
+    if not isinstance(verdict, dict) or verdict.get("schema") != SCHEMA:
+        raise UserError(f"{place} is not of schema {SCHEMA}; audit the data set again")
+    return verdict
+
+
+def _table(folder: str, name: str, columns: list[str]) -> pd.DataFrame:
+    place = storage.join(folder, "audit", f"{name}.parquet")
+    data = _optional(place)
+    if data is None:
+        return pd.DataFrame(columns=columns)
+    try:
+        table = pd.read_parquet(io.BytesIO(data))
+    except (ValueError, OSError):  # pyarrow's errors are either
+        raise UserError(f"{place} is no Parquet file; audit the data set again") from None
+    return table.reindex(columns=columns)
+
+
+def _optional(url: str) -> bytes | None:
+    try:
+        return storage.read(url)
+    except FileNotFoundError:
+        return None
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, dict) else {}

@@ -1,0 +1,265 @@
+"""Clean pairs for the audit's tests, drawn by :mod:`darkhaloscope.lensing`, and ways to spoil them.
+
+The renderer shares no code with the audit's own integrator, so agreement between them is evidence.
+Truth is drawn once a session; every defect is planted into a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+from scipy.ndimage import gaussian_filter
+
+from darkhaloscope.audit import (
+    AuditResult,
+    AuditSpec,
+    GateLimits,
+    audit_rows,
+    chunks,
+    conclude,
+    join,
+    measure,
+    merge,
+    quality,
+    rerender,
+    stratum_counts,
+)
+from darkhaloscope.lensing import Lens, Psf, Sersic, render
+
+BANDS = ("g", "r", "z")
+SIZE = 48
+SCALE = 0.262
+SKY = np.array([0.0018, 0.0023, 0.0079])
+N_PAIRS = 300
+REGIONS = 30
+HOSTS_PER_REGION = 4
+BETA = 3.5
+
+Ds = xr.Dataset
+Plant = Callable[[Ds], Ds]
+
+
+@lru_cache(maxsize=4)
+def clean(
+    n_pairs: int = N_PAIRS,
+    regions: int = REGIONS,
+    theta_e: tuple[float, float] = (0.5, 2.5),
+    log_flux: tuple[float, float] = (-2.3, -0.8),
+    seed: int = 11,
+) -> Ds:
+    """Injections, and a tenth as many controls; arcs are rounded to 10 mantissa bits."""
+    rng = np.random.default_rng(seed)
+    n_ctrl = n_pairs // 10
+    n = n_pairs + n_ctrl
+    injected = np.arange(n) < n_pairs
+    region = np.arange(n) % regions
+    host = region * HOSTS_PER_REGION + (np.arange(n) // regions) % HOSTS_PER_REGION
+    centre = (SIZE - 1) / 2
+    target = (centre + rng.uniform(-0.5, 0.5, (n, 2))).astype(np.float32)
+    psfsize = (np.array([1.5, 1.3, 1.2]) * rng.uniform(0.9, 1.1, (n, 3))).astype(np.float32)
+
+    def pair(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, n).astype(np.float32)
+
+    columns = {
+        "theta_e": np.where(injected, pair(*theta_e), 0).astype(np.float32),
+        "lens_q": pair(0.55, 0.95),
+        "lens_pa": pair(0, 180),
+        "gamma1": pair(-0.05, 0.05),
+        "gamma2": pair(-0.05, 0.05),
+        "lens_dx": pair(-0.1, 0.1),
+        "lens_dy": pair(-0.1, 0.1),
+        "src_dmag": pair(0.5, 3),
+        "src_reff": pair(0.15, 0.5),
+        "src_n": np.ones(n, np.float32),
+        "src_q": pair(0.4, 1.0),
+        "src_pa": pair(0, 180),
+        "src_dx": pair(-0.4, 0.4),
+        "src_dy": pair(-0.4, 0.4),
+    }
+    src_flux = (10 ** rng.uniform(*log_flux, (n, 1)) * np.array([0.5, 1.0, 1.6])).astype(np.float32)
+    for name in columns:
+        if name != "theta_e":
+            columns[name] = np.where(injected, columns[name], np.nan).astype(np.float32)
+    arc = np.zeros((n, 3, SIZE, SIZE))
+    total = np.full((n, 3), np.nan)
+    magnification = np.full(n, np.nan)
+    for i in np.flatnonzero(injected):
+        arc[i], total[i], magnification[i] = draw(columns, src_flux, psfsize, target, i)
+    ctrl = np.empty_like(arc)
+    axis = np.arange(SIZE)
+    for i in range(n):
+        r2 = (axis[None, :] - target[i, 0]) ** 2 + (axis[:, None] - target[i, 1]) ** 2
+        galaxy = np.exp(-7.67 * ((np.sqrt(r2) + 0.3) / 6) ** 0.5) * (4 + 4 * (host[i] % 7))
+        noise = gaussian_filter(rng.normal(size=(3, SIZE, SIZE)), (0, 0.5, 0.5))
+        noise *= SKY[:, None, None] / noise.std()
+        ctrl[i] = galaxy * np.array([0.4, 1.0, 1.9])[:, None, None] + noise
+    covered = np.ones((n, 3), np.float32)
+    per_band = {
+        "host_mag": np.full((n, 3), 19.0, np.float32),
+        "psfdepth": np.full((n, 3), 1e3, np.float32),
+        "src_flux": np.where(injected[:, None], src_flux, np.nan).astype(np.float32),
+        "psfsize": psfsize,
+        "psf_fwhm_used": np.where(injected[:, None], psfsize, np.nan).astype(np.float32),
+        "psf_fwhm_drawn": np.where(injected[:, None], psfsize / 1.23, np.nan).astype(np.float32),
+        "psf_source": np.zeros((n, 3), np.uint8),
+        "sky_sigma": np.broadcast_to(SKY, (n, 3)).astype(np.float32),
+        "total_injected_flux": np.where(injected[:, None], arc.sum((2, 3)), np.nan).astype("f4"),
+        "arc_flux_total": total.astype(np.float32),
+        "coverage": covered,
+    }
+    snr = np.sqrt((arc[:, 1] ** 2).sum((1, 2))) / SKY[1]
+    per_pair = {
+        "brick": np.array([f"b{r:03d}" for r in region], dtype=object),
+        "slot": (np.arange(n) // regions).astype(np.int64),
+        "partner": np.full(n, -1, np.int64),
+        "target_id": host.astype(np.int64),
+        "host_id": host.astype(np.int64),
+        "ra": 10.0 + region,
+        "dec": np.full(n, -5.0),
+        "target_x": target[:, 0],
+        "target_y": target[:, 1],
+        "region_id": np.array([f"b{r:03d}" for r in region], dtype=object),
+        "region_split": (region % 3).astype(np.uint8),
+        "lens_model": np.where(injected, 2, 0).astype(np.uint8),
+        "src_model": injected.astype(np.uint8),
+        "psf_model": np.where(injected, 2, 0).astype(np.uint8),
+        "psf_beta": np.where(injected, BETA, np.nan).astype(np.float32),
+        "pixel_response": np.zeros(n, np.uint8),
+        "supersample": np.full(n, 16, np.uint8),
+        "fix": np.full(n, "none", dtype=object),
+        "arc_snr": np.where(injected, snr, np.nan).astype(np.float32),
+        "magnification": magnification.astype(np.float32),
+        "bad_pixel_frac": np.zeros(n, np.float32),
+        "wise_brightmask_frac": np.zeros(n, np.float32),
+        "cutout_ok": np.ones(n, bool),
+        "reason": np.ones(n, np.uint8),
+        **columns,
+    }
+    pixels = {
+        "ctrl": ctrl.astype(np.float32),
+        "arc": round_bits(arc.astype(np.float32)),
+    }
+    return xr.Dataset(
+        {
+            **{k: (("pair", "band", "y", "x"), v) for k, v in pixels.items()},
+            "nodata": (("pair", "y", "x"), np.zeros((n, SIZE, SIZE), np.uint8)),
+            **{k: (("pair", "band"), v) for k, v in per_band.items()},
+            **{k: ("pair", v) for k, v in per_pair.items()},
+        },
+        coords={"band": list(BANDS)},
+    )
+
+
+def draw(
+    columns: dict[str, np.ndarray],
+    src_flux: np.ndarray,
+    psfsize: np.ndarray,
+    target: np.ndarray,
+    i: int,
+    width_is: str = "nea",
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """One arc (band, y, x), its lensed flux a band, and its magnification."""
+    c = {k: float(v[i]) for k, v in columns.items()}
+    lens = Lens(
+        "SIE", c["theta_e"], q=c["lens_q"], pa=c["lens_pa"], gamma1=c["gamma1"],
+        gamma2=c["gamma2"], dx=c["lens_dx"], dy=c["lens_dy"],
+    )  # fmt: skip
+    source = Sersic(
+        tuple(float(f) for f in src_flux[i]), reff=c["src_reff"], n=c["src_n"], q=c["src_q"],
+        pa=c["src_pa"], dx=c["src_dx"], dy=c["src_dy"],
+    )  # fmt: skip
+    if width_is == "nea":
+        psfs = [Psf("moffat", nea_fwhm=float(w), beta=BETA) for w in psfsize[i]]
+    else:
+        psfs = [Psf("moffat", fwhm=float(w), beta=BETA) for w in psfsize[i]]
+    out = render(
+        lens, source, psfs, size=SIZE, x=float(target[i, 0]), y=float(target[i, 1]),
+        pixel_scale=SCALE,
+    )  # fmt: skip
+    return out.arc, out.arc_flux_total, out.magnification
+
+
+def round_bits(values: np.ndarray, bits: int = 10) -> np.ndarray:
+    """Round float32 to so many mantissa bits, as the store does with arcs."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent).astype(np.float32)
+
+
+def spec_of(ds: Ds, **changes: object) -> AuditSpec:
+    """The audit's specification for these pairs."""
+    injected = ds["lens_model"].values != 0
+    fields: dict[str, object] = {
+        "seed": 7,
+        "bands": BANDS,
+        "reference_band": "r",
+        "size": SIZE,
+        "pixel_scale": SCALE,
+        "n_regions": len(np.unique(ds["region_id"].values)),
+        "stratum_counts": stratum_counts(ds["theta_e"].values[injected]),
+    }
+    return AuditSpec(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+_RERENDERED: dict[tuple[bytes, ...], dict[str, np.ndarray]] = {}
+PARAMETERS = (
+    "theta_e", "lens_q", "lens_pa", "gamma1", "lens_dx", "src_reff", "src_q", "src_pa", "src_dx",
+    "src_flux", "psfsize", "psf_fwhm_used", "psf_source", "psf_beta", "coverage", "nodata",
+    "target_x", "target_y", "cutout_ok", "fix", "host_id", "slot",
+)  # fmt: skip
+
+
+def rerendered(ds: Ds, stats: dict[str, np.ndarray], spec: AuditSpec) -> dict[str, np.ndarray]:
+    """The audit rows drawn again; drawn once for each set of parameters, since pixels play no part."""
+    key = tuple(np.asarray(ds[name].values.tolist()).tobytes() for name in PARAMETERS)
+    if key not in _RERENDERED:
+        rows = audit_rows(stats, spec)
+        _RERENDERED[key] = join([rerender(c, spec) for c in chunks(rows, 3)])
+    return _RERENDERED[key]
+
+
+def run_audit(ds: Ds, limits: GateLimits | None = None, **changes: object) -> AuditResult:
+    """The whole audit of a data set in memory, measured in three blocks."""
+    spec = spec_of(ds, **changes)
+    edges = np.linspace(0, ds.sizes["pair"], 4).astype(int)
+    parts = [measure(ds.isel(pair=slice(a, b)), spec) for a, b in pairwise(edges)]
+    stats = merge(parts, spec)
+    columns = quality(ds, spec.reference_band)
+    return conclude(stats, rerendered(ds, stats, spec), columns, limits or GateLimits(), spec)
+
+
+def with_arc(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:
+    """The same pairs with other arcs on the injections."""
+    out = ds.copy()
+    injected = ds["lens_model"].values != 0
+    arc = ds["arc"].values.astype(float).copy()
+    arc[injected] = change(arc[injected])
+    out["arc"] = (ds["arc"].dims, round_bits(arc.astype(np.float32)))
+    return out
+
+
+def names(result: AuditResult) -> list[str]:
+    """Names of the causes that count, the heaviest first."""
+    return [c["name"] for c in result.verdict["causes"] if "no bug" not in c["evidence"]]
+
+
+def gate(result: AuditResult, name: str) -> dict[str, object]:
+    """One gate of the verdict."""
+    return next(g for g in result.verdict["gates"] if g["name"] == name)
+
+
+def masked_again(ds: Ds, spec: AuditSpec, keep: np.ndarray) -> AuditResult:
+    """Audit pairs whose arcs were multiplied by ``keep`` (y, x), as their fix would do."""
+
+    def fix(arc: np.ndarray, _: str, x: float, y: float) -> np.ndarray:
+        # Rows drawn in their core only come as a crop about the same centre.
+        cut = (SIZE - arc.shape[-1]) // 2
+        return arc * keep[cut : SIZE - cut, cut : SIZE - cut]
+
+    stats = merge([measure(ds, spec)], spec)
+    again = rerender(audit_rows(stats, spec), spec, apply_fix=fix)
+    return conclude(stats, again, quality(ds, "r"), GateLimits(), spec)

@@ -1,0 +1,260 @@
+"""What a user sees: help with an example, one sentence for a mistake, exit codes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from astropy.io import fits
+
+from darkhaloscope import cli
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = ROOT / "workflows" / "real-brick.yaml"
+BRICK = "0591m305"
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dhs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """Run ``dhs`` in this process; what it prints and its exit code."""
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["dhs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capfd.readouterr()
+        return Answer(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A copy of the real brick that a test may break."""
+    shutil.copytree(ROOT / "tests" / "data" / "dr9", tmp_path / "dr9")
+    return tmp_path / "dr9"
+
+
+def write_experiment(tmp_path: Path, **sections: object) -> Path:
+    """A small experiment on the real brick, with some sections replaced."""
+    document = yaml.safe_load(EXPERIMENT.read_text())
+    document["survey"]["root"] = str(ROOT / "tests" / "data" / "dr9")
+    document["targets"] = {"path": str(ROOT / "tests" / "data" / "targets-0591m305.csv")}
+    document["plan"] = {"repeats": 1, "control_fraction": 0.1}
+    document["lens"]["theta_e"] = 1.0
+    document["cluster"] = {"workers": 1}
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            document.setdefault(name, {}).update(value)
+        else:
+            document[name] = value
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def coadd(release: Path, kind: str, band: str = "r") -> Path:
+    stem = f"legacysurvey-{BRICK}-{kind}" + (f"-{band}" if kind != "maskbits" else "")
+    return release / "south" / "coadd" / BRICK[:3] / BRICK / f"{stem}.fits.fz"
+
+
+def assert_one_sentence(answer: Answer, *words: str) -> None:
+    assert answer.code == 2, answer
+    assert answer.err.startswith("dhs: ")
+    assert len(answer.err.strip().splitlines()) == 1, answer.err
+    assert "Traceback" not in answer.err + answer.out
+    for word in words:
+        assert word in answer.err, answer.err
+
+
+@pytest.mark.parametrize(
+    "command", ["sky", "targets", "plan", "run", "audit", "report", "demo"]
+)
+def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str) -> None:
+    answer = dhs(command, "--help")
+    assert answer.code == 0
+    assert f"Example: dhs {command}" in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"lens": None}, ("lens",)),
+        ({"stamp": {"sise": 64}}, ("stamp.sise", "size")),
+        ({"lens": {"theta_e": "5 pix"}}, ("lens.theta_e", "pix", "arcsec")),
+        ({"lens": {"theta_e": -1}}, ("lens.theta_e", "-1", "0.01 to 10 arcsec")),
+        ({"targets": {"path": "nowhere.csv"}}, ("nowhere.csv",)),
+        ({"survey": {"root": "/nowhere/dr9"}}, ("/nowhere/dr9", "survey.root")),
+        ({"survey": {"root": "http://127.0.0.1:9/dr9"}}, ("http://127.0.0.1:9/dr9",)),
+        ({"survey": {"bands": ["g", "r", "i", "z"]}}, ("band i", "survey.bands")),
+        ({"survey": {"bad_bits": ["BRIGTH"]}}, ("BRIGTH", "BRIGHT")),
+        ({"plan": {"joint": "nowhere.parquet"}}, ("nowhere.parquet",)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_the_experiment_is_one_sentence(
+    dhs: Callable[..., Answer],
+    tmp_path: Path,
+    sections: dict[str, object],
+    words: tuple[str, ...],
+) -> None:
+    path = write_experiment(tmp_path, **sections)
+    assert_one_sentence(dhs("run", path, "--out", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+def test_a_missing_key_is_one_sentence(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    del document["lens"]["theta_e"]
+    path.write_text(yaml.safe_dump(document))
+    assert_one_sentence(dhs("plan", path), "lens.theta_e is missing")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("ra,dec\n", ("targets.csv",)),
+        ("name,flux_r\nx,1\n", ("ra", "dec")),
+        ("ra,dec\n59.1,north\n", ("dec",)),
+        ("ra,dec\n400,0\n", ("ra",)),
+        ("ra,dec,objid,brick\n59.1,-30.5,1,a\n59.2,-30.5,1,a\n", ("OBJID 1", "brick a")),
+        ("ra,dec\n59.1,-30.49\n", ("magnitude", "source.mag")),
+    ],
+)
+def test_a_bad_target_list_is_one_sentence(
+    dhs: Callable[..., Answer], tmp_path: Path, table: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "targets.csv").write_text(table)
+    experiment = write_experiment(tmp_path, targets={"path": str(tmp_path / "targets.csv")})
+    document = yaml.safe_load(experiment.read_text())
+    del document["source"]["mag"]
+    experiment.write_text(yaml.safe_dump(document))
+    assert_one_sentence(dhs("run", experiment, "--out", tmp_path / "run"), *words)
+
+
+def test_a_missing_brick_is_one_sentence(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "targets.csv").write_text("ra,dec\n120.0,10.0\n")
+    path = write_experiment(tmp_path, targets={"path": str(tmp_path / "targets.csv")})
+    assert_one_sentence(dhs("run", path, "--out", tmp_path / "run"), "1200p100", "survey.root")
+
+
+def test_a_foreign_folder_is_refused(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    answer = dhs("run", write_experiment(tmp_path), "--out", tmp_path / "run")
+    assert_one_sentence(answer, "thesis.tex", "--out")
+
+
+def test_an_unreachable_scheduler_is_one_sentence(
+    dhs: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darkhaloscope.cluster.CONNECT_TIMEOUT", "2s")
+    answer = dhs(
+        "run", write_experiment(tmp_path), "--out", tmp_path / "r", "--cluster", "tcp://127.0.0.1:9"
+    )
+    assert_one_sentence(answer, "tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("source", ["nowhere", "."])
+def test_what_is_no_data_set_cannot_be_audited(
+    dhs: Callable[..., Answer], tmp_path: Path, source: str
+) -> None:
+    assert_one_sentence(dhs("audit", tmp_path / source), "no Zarr data set")
+
+
+def test_what_is_no_run_has_no_report(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    assert_one_sentence(dhs("report", tmp_path), str(tmp_path))
+
+
+def test_an_option_without_value_is_one_sentence(dhs: Callable[..., Answer]) -> None:
+    assert_one_sentence(dhs("plan", EXPERIMENT, "--set", "seed"), "--set seed")
+
+
+def reasons_of(tmp_path: Path) -> dict[str, int]:
+    table = pd.read_parquet(tmp_path / "run" / "audit" / "reasons.parquet")
+    return {str(name): int(rows) for name, rows in table.groupby("reason")["rows"].sum().items()}
+
+
+def test_a_truncated_file_fails_rows_and_the_run_says_so(
+    dhs: Callable[..., Answer], tmp_path: Path, release: Path
+) -> None:
+    broken = coadd(release, "image", "g")
+    broken.write_bytes(broken.read_bytes()[:100_000])
+    experiment = write_experiment(tmp_path, survey={"root": str(release)})
+    answer = dhs("run", experiment, "--out", tmp_path / "run")
+    assert answer.code == 5, answer
+    assert "image-g.fits.fz" in answer.out
+    assert reasons_of(tmp_path) == {"corrupt_file": 5}
+
+
+def test_a_missing_reference_band_fails_rows(
+    dhs: Callable[..., Answer], tmp_path: Path, release: Path
+) -> None:
+    # Another brick has the band, so that it is this brick that lacks it, not the release.
+    other = release / "south" / "coadd" / "059" / "0591m302"
+    other.mkdir()
+    shutil.copy(coadd(release, "image"), other / "legacysurvey-0591m302-image-r.fits.fz")
+    for kind in ("image", "invvar"):
+        coadd(release, kind).unlink()
+    targets = tmp_path / "targets.csv"
+    table = pd.read_csv(ROOT / "tests" / "data" / "targets-0591m305.csv")
+    table.loc[len(table)] = {**table.iloc[0], "targetid": 9, "brickname": "0591m302"}
+    table.to_csv(targets, index=False)
+    experiment = write_experiment(
+        tmp_path, survey={"root": str(release)}, targets={"path": str(targets)}
+    )
+    assert dhs("run", experiment, "--out", tmp_path / "run").code == 5
+    assert reasons_of(tmp_path) == {"missing_band": 5, "missing_file": 1}
+
+
+def test_a_target_without_pixels_is_a_row_with_a_reason(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    table = pd.read_csv(ROOT / "tests" / "data" / "targets-0591m305.csv")
+    outside = {**table.iloc[0], "targetid": 6, "ra": 59.30, "dec": -30.10}
+    no_data = {**table.iloc[0], "targetid": 7, "ra": 59.20, "dec": -30.55}
+    at_edge = {**table.iloc[0], "targetid": 8, "ra": 59.3299, "dec": -30.50}
+    for row in (outside, no_data, at_edge):
+        table.loc[len(table)] = row
+    table.to_csv(tmp_path / "targets.csv", index=False)
+    experiment = write_experiment(
+        tmp_path, targets={"path": str(tmp_path / "targets.csv")}, max_failed_fraction=0.5
+    )
+    assert dhs("run", experiment, "--out", tmp_path / "run").code == 3
+    assert reasons_of(tmp_path) == {
+        "ok": 5,
+        "outside_brick": 1,
+        "no_coverage": 1,
+        "crosses_edge": 1,
+    }
+
+
+def test_nan_pixels_are_a_reason(
+    dhs: Callable[..., Answer], tmp_path: Path, release: Path
+) -> None:
+    path = coadd(release, "image", "z")
+    with fits.open(path) as hdus:
+        image, header = hdus[1].data.copy(), hdus[1].header.copy()
+    image[1880:2136, 2540:2796] = np.nan
+    fits.HDUList(
+        [fits.PrimaryHDU(), fits.CompImageHDU(image, header, compression_type="GZIP_1")]
+    ).writeto(path, overwrite=True)
+    experiment = write_experiment(tmp_path, survey={"root": str(release)})
+    assert dhs("run", experiment, "--out", tmp_path / "run").code == 5
+    assert reasons_of(tmp_path) == {"nan_pixels": 5}
