@@ -230,7 +230,7 @@ def footprint(found: Findings) -> list[Picture]:
     reasons = [r.text for r in Reason if r != Reason.OK]
     main = np.argmax(table[reasons].to_numpy(dtype=float), axis=1)
     figure, axes = panel(
-        "outcomes on the sky", "right ascension [deg]", "declination [deg]", (7.2, 4.2)
+        "outcomes on the sky", "right ascension [deg]", "declination [deg]", (5.6, 4.4)
     )
     size = 70 if len(table) < 60 else 28 if len(table) < 600 else 8
     clean = failed == 0
@@ -255,7 +255,7 @@ def footprint(found: Findings) -> list[Picture]:
     span = max(np.ptp(ra) / stretch, 1e-3), max(np.ptp(dec), 1e-3)
     if 0.2 < span[0] / span[1] < 5:
         axes.set_aspect(stretch, adjustable="datalim")
-    legend(figure, axes, 4)
+    legend(figure, axes, 3)
     return [
         Picture(svg(figure), "map of regions by fraction of failed rows", wide=True),
         *_reasons(found),
