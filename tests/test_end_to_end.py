@@ -23,7 +23,7 @@ from distributed import LocalCluster
 from rich.console import Console
 
 from darkhaloscope import commands
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, UserError
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "workflows" / "real-brick.yaml")
@@ -220,3 +220,13 @@ def test_light_added_to_the_core_is_a_bug_and_is_placed(
     assert out.exit_code == 1
     assert "core" in out.sentence
     assert out.verdict["causes"][0]["name"] == "core_pedestal"
+
+
+def test_an_unfinished_run_is_not_audited(
+    real_run: commands.Outcome, tmp_path: Path, quiet: Console
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(real_run.folder, folder)
+    shutil.rmtree(folder / "stamps.zarr" / "reason" / "c")
+    with pytest.raises(Incomplete, match="240 of 240 rows"):
+        commands.audit_dataset(str(folder), console=quiet)

@@ -100,8 +100,8 @@ def finished() -> AuditResult:
 
 @lru_cache(maxsize=1)
 def small() -> xr.Dataset:
-    """Sixty injections and six controls of six regions."""
-    return clean(60, 6)
+    """Forty injections and four controls of five regions."""
+    return clean(40, 5)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_set_where_every_row_failed(tmp_path: Path) -> None:
 
 
 def test_a_set_of_controls_only(tmp_path: Path) -> None:
-    ds = small().isel(pair=slice(60, None))
+    ds = small().isel(pair=slice(40, None))
     page = draw(audited(ds), ds, tmp_path)
     assert set(ANCHORS) <= set(page.ids)
     assert "controls, all splits" in page.text
@@ -305,6 +305,16 @@ def test_a_set_of_two_bands(tmp_path: Path) -> None:
     assert "in bands r, z" in page.text
     assert len(page.images("mean radial profile")) == 2
     assert not page.images("band g")
+
+
+def test_an_example_without_a_band_says_so(tmp_path: Path) -> None:
+    ds = small().copy(deep=True)
+    ds["coverage"][:, 0] = 0
+    ds["arc"][:, 0] = 0
+    for name in ("psf_fwhm_used", "total_injected_flux", "arc_flux_total"):
+        ds[name][:, 0] = np.nan
+    page = draw(audited(ds), ds, tmp_path)
+    assert page.text.count("no data in g") == 8
 
 
 def test_tables_that_are_not_there_leave_a_page(tmp_path: Path) -> None:

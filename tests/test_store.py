@@ -332,7 +332,7 @@ def test_of_two_writers_that_race_the_second_is_refused(
     run = tmp_path / "run"
     start(str(run))
     put(str(run), 0)
-    monkeypatch.setattr(store, "read_marker", lambda *_: None)
+    monkeypatch.setattr("darkhaloscope.store.run.read_marker", lambda *_: None)
     with pytest.raises(UserError, match="already written"):
         put(str(run), 0, statistics={"a": np.zeros(3)})
     put(str(run), 0)  # the same contents: success

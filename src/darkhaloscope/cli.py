@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from darkhaloscope import __version__, commands
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, UserError
 
 app = typer.Typer(
     name="dhs",
@@ -196,7 +196,8 @@ def main() -> None:
         Console(stderr=True).print(
             f"dhs: {error}", style="red", soft_wrap=True, markup=False, highlight=False
         )
-        sys.exit(commands.EXIT_USER)
+        is_open = isinstance(error, Incomplete)
+        sys.exit(commands.EXIT_INCOMPLETE if is_open else commands.EXIT_USER)
     except _Interrupted:
         Console(stderr=True).print("dhs: interrupted; the same command again resumes")
         sys.exit(commands.EXIT_INCOMPLETE)

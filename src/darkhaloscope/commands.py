@@ -5,7 +5,7 @@ Each takes plain values, shows its progress on a rich console, and returns what 
 
 from __future__ import annotations
 
-import contextlib
+import importlib.resources
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,29 +13,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from distributed import Client
 from rich.console import Console
 
-from darkhaloscope import __version__, audit, report, storage, store, survey, workflow
-from darkhaloscope.audit import AuditResult, AuditSpec, GateLimits
+from darkhaloscope import __version__, audit, prepare, report, storage, store, survey, workflow
+from darkhaloscope.audit import AuditResult, AuditSpec
 from darkhaloscope.cluster import connect
-from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.geometry import PIXEL_SCALE
-from darkhaloscope.inject import survey_of
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
 from darkhaloscope.store import Layout
-from darkhaloscope.survey.maskbits import check_names
-from darkhaloscope.survey.targets import read_table
-from darkhaloscope.variables import VARIABLES
 
 EXIT_BUG, EXIT_USER = 1, 2
 EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
-
-PLAN_PART_ROWS = 100_000
-PREFLIGHT_BRICKS = 5
 
 
 @dataclass(frozen=True)
@@ -101,8 +92,8 @@ def plan(
 ) -> Plan:
     """Make the plan of an experiment, say what it would do, and write its rows if told where."""
     console = console or Console()
-    made = _plan_of(_experiment_of(experiment, overrides))
-    layout = layout_of(made)
+    made = prepare.plan_of(prepare.experiment_of(experiment, overrides))
+    layout = prepare.layout_of(made)
     counts = {"injections": 0, "controls": 0}
     parts: list[pd.DataFrame] = []
     for _, rows in made.iter_bricks():
@@ -117,7 +108,7 @@ def plan(
         soft_wrap=True,
     )
     if out is not None:
-        _write_plan(out, made)
+        prepare.write_plan(out, made)
         console.print(f"rows written below {storage.join(out, 'plan')}", soft_wrap=True)
     return made
 
@@ -150,16 +141,16 @@ def run(
         A mistake in the experiment, its targets, its survey, or the folder.
     """
     console = console or Console()
-    exp = _experiment_of(experiment, _with_cluster(overrides, cluster, workers))
+    exp = prepare.experiment_of(experiment, _with_cluster(overrides, cluster, workers))
     folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
-    made = _plan_of(exp)
-    preflight(made)
-    layout = layout_of(made)
+    made = prepare.plan_of(exp)
+    prepare.preflight(made)
+    layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents())
     resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
     if not resumed or not store.finished_blocks(folder):
-        _write_plan(folder, made)
-    spec = spec_of_columns(
+        prepare.write_plan(folder, made)
+    spec = prepare.spec_of_columns(
         exp,
         np.concatenate(
             [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
@@ -184,7 +175,7 @@ def run(
             stats = _measure(client, folder, layout, spec)
         result = _conclude(client, folder, folder, stats, spec, exp, console)
     notes = sorted({note for marker in markers for note in marker["notes"]})
-    return _finish(folder, folder, result, markers_failed(markers), exp, notes, console)
+    return _finish(folder, folder, result, _failed_rows(markers), exp, notes, console)
 
 
 def audit_dataset(
@@ -208,10 +199,10 @@ def audit_dataset(
     is_run = store.read_run(source) is not None
     if not is_run and out is None:
         raise UserError(f"{source} is no run's folder; say where the results go with --out")
-    _check_variables(dataset, source)
-    exp = _experiment_of_audit(source, dataset, is_run, _with_cluster(None, cluster, workers))
+    prepare.check_complete(dataset, source)
+    exp = prepare.experiment_behind(source, dataset, _with_cluster(None, cluster, workers))
     injected = dataset["lens_model"].values > 0
-    spec = spec_of_columns(
+    spec = prepare.spec_of_columns(
         exp,
         dataset["theta_e"].values[injected],
         n_regions=len(np.unique(dataset["region_id"].values.astype(object))),
@@ -252,114 +243,17 @@ def demo(
     if not storage.exists(table):
         sky(root, console=console)
         targets([storage.join(root, "south")], table, console=console)
-    experiment = parse_experiment(
-        {**DEMO, "survey": {"root": root, "hemisphere": "south"}, "targets": {"path": table}}
-    )
-    return run(experiment, out=storage.join(out, "run"), workers=workers, console=console)
-
-
-DEMO: dict[str, Any] = {
-    "name": "demo",
-    "seed": 20,
-    "plan": {"control_fraction": 0.2},
-    "lens": {
-        "model": "SIE",
-        "theta_e": {"uniform": [0.5, 2.5]},
-        "q": {"uniform": [0.6, 1.0]},
-        "pa": {"uniform": [0.0, 180.0]},
-        "shear": {"uniform": [0.0, 0.08]},
-        "shear_pa": {"uniform": [0.0, 180.0]},
-    },
-    "source": {
-        "dmag": {"uniform": [2.0, 4.5]},
-        "colour": {"g": {"normal": [0.4, 0.2, -0.2, 1.0]}, "z": {"normal": [-0.2, 0.1, -0.5, 0.1]}},
-        "reff": {"uniform": [0.1, 0.5]},
-        "q": {"uniform": [0.4, 1.0]},
-        "pa": {"uniform": [0.0, 180.0]},
-        "dx": {"uniform": [-0.4, 0.4]},
-        "dy": {"uniform": [-0.4, 0.4]},
-    },
-    "psf": {"model": "moffat", "beta": 3.5},
-}
-"""The demo's experiment, but for its places."""
-
-
-# --- pieces that commands share ---------------------------------------------------------------
-
-
-def layout_of(made: Plan) -> Layout:
-    """The data set that a plan becomes."""
-    exp = made.experiment
-    identity = exp.identity(made.contents())
-    splits = exp.targets.splits.model_dump()
-    return Layout(
-        made.rows,
-        made.block,
-        exp.survey.bands,
-        exp.stamp.size,
-        store.attributes(identity, exp.seed, splits),
-    )
-
-
-def spec_of_columns(
-    exp: Experiment, theta_e: np.ndarray, *, n_regions: int, seed: int | None = None
-) -> AuditSpec:
-    """Which rows an audit keeps, from the planned Einstein radii (arcsec) of the injections."""
-    edges = exp.audit.theta_e_edges
-    return AuditSpec(
-        seed=exp.seed if seed is None else seed,
-        bands=exp.survey.bands,
-        reference_band=exp.survey.reference,
-        size=exp.stamp.size,
-        pixel_scale=PIXEL_SCALE,
-        n_regions=n_regions,
-        stratum_counts=audit.stratum_counts(theta_e, edges),
-        theta_e_edges=edges,
-        cap=exp.audit.cap,
-        whole_cap=min(exp.audit.whole_cap, exp.audit.cap),
-        closure=min(exp.audit.closure, exp.audit.whole_cap, exp.audit.cap),
-    )
-
-
-def limits_of(exp: Experiment) -> GateLimits:
-    """The experiment's gates in the audit's terms."""
-    return GateLimits(**exp.gates.model_dump())
-
-
-def preflight(made: Plan) -> None:
-    """Look at the first bricks before anything is made.
-
-    Raises
-    ------
-    UserError
-        The address cannot be read, none of the first bricks has files, or a band has none.
-    """
-    exp = made.experiment
-    layout = survey_of(exp)
-    if exp.survey.bad_bits is not None:
-        check_names(exp.survey.bad_bits, {})
-    bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]
-    seen = {
-        band: [b for b in bricks if storage.exists(layout.url("image", b, band))]
-        for band in exp.survey.bands
-    }
-    if not any(seen.values()):
-        example = layout.url("image", bricks[0], exp.survey.reference)
-        with contextlib.suppress(FileNotFoundError):
-            storage.read(example)  # says why, where the place cannot be read at all
-        raise UserError(
-            f"none of the bricks {', '.join(bricks)} has coadds: there is no {example}; "
-            "check survey.root, survey.hemisphere and survey.layout, and the targets' bricks"
-        )
-    missing = [band for band, found in seen.items() if not found]
-    if missing:
-        raise UserError(
-            f"band {missing[0]} has no file in the first bricks ({', '.join(bricks)}): there is no "
-            f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
+    with importlib.resources.as_file(importlib.resources.files("darkhaloscope")) as package:
+        return run(
+            str(package / "demo.yaml"),
+            out=storage.join(out, "run"),
+            workers=workers,
+            overrides={"survey.root": root, "targets.path": table},
+            console=console,
         )
 
 
-def markers_failed(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _failed_rows(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(failed rows, all rows) of finished blocks."""
     failed = total = 0
     for marker in markers:
@@ -367,18 +261,6 @@ def markers_failed(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
             total += sum(counts.values())
             failed += sum(n for reason, n in counts.items() if reason != Reason.OK.text)
     return failed, total
-
-
-def _experiment_of(experiment: str | Experiment, overrides: Mapping[str, Any] | None) -> Experiment:
-    if isinstance(experiment, str):
-        return load_experiment(experiment, overrides)
-    if not overrides:
-        return experiment
-    document = experiment.model_dump(mode="json")
-    for dotted, value in overrides.items():
-        section, _, key = dotted.rpartition(".")
-        (document[section] if section else document)[key] = value
-    return parse_experiment(document)
 
 
 def _with_cluster(
@@ -390,41 +272,6 @@ def _with_cluster(
     if workers is not None:
         changed["cluster.workers"] = workers
     return changed
-
-
-def _plan_of(exp: Experiment) -> Plan:
-    frames = []
-    if exp.targets.path is not None:
-        frames.append(survey.read_targets(exp.targets.path))
-    if exp.targets.positions:
-        beside = frames[0] if frames else None
-        frames.append(survey.position_targets(exp.targets.positions, beside))
-    joint = None
-    if exp.plan.joint is not None:
-        joint = read_table(exp.plan.joint)
-    return Plan(exp, pd.concat(frames, ignore_index=True), joint)
-
-
-def _write_plan(folder: str, made: Plan) -> None:
-    """``plan/*.parquet``: every planned row, in order, in parts of bounded size."""
-    part: list[pd.DataFrame] = []
-    number = held = 0
-
-    def flush() -> None:
-        nonlocal number, held
-        buffer = io.BytesIO()
-        pd.concat(part, ignore_index=True).to_parquet(buffer, index=False)
-        storage.write(storage.join(folder, "plan", f"{number:05d}.parquet"), buffer.getvalue())
-        part.clear()
-        number, held = number + 1, 0
-
-    for _, rows in made.iter_bricks():
-        part.append(rows)
-        held += len(rows)
-        if held >= PLAN_PART_ROWS:
-            flush()
-    if part:
-        flush()
 
 
 def _measure(client: Client, source: str, layout: Layout, spec: AuditSpec) -> dict[str, Any]:
@@ -446,7 +293,7 @@ def _conclude(
         rerendered = workflow.rerender_rows(client, stats, spec, bar.reached)
     console.print("reducing", highlight=False)
     quality = audit.quality(store.open_dataset(source), spec.reference_band)
-    result = audit.conclude(stats, rerendered, quality, limits_of(exp), spec)
+    result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec)
     for name, table in result.tables.items():
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
@@ -481,31 +328,3 @@ def _finish(
     console.print(f"report:  {place}", soft_wrap=True, highlight=False)
     console.print(f"verdict: {verdict['sentence']}", soft_wrap=True, highlight=False)
     return Outcome(folder, place, verdict, code)
-
-
-def _check_variables(dataset: xr.Dataset, source: str) -> None:
-    lacking = [variable.name for variable in VARIABLES if variable.name not in dataset]
-    if lacking:
-        raise UserError(
-            f"{source} lacks the variables {', '.join(lacking[:5])}"
-            f"{' and others' if len(lacking) > 5 else ''}; docs/data-set.md lists what an audit needs"
-        )
-
-
-def _experiment_of_audit(
-    source: str, dataset: xr.Dataset, is_run: bool, overrides: Mapping[str, Any]
-) -> Experiment:
-    """The experiment of a run, or one that says of a bare data set what it shows of itself."""
-    if is_run:
-        return _experiment_of(parse_experiment(store.read_experiment(source), source), overrides)
-    bands = [str(band) for band in dataset["band"].values]
-    bare = parse_experiment(
-        {
-            "survey": {"root": source, "bands": bands},
-            "targets": {"path": source},
-            "stamp": {"size": int(dataset.sizes["x"])},
-            "lens": {"theta_e": 1.0},
-        },
-        source,
-    )
-    return _experiment_of(bare, overrides)

@@ -16,6 +16,10 @@ class UserError(Exception):
     """
 
 
+class Incomplete(UserError):  # noqa: N818 (a state, not a fault)
+    """What was asked for needs a finished run, and this one is not; running again resumes it."""
+
+
 class Reason(IntEnum):
     """Why a row is as it is: the closed list behind the variable ``reason``.
 

@@ -20,6 +20,7 @@ LOOK_ROWS = 200_000
 
 SHOWN = (
     "ctrl", "arc", "nodata", "brick", "slot", "region_split", "theta_e", "arc_snr", "magnification",
+    "coverage",
 )  # fmt: skip
 
 SCALES = {"u": 10.0, "g": 6.0, "r": 3.4, "i": 3.0, "z": 2.2, "y": 2.0}
@@ -48,6 +49,7 @@ class Example:
     snr: str
     magnification: str
     split: str
+    lacking: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ def _example(row: xr.Dataset, bands: Sequence[str]) -> Example:
     bits = np.uint8(1) << np.arange(len(bands), dtype=np.uint8)
     lost = ((row["nodata"].values[None] & bits[:, None, None]) != 0).all(axis=0)
     gain = arc_gain(arc, bands)
+    empty = [
+        band for band, share in zip(bands, row["coverage"].values, strict=True) if not share > 0
+    ]
     seen = [png(rgb(image, bands, lost)) for image in (ctrl, ctrl + arc, gain * arc)]
     return Example(
         ctrl=seen[0],
@@ -151,6 +156,7 @@ def _example(row: xr.Dataset, bands: Sequence[str]) -> Example:
         theta_e=f"{row['theta_e'].item():.2f}",
         snr=number(row["arc_snr"].item(), 3),
         magnification=number(row["magnification"].item(), 3),
+        lacking=f", no data in {' and '.join(empty)}" if empty else "",
         split={0: "train", 1: "val", 2: "test"}.get(int(row["region_split"].item()), "–"),
     )
 

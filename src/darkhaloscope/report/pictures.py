@@ -233,16 +233,17 @@ def footprint(found: Findings) -> list[Picture]:
         "outcomes on the sky", "right ascension [deg]", "declination [deg]", (5.6, 4.4)
     )
     size = 70 if len(table) < 60 else 28 if len(table) < 600 else 8
+    crowded, edge = len(table) > 600, 0.8 if len(table) < 600 else 0.2
     clean = failed == 0
-    axes.scatter(ra[clean], dec[clean], s=size, marker="o", c=GRID, edgecolors=MUTED, linewidths=0.8,
-                 label="no failed row")  # fmt: skip
+    axes.scatter(ra[clean], dec[clean], s=size, marker="o", c=GRID, edgecolors=MUTED, linewidths=edge,
+                 label="no failed row", rasterized=crowded)  # fmt: skip
     dots = None
     for k, reason in enumerate(reasons):
         here = ~clean & (main == k)
         if here.any():
             dots = axes.scatter(ra[here], dec[here], s=1.3 * size, marker=SHAPES[k % len(SHAPES)],
                                 c=100 * failed[here], cmap="cividis_r", vmin=0, vmax=100 * failed.max(),
-                                edgecolors=INK, linewidths=0.5,
+                                edgecolors=INK, linewidths=edge / 2, rasterized=crowded,
                                 label=reason.replace("_", " "))  # fmt: skip
     if dots is not None:
         figure.colorbar(dots, ax=axes, label="rows that failed [%]", shrink=0.8)

@@ -1,0 +1,120 @@
+"""Reading an experiment file: paths, overrides, and mistakes said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from darkhaloscope import storage
+from darkhaloscope.config.sections import Experiment
+from darkhaloscope.errors import UserError
+
+
+def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read and check an experiment file.
+
+    Parameters
+    ----------
+    url : str
+        Local path or any fsspec URL. Relative paths inside the file are taken from its folder.
+    overrides : mapping, optional
+        Values by dotted key (``{"survey.root": "s3://bucket/dr9"}``) that replace those of the file;
+        relative paths among them are taken from the working directory.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no YAML mapping, or a key is missing, unknown or out of range.
+    """
+    try:
+        document = yaml.safe_load(storage.read(url).decode())
+    except FileNotFoundError:
+        raise UserError(f"there is no experiment file {url}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{url} is not a text file; an experiment is YAML") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", error)).splitlines()[0]
+        raise UserError(f"{url} is not valid YAML{where}: {problem}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
+    _resolve_paths(document, url)
+    for key, value in (overrides or {}).items():
+        is_path = tuple(key.split(".")) in _PATHS and isinstance(value, str)
+        _set(document, key, storage.absolute(value) if is_path else value)
+    return parse_experiment(document, url)
+
+
+def parse_experiment(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
+    """Check a mapping as it would stand in an experiment file; errors as :func:`load_experiment`."""
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error.errors())}") from None
+
+
+_PATHS = (("survey", "root"), ("targets", "path"), ("plan", "joint"))
+
+
+def _resolve_paths(document: dict[str, Any], url: str) -> None:
+    folder = url.rsplit("/", 1)[0] if "://" in url else str(Path(url).resolve().parent)
+    for section, key in _PATHS:
+        part = document.get(section)
+        if not isinstance(part, dict):
+            continue
+        value = part.get(key)
+        if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
+            part[key] = storage.absolute(storage.join(folder, value))
+
+
+def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    place = document
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {dotted}: {section} is no section of the experiment")
+    place[key] = value
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at ``location`` accepts."""
+    model: Any = Experiment
+    for part in location:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        candidates = getattr(field.annotation, "__args__", None) or (field.annotation,)
+        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _explain(errors: list[Any]) -> str:
+    """The first mistake as a sentence, and how many more there are."""
+    error = errors[0]
+    location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location if part != "[key]")
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        text = f"{key} is not a key of an experiment; {hint}"
+    elif kind == "missing":
+        text = f"{key} is missing; add it"
+    elif kind in ("model_type", "model_attributes_type"):
+        text = f"{key} is {error['input']!r}, but it is a section with keys of its own"
+    elif kind == "value_error":
+        text = f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
+    else:
+        text = f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    more = len(errors) - 1
+    return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")

@@ -1,0 +1,197 @@
+"""From an experiment file, or a data set, to what a graph needs: plan, layout, audit settings.
+
+Everything here happens on the driver and before any pixel is read, but for a look whether the first
+bricks are there at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from darkhaloscope import audit, storage, store, survey
+from darkhaloscope.audit import AuditSpec, GateLimits
+from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.errors import Incomplete, Reason, UserError
+from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.inject import survey_of
+from darkhaloscope.plan import Plan
+from darkhaloscope.store import Layout
+from darkhaloscope.survey.maskbits import check_names
+from darkhaloscope.survey.targets import read_table
+from darkhaloscope.variables import VARIABLES
+
+PLAN_PART_ROWS = 100_000
+PREFLIGHT_BRICKS = 5
+
+
+def experiment_of(
+    experiment: str | Experiment, overrides: Mapping[str, Any] | None = None
+) -> Experiment:
+    """An experiment from its file or as it is, with some keys replaced (dotted names)."""
+    if isinstance(experiment, str):
+        return load_experiment(experiment, overrides)
+    if not overrides:
+        return experiment
+    document = experiment.model_dump(mode="json")
+    for dotted, value in overrides.items():
+        section, _, key = dotted.rpartition(".")
+        (document[section] if section else document)[key] = value
+    return parse_experiment(document)
+
+
+def plan_of(exp: Experiment) -> Plan:
+    """The plan of an experiment, its target table and joint table read."""
+    frames = []
+    if exp.targets.path is not None:
+        frames.append(survey.read_targets(exp.targets.path))
+    if exp.targets.positions:
+        beside = frames[0] if frames else None
+        frames.append(survey.position_targets(exp.targets.positions, beside))
+    joint = None
+    if exp.plan.joint is not None:
+        joint = read_table(exp.plan.joint)
+    return Plan(exp, pd.concat(frames, ignore_index=True), joint)
+
+
+def layout_of(made: Plan) -> Layout:
+    """The data set that a plan becomes."""
+    exp = made.experiment
+    identity = exp.identity(made.contents())
+    splits = exp.targets.splits.model_dump()
+    return Layout(
+        made.rows,
+        made.block,
+        exp.survey.bands,
+        exp.stamp.size,
+        store.attributes(identity, exp.seed, splits),
+    )
+
+
+def spec_of_columns(
+    exp: Experiment, theta_e: np.ndarray, *, n_regions: int, seed: int | None = None
+) -> AuditSpec:
+    """Which rows an audit keeps, from the planned Einstein radii (arcsec) of the injections."""
+    edges = exp.audit.theta_e_edges
+    return AuditSpec(
+        seed=exp.seed if seed is None else seed,
+        bands=exp.survey.bands,
+        reference_band=exp.survey.reference,
+        size=exp.stamp.size,
+        pixel_scale=PIXEL_SCALE,
+        n_regions=n_regions,
+        stratum_counts=audit.stratum_counts(theta_e, edges),
+        theta_e_edges=edges,
+        cap=exp.audit.cap,
+        whole_cap=min(exp.audit.whole_cap, exp.audit.cap),
+        closure=min(exp.audit.closure, exp.audit.whole_cap, exp.audit.cap),
+    )
+
+
+def write_plan(folder: str, made: Plan) -> None:
+    """``plan/*.parquet``: every planned row, in order, in parts of bounded size."""
+    part: list[pd.DataFrame] = []
+    number = held = 0
+
+    def flush() -> None:
+        nonlocal number, held
+        buffer = io.BytesIO()
+        pd.concat(part, ignore_index=True).to_parquet(buffer, index=False)
+        storage.write(storage.join(folder, "plan", f"{number:05d}.parquet"), buffer.getvalue())
+        part.clear()
+        number, held = number + 1, 0
+
+    for _, rows in made.iter_bricks():
+        part.append(rows)
+        held += len(rows)
+        if held >= PLAN_PART_ROWS:
+            flush()
+    if part:
+        flush()
+
+
+def preflight(made: Plan) -> None:
+    """Look at the first bricks before anything is made.
+
+    Raises
+    ------
+    UserError
+        The address cannot be read, none of the first bricks has files, or a band has none.
+    """
+    exp = made.experiment
+    layout = survey_of(exp)
+    if exp.survey.bad_bits is not None:
+        check_names(exp.survey.bad_bits, {})
+    bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]
+    seen = {
+        band: [b for b in bricks if storage.exists(layout.url("image", b, band))]
+        for band in exp.survey.bands
+    }
+    if not any(seen.values()):
+        example = layout.url("image", bricks[0], exp.survey.reference)
+        with contextlib.suppress(FileNotFoundError):
+            storage.read(example)  # says why, where the place cannot be read at all
+        raise UserError(
+            f"none of the bricks {', '.join(bricks)} has coadds: there is no {example}; "
+            "check survey.root, survey.hemisphere and survey.layout, and the targets' bricks"
+        )
+    missing = [band for band, found in seen.items() if not found]
+    if missing:
+        raise UserError(
+            f"band {missing[0]} has no file in the first bricks ({', '.join(bricks)}): there is no "
+            f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
+        )
+
+
+def limits_of(exp: Experiment) -> GateLimits:
+    """The experiment's gates in the audit's terms."""
+    return GateLimits(**exp.gates.model_dump())
+
+
+def check_complete(dataset: xr.Dataset, source: str) -> None:
+    """See that a data set can be audited.
+
+    Raises
+    ------
+    UserError
+        Variables are lacking.
+    Incomplete
+        Rows were never written.
+    """
+    lacking = [variable.name for variable in VARIABLES if variable.name not in dataset]
+    if lacking:
+        raise UserError(
+            f"{source} lacks the variables {', '.join(lacking[:5])}"
+            f"{' and others' if len(lacking) > 5 else ''}; docs/data-set.md lists what an audit needs"
+        )
+    missing = int((dataset["reason"].values == Reason.NOT_WRITTEN).sum())
+    if missing:
+        raise Incomplete(
+            f"{missing} of {dataset.sizes['pair']} rows of {source} are not written yet; "
+            "call dhs run again, it resumes"
+        )
+
+
+def experiment_behind(
+    source: str, dataset: xr.Dataset, overrides: Mapping[str, Any] | None = None
+) -> Experiment:
+    """The experiment of a run, or one that says of a bare data set what it shows of itself."""
+    if store.read_run(source) is not None:
+        return experiment_of(parse_experiment(store.read_experiment(source), source), overrides)
+    bands = [str(band) for band in dataset["band"].values]
+    bare = parse_experiment(
+        {
+            "survey": {"root": source, "bands": bands},
+            "targets": {"path": source},
+            "stamp": {"size": int(dataset.sizes["x"])},
+            "lens": {"theta_e": 1.0},
+        },
+        source,
+    )
+    return experiment_of(bare, overrides)

@@ -1,0 +1,223 @@
+"""The data set: a Zarr v3 group that plain ``xarray.open_zarr`` reads, and one block's objects in it.
+
+Block k owns rows [k B, (k + 1) B) of every array, so two tasks never touch one object. A block is
+encoded in memory, so that what is hashed is what is put.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from darkhaloscope import storage
+from darkhaloscope.errors import UserError
+from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.variables import BY_NAME, VARIABLES, Variable
+
+STAMPS = "stamps.zarr"
+INNER_CHUNK = 32
+"""Pairs of one inner chunk: what a training loader reads at once."""
+
+_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
+
+
+class Layout(NamedTuple):
+    """What the arrays of a data set look like."""
+
+    rows: int
+    block: int
+    bands: tuple[str, ...]
+    size: int
+    attributes: dict[str, Any]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks hold the rows."""
+        return -(-self.rows // self.block)
+
+    def rows_of(self, block: int) -> slice:
+        """Rows of the data set that a block owns."""
+        return slice(block * self.block, min((block + 1) * self.block, self.rows))
+
+
+def attributes(identity: str, seed: int, splits: Mapping[str, float]) -> dict[str, Any]:
+    """The data set's own attributes: its identity and its units, and nothing that may change."""
+    return {
+        "identity": identity,
+        "seed": seed,
+        "pixel_scale_arcsec": PIXEL_SCALE,
+        "flux_unit": "nanomaggy (AB zero point 22.5)",
+        "region_split_fractions": dict(splits),
+        "schema": 1,
+    }
+
+
+def _array_options(variable: Variable, layout: Layout) -> dict[str, Any]:
+    sizes = {"pair": layout.rows, "band": len(layout.bands), "y": layout.size, "x": layout.size}
+    shape = tuple(sizes[dim] for dim in variable.dims)
+    whole = (layout.block, *shape[1:])
+    inner = (INNER_CHUNK, *shape[1:])
+    attrs: dict[str, Any] = {"long_name": variable.meaning}
+    if variable.unit:
+        attrs["units"] = variable.unit
+    if variable.flags is not None:
+        attrs["flag_values"] = list(variable.flags)
+        attrs["flag_meanings"] = " ".join(variable.flags.values())
+    return {
+        "name": variable.name,
+        "shape": shape,
+        "chunks": inner if variable.sharded else whole,
+        "shards": whole if variable.sharded else None,
+        "dtype": "string" if variable.dtype == "str" else np.dtype(variable.dtype),
+        "fill_value": variable.fill,
+        "compressors": _CODEC,
+        "dimension_names": variable.dims,
+        "attributes": attrs,
+    }
+
+
+def _make_group(store: MemoryStore, layout: Layout) -> zarr.Group:
+    group = zarr.create_group(store, zarr_format=3, attributes=layout.attributes)
+    for variable in VARIABLES:
+        group.create_array(**_array_options(variable, layout))
+    band = group.create_array(
+        name="band",
+        shape=(len(layout.bands),),
+        chunks=(len(layout.bands),),
+        dtype="string",
+        fill_value="",
+        compressors=None,
+        dimension_names=("band",),
+    )
+    band[:] = np.array(layout.bands, dtype=object)
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension of Zarr v3 that xarray writes and reads as well.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(store)
+    return zarr.open_group(store, mode="r+", use_consolidated=False)
+
+
+def _objects(store: MemoryStore) -> dict[str, bytes]:
+    """Every object of a store in memory, by key."""
+
+    async def collect() -> dict[str, bytes]:
+        prototype = default_buffer_prototype()
+        found = {}
+        async for key in store.list():
+            value = await store.get(key, prototype)
+            assert value is not None
+            found[key] = value.to_bytes()
+        return found
+
+    return sync(collect())
+
+
+@functools.lru_cache(maxsize=4)
+def _metadata(
+    rows: int, block: int, bands: tuple[str, ...], size: int, attrs: str
+) -> dict[str, bytes]:
+    store = MemoryStore()
+    _make_group(store, Layout(rows, block, bands, size, json.loads(attrs)))
+    return _objects(store)
+
+
+def metadata_objects(layout: Layout) -> dict[str, bytes]:
+    """The objects that a new, empty data set consists of: all metadata and the band names."""
+    attrs = json.dumps(layout.attributes, sort_keys=True)
+    return dict(_metadata(layout.rows, layout.block, layout.bands, layout.size, attrs))
+
+
+def encode_block(layout: Layout, block: int, cube: xr.Dataset) -> dict[str, bytes | None]:
+    """The objects of one block, encoded in memory.
+
+    Returns
+    -------
+    dict
+        Bytes by key below ``stamps.zarr``, for every variable; None where all values are the fill
+        value, for which a Zarr store holds no object.
+    """
+    rows = layout.rows_of(block)
+    store = MemoryStore()
+    template = metadata_objects(layout)
+    prototype = default_buffer_prototype()
+
+    async def lay_out() -> None:
+        for key, value in template.items():
+            if key.endswith("zarr.json"):
+                await store.set(key, prototype.buffer.from_bytes(value))
+
+    sync(lay_out())
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    expected: dict[str, bytes | None] = {}
+    for variable in VARIABLES:
+        array = group[variable.name]
+        assert isinstance(array, zarr.Array)
+        array[rows] = cube[variable.name].values
+        place = "/".join(["c", str(block), *["0"] * (len(variable.dims) - 1)])
+        expected[f"{variable.name}/{place}"] = None
+    encoded = _objects(store)
+    return {key: encoded.get(key) for key in expected}
+
+
+def open_dataset(url: str) -> xr.Dataset:
+    """A run's data set (or a bare ``stamps.zarr``) as a lazy Dataset, without the pixels in memory.
+
+    Raises
+    ------
+    UserError
+        There is no Zarr group.
+    """
+    inside = storage.join(url, STAMPS)
+    place = inside if storage.exists(storage.join(inside, "zarr.json")) else url
+    try:
+        return xr.open_zarr(place, chunks=None, decode_times=False)
+    except (FileNotFoundError, KeyError):
+        raise UserError(
+            f"{url} holds no Zarr data set; give a run's folder or a Zarr group"
+        ) from None
+
+
+def read_rows(url: str, rows: slice) -> xr.Dataset:
+    """Some rows of a data set, in memory; text as Python strings, as a block holds them."""
+    part = open_dataset(url).isel(pair=rows).load()
+    text = [name for name, variable in part.data_vars.items() if variable.dtype.kind == "T"]
+    return part.assign({name: part[name].astype(object) for name in text})
+
+
+def open_run(url: str) -> xr.Dataset:
+    """A data set as people want it: lazy pixels, lazy ``stamp = ctrl + arc``, closed lists as text.
+
+    Parameters
+    ----------
+    url : str
+        A run's folder, or its ``stamps.zarr``; a path or any fsspec URL.
+
+    Raises
+    ------
+    UserError
+        There is no Zarr group.
+    """
+    dataset = _as_text(open_dataset(url).chunk({"pair": INNER_CHUNK}))
+    return dataset.assign(stamp=dataset["ctrl"] + dataset["arc"])
+
+
+def _as_text(dataset: xr.Dataset) -> xr.Dataset:
+    """The same Dataset with the closed lists as text instead of integers."""
+    changed = {}
+    for name, variable in dataset.data_vars.items():
+        flags = BY_NAME[str(name)].flags if str(name) in BY_NAME else None
+        if flags is not None:
+            lookup = np.array([flags.get(i, "?") for i in range(256)], dtype=object)
+            changed[name] = (variable.dims, lookup[variable.values.astype(int)])
+    return dataset.assign(changed)
