@@ -82,9 +82,7 @@ def assert_one_sentence(answer: Answer, *words: str) -> None:
         assert word in answer.err, answer.err
 
 
-@pytest.mark.parametrize(
-    "command", ["sky", "targets", "plan", "run", "audit", "report", "demo"]
-)
+@pytest.mark.parametrize("command", ["sky", "targets", "plan", "run", "audit", "report", "demo"])
 def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str) -> None:
     answer = dhs(command, "--help")
     assert answer.code == 0
@@ -245,9 +243,7 @@ def test_a_target_without_pixels_is_a_row_with_a_reason(
     }
 
 
-def test_nan_pixels_are_a_reason(
-    dhs: Callable[..., Answer], tmp_path: Path, release: Path
-) -> None:
+def test_nan_pixels_are_a_reason(dhs: Callable[..., Answer], tmp_path: Path, release: Path) -> None:
     path = coadd(release, "image", "z")
     with fits.open(path) as hdus:
         image, header = hdus[1].data.copy(), hdus[1].header.copy()

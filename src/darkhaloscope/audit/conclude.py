@@ -335,6 +335,11 @@ def _column(line: Any) -> str:
     return f"{line.column} ({line.band})" if line.band else str(line.column)
 
 
+def _where(family: object, stratum: object) -> str:
+    """A stratum in words."""
+    return "all pairs" if family == "all" else f"{family} {stratum}"
+
+
 def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
     """What the reader sees beyond the arcs: over all pairs, in a stratum, or at no dose."""
     if core.strata.empty or core.regions < limits.regions:
@@ -350,12 +355,12 @@ def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
     if len(seen):
         at = seen.iloc[0 if "all" in set(seen.family) else int(np.argmax(seen.excess))]
         where = "; ".join(
-            f"{line.family} {line.stratum}: {line.auc:.3f} against {line.auc_rerendered:.3f}"
+            f"{_where(line.family, line.stratum)}: {line.auc:.3f} against {line.auc_rerendered:.3f}"
             for line in seen.itertuples()
         )
         says = (
             f"in the core, stamp and ctrl are told apart with an AUC of {at.auc:.3f}, where the "
-            f"re-rendered arcs give {at.auc_rerendered:.3f} ({at.family} {at.stratum})"
+            f"re-rendered arcs give {at.auc_rerendered:.3f} ({_where(at.family, at.stratum)})"
         )
         interval = (float(lo[at.name]), float(hi[at.name]))
         causes.append(
@@ -397,5 +402,5 @@ def _agreement(core: CoreGate, found: Closure) -> str:
         f"{found.n_pairs} arcs drawn again from their parameters agree with what is stored (flux "
         f"{flux.value:+.1e}, displacement {shift.value:.1e} px, PSF width {width.value:+.1e}), and "
         f"a core AUC of {core.overall.value:.3f} is what such arcs give (excess "
-        f"{core.excess[0]:+.4f} [{core.excess[1]:+.4f}, {core.excess[2]:+.4f}])"
+        f"{core.excess[0]:+.1e} [{core.excess[1]:+.1e}, {core.excess[2]:+.1e}])"
     )
