@@ -28,6 +28,9 @@ from darkhaloscope.store import Layout
 EXIT_BUG, EXIT_USER = 1, 2
 EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
 
+MEASURE_ROWS = 1024
+"""Rows that one task of an audit reads where a data set has no shards."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -210,7 +213,7 @@ def audit_dataset(
     )
     layout = Layout(
         dataset.sizes["pair"],
-        int(dataset["ctrl"].encoding.get("shards", (1024,))[0]),
+        (dataset["ctrl"].encoding.get("shards") or (MEASURE_ROWS,))[0],
         spec.bands,
         spec.size,
         {},
