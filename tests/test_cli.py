@@ -254,3 +254,21 @@ def test_nan_pixels_are_a_reason(dhs: Callable[..., Answer], tmp_path: Path, rel
     experiment = write_experiment(tmp_path, survey={"root": str(release)})
     assert dhs("run", experiment, "--out", tmp_path / "run").code == 5
     assert reasons_of(tmp_path) == {"nan_pixels": 5}
+
+
+def test_a_shorter_plan_leaves_nothing_of_a_longer_one(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "plan").mkdir(parents=True)
+    (tmp_path / "run" / "plan" / "00007.parquet").write_bytes(b"of an earlier, longer plan")
+    assert dhs("plan", write_experiment(tmp_path), "--out", tmp_path / "run").code == 0
+    parts = sorted((tmp_path / "run" / "plan").iterdir())
+    assert [part.name for part in parts] == ["00000.parquet"]
+    assert len(pd.read_parquet(parts[0])) == 5
+
+
+def test_no_psf_width_anywhere_is_said_before_the_run(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    path = write_experiment(tmp_path, survey={"absent": ["psfsize"]})
+    assert_one_sentence(dhs("run", path, "--out", tmp_path / "run"), "psfsize_r", "survey.absent")

@@ -16,6 +16,7 @@ from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import Plan
 from darkhaloscope.survey import read_targets
+from darkhaloscope.variables import default_bad_bits
 
 MINIMAL: dict[str, Any] = {
     "survey": {"root": "/data/dr9"},
@@ -298,6 +299,7 @@ DECIDES: list[dict[str, Any]] = [
     {"survey.reference_band": "g"},
     {"survey.absent": ["psfsize"]},
     {"survey.bad_bits": ["BRIGHT"]},
+    {"survey.hemisphere": "north"},
     {"targets.splits": {"train": 0.8, "val": 0.1, "test": 0.1}},
     {"stamp.size": 96},
     {"plan.repeats": 2},
@@ -342,7 +344,6 @@ def test_what_decides_pixels_or_rows_decides_the_identity() -> None:
     [
         {"name": "other"},
         {"survey.root": "s3://bucket/dr9"},
-        {"survey.hemisphere": "north"},
         {"survey.layout": "flat"},
         {"targets.path": "/elsewhere/t.parquet"},
         {"audit.cap": 500},
@@ -355,6 +356,7 @@ def test_what_decides_pixels_or_rows_decides_the_identity() -> None:
         # The same thing said otherwise.
         {"lens.theta_e": "1200 mas"},
         {"survey.reference_band": "r"},
+        {"survey.bad_bits": list(default_bad_bits(("g", "r", "z")))},
         {"lens.q": 1},
         {"psf": {"model": "moffat", "beta": 3.5}},
     ],
@@ -393,3 +395,22 @@ def test_csv_and_parquet_of_the_same_targets_are_one_identity(tmp_path: Path) ->
     table.to_csv(tmp_path / "t.csv", index=False)
     changed = made.identity(Plan(made, read_targets(str(tmp_path / "t.csv"))).contents())
     assert changed not in digests
+
+
+def test_every_key_is_known_to_decide_or_not() -> None:
+    """A new key has to be placed: in the identity, or in the list of what may change."""
+    may_change = {
+        "name", "survey.root", "survey.layout", "targets.path", "targets.positions", "plan.joint",
+        "max_failed_fraction",
+    }  # fmt: skip
+    document_keys = experiment().identity_document({})
+    for section, model in Experiment.model_fields.items():
+        inner = getattr(model.annotation, "model_fields", None)
+        for key in [section] if inner is None else [f"{section}.{name}" for name in inner]:
+            top = key.split(".")[0]
+            if key in may_change or top in ("audit", "gates", "cluster"):
+                continue
+            place = document_keys
+            for part in key.split("."):
+                assert part in place, f"{key} is neither in the identity nor known to be free"
+                place = place[part]

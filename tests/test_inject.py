@@ -20,7 +20,14 @@ from hypothesis.extra import numpy as hnp
 from darkhaloscope import inject, lensing
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.inject import choose_widths, inject_brick, round_arc, round_ctrl, sky_sigma
+from darkhaloscope.inject import (
+    choose_widths,
+    inject_brick,
+    load_brick,
+    round_arc,
+    round_ctrl,
+    sky_sigma,
+)
 from darkhaloscope.plan import Plan
 from darkhaloscope.survey import Cutouts
 from darkhaloscope.variables import NO_PSF, VARIABLES
@@ -62,10 +69,14 @@ def planned(
     return Plan(exp, table).brick_rows(str(table["brick"][0]))
 
 
+def make(rows: pd.DataFrame, exp: Experiment) -> xr.Dataset:
+    return inject_brick(rows, load_brick(rows, exp), exp)
+
+
 def injected(
     exp: Experiment, places: list[tuple[float, float]] = PLACES, **columns: Any
 ) -> xr.Dataset:
-    return inject_brick(planned(exp, places, **columns), exp)
+    return make(planned(exp, places, **columns), exp)
 
 
 ALL: dict[str, Any] = {"plan": {"control_fraction": 0.0}}
@@ -366,7 +377,7 @@ def test_failed_rows_are_rows(real_root: str, fraction: float) -> None:
     exp = experiment(real_root, plan={"control_fraction": fraction})
     places = [PLACES[0], (60.1, -30.5), (59.1800643, -30.5), (59.3313, -30.5)]
     rows = planned(exp, places)
-    cube = inject_brick(rows, exp)
+    cube = make(rows, exp)
     assert Reason(int(cube["reason"][0])) is Reason.OK
     assert_failed(cube, rows, 1, Reason.OUTSIDE_BRICK)
     assert_failed(cube, rows, 2, Reason.NO_COVERAGE)
@@ -376,7 +387,7 @@ def test_failed_rows_are_rows(real_root: str, fraction: float) -> None:
 def test_a_missing_brick_fails_its_rows(real_root: str) -> None:
     exp = experiment(real_root, **ALL)
     rows = planned(exp, brick="0594m305")
-    cube = inject_brick(rows, exp)
+    cube = make(rows, exp)
     for i in range(len(rows)):
         assert_failed(cube, rows, i, Reason.MISSING_FILE)
     assert any("0594m305" in note for note in cube.attrs["notes"])
@@ -389,7 +400,7 @@ def test_a_render_failure_is_a_row(real_root: str, monkeypatch: pytest.MonkeyPat
     exp = experiment(real_root, plan={"repeats": 4})
     rows = planned(exp)
     monkeypatch.setattr(lensing, "render", refuse)
-    cube = inject_brick(rows, exp)
+    cube = make(rows, exp)
     for i in range(len(rows)):
         if rows["lens_model"].iloc[i]:
             assert_failed(cube, rows, i, Reason.RENDER_FAILED)
@@ -404,7 +415,7 @@ def test_an_arc_that_is_not_finite_is_a_row(
     broken = lensing.Rendered(np.full((3, 64, 64), np.nan), np.ones(3), 1.0, 16)
     monkeypatch.setattr(lensing, "render", lambda *_, **__: broken)
     rows = planned(exp)
-    assert_failed(inject_brick(rows, exp), rows, 0, Reason.RENDER_FAILED)
+    assert_failed(make(rows, exp), rows, 0, Reason.RENDER_FAILED)
 
 
 # --- the same bytes -------------------------------------------------------------------------------
@@ -413,8 +424,8 @@ def test_an_arc_that_is_not_finite_is_a_row(
 def test_pieces_and_repetitions_give_the_same_bytes(mixed: tuple[Experiment, xr.Dataset]) -> None:
     exp, whole = mixed
     rows = planned(exp)
-    again = inject_brick(rows, exp)
-    parts = [inject_brick(rows.iloc[a:b], exp) for a, b in ((0, 1), (1, 7), (7, 12))]
+    again = make(rows, exp)
+    parts = [make(rows.iloc[a:b], exp) for a, b in ((0, 1), (1, 7), (7, 12))]
     pieces = xr.concat(parts, dim="pair", data_vars="minimal", coords="minimal", compat="override")
     for name in whole.data_vars:
         for other in (again, pieces):
@@ -467,7 +478,7 @@ def from_handmade(
     monkeypatch: pytest.MonkeyPatch, cutouts: Cutouts, exp: Experiment, **columns: Any
 ) -> xr.Dataset:
     monkeypatch.setattr(inject, "read_cutouts", lambda *_, **__: cutouts)
-    return inject_brick(planned(exp, PLACES[: len(cutouts.x)], **columns), exp)
+    return make(planned(exp, PLACES[: len(cutouts.x)], **columns), exp)
 
 
 def test_no_light_where_there_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:

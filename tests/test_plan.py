@@ -72,7 +72,16 @@ def test_the_table_of_uniforms_is_the_designs_formula(seed: int, brick: str, j: 
     key = np.array([seed, xxhash.xxh64(brick.encode()).intdigest()], dtype=np.uint64)
     counter = np.array([0, 0, 0, j], dtype=np.uint64)
     truth = Generator(Philox(key=key, counter=counter)).random((41, 32))
-    np.testing.assert_array_equal(uniforms(seed, brick, j, 40), truth)
+    np.testing.assert_array_equal(uniforms(seed, brick, j, np.arange(41)), truth)
+
+
+def test_rows_far_down_the_table_are_the_same_rows() -> None:
+    """Large and few OBJIDs are read without making the rows between them."""
+    counter = np.array([0, 0, 0, 2], dtype=np.uint64)
+    key = np.array([9, xxhash.xxh64(b"0591m305").intdigest()], dtype=np.uint64)
+    truth = Generator(Philox(key=key, counter=counter)).random((20_000, 32))
+    k = np.array([19_999, 3, 4095, 4096, 12_288])
+    np.testing.assert_array_equal(uniforms(9, "0591m305", 2, k), truth[k])
 
 
 def test_a_row_reads_its_own_place_of_the_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import warnings
@@ -245,9 +246,10 @@ def test_the_marker_holds_checksums_and_counts_and_neither_time_nor_place(whole:
         "schema", "block", "identity", "objects", "statistics", "statistics_spec", "counts", "notes",
     }  # fmt: skip
     assert (marker["block"], marker["identity"]) == (1, IDENTITY)
-    for key, checksum in marker["objects"].items():
+    for key, described in marker["objects"].items():
         data = (whole / "stamps.zarr" / key).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == checksum
+        checksum = hashlib.sha256(data).hexdigest()
+        assert described == {"sha256": checksum, "bytes": len(data)}
     npz = (whole / "blocks" / "000001.npz").read_bytes()
     assert hashlib.sha256(npz).hexdigest() == marker["statistics"]
     assert marker["notes"] == ["a is broken.", "b is missing."]
@@ -538,3 +540,31 @@ def test_s3_holds_the_same_bytes_as_a_disk(whole: Path, s3_server: str, tmp_path
     np.testing.assert_array_equal(
         open_dataset(remote)["slot"].values, open_dataset(str(whole))["slot"].values
     )
+
+
+def test_a_run_of_another_version_of_the_arrays_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable more would make a data set whose old blocks lack it: a silent mix."""
+    run = tmp_path / "run"
+    start(str(run))
+    more = (*VARIABLES, VARIABLES[-1]._replace(name="lens_slope"))
+    dataset = importlib.import_module("darkhaloscope.store.dataset")
+    monkeypatch.setattr(dataset, "VARIABLES", more)
+    dataset._metadata.cache_clear()
+    before = tree(run)
+    try:
+        with pytest.raises(UserError, match="this version of darkhaloscope makes"):
+            start(str(run))
+    finally:
+        dataset._metadata.cache_clear()
+    assert tree(run) == before
+
+
+def test_a_run_of_another_schema_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    summary = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**summary, "schema": 99}))
+    with pytest.raises(UserError, match="another version of darkhaloscope"):
+        start(str(run))

@@ -7,6 +7,7 @@ import pytest
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import maskbits as mb
+from darkhaloscope.variables import default_bad_bits
 
 
 def test_the_files_own_cards_win() -> None:
@@ -22,7 +23,7 @@ def test_tables_of_releases() -> None:
 
 
 def test_default_bits_follow_the_bands() -> None:
-    assert set(mb.default_bad_bits(("g", "r", "i"))) == {
+    assert set(default_bad_bits(("g", "r", "i"))) == {
         "BRIGHT", "BAILOUT", "SATUR_G", "SATUR_R", "SATUR_I", "ALLMASK_G", "ALLMASK_R", "ALLMASK_I",
     }  # fmt: skip
 

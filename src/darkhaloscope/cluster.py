@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 
 import dask
-from distributed import Client, LocalCluster
+from dask.system import CPU_COUNT
+from distributed import Client, KilledWorker, LocalCluster
 
 from darkhaloscope.config import ClusterSection
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, UserError
 
 _SETTINGS = {
     # Blocks are placed by hand (workflow.py); stealing would carry pixels across the network.
@@ -35,13 +36,31 @@ def connect(section: ClusterSection) -> Iterator[Client]:
     ------
     UserError
         The scheduler cannot be reached.
+    Incomplete
+        The scheduler or the workers were lost on the way; the same command again resumes.
     """
+    try:
+        with _any(section) as client:
+            yield client
+    except KilledWorker as error:
+        raise Incomplete(
+            f"the task {error.task} lost worker after worker, for want of memory most likely; "
+            "give workers more (cluster.memory) and call the same command again, it resumes"
+        ) from error
+    except CancelledError as error:
+        raise Incomplete(
+            "the scheduler was lost; call the same command again, it resumes"
+        ) from error
+
+
+@contextlib.contextmanager
+def _any(section: ClusterSection) -> Iterator[Client]:
     with dask.config.set(_SETTINGS):
         if section.address is not None:
             with _remote(section.address) as client:
                 yield client
             return
-        workers = section.workers or max(1, len(os.sched_getaffinity(0)))
+        workers = section.workers or CPU_COUNT
         with (
             LocalCluster(
                 n_workers=workers,

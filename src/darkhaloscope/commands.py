@@ -98,12 +98,10 @@ def plan(
     made = prepare.plan_of(prepare.experiment_of(experiment, overrides))
     layout = prepare.layout_of(made)
     counts = {"injections": 0, "controls": 0}
-    parts: list[pd.DataFrame] = []
     for _, rows in made.iter_bricks():
         control = int((rows["lens_model"] == 0).sum())
         counts["controls"] += control
         counts["injections"] += len(rows) - control
-        parts.append(rows)
     console.print(
         f"{made.rows} rows ({counts['injections']} injections, {counts['controls']} controls) of "
         f"{len(made.targets)} targets in {len(made.bricks)} bricks, {made.blocks} blocks of "
@@ -293,7 +291,7 @@ def _conclude(
 ) -> AuditResult:
     """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
     with Bar(console, "re-render", 1, "pieces") as bar:
-        rerendered = workflow.rerender_rows(client, stats, spec, bar.reached)
+        rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached)
     console.print("reducing", highlight=False)
     quality = audit.quality(store.open_dataset(source), spec.reference_band)
     result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec)

@@ -7,7 +7,7 @@ same pixels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
 from darkhaloscope.survey import Cutouts, Survey, read_cutouts
 from darkhaloscope.variables import (
+    LENS_MODELS,
     NO_PSF,
     PIXEL_RESPONSES,
     PSF_MODELS,
@@ -47,13 +48,33 @@ def survey_of(experiment: Experiment) -> Survey:
     )
 
 
-def inject_brick(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
+def load_brick(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
+    """Cut the stamps of the targets of planned rows out of their brick, one a target, by OBJID."""
+    _, first = np.unique(_objid(rows), return_index=True)
+    return read_cutouts(
+        survey_of(experiment),
+        str(rows["brick"].iloc[0]),
+        rows["ra"].to_numpy(float)[first],
+        rows["dec"].to_numpy(float)[first],
+        experiment.stamp.size,
+        bad_bits=experiment.survey.bad,
+        reference_band=experiment.survey.reference,
+    )
+
+
+def _objid(rows: pd.DataFrame) -> NDArray[np.int64]:
+    return rows["slot"].to_numpy(np.int64) & 0xFFFFFFFF
+
+
+def inject_brick(rows: pd.DataFrame, cutouts: Cutouts, experiment: Experiment) -> xr.Dataset:
     """Make the stamps and the provenance of planned rows of one brick.
 
     Parameters
     ----------
     rows : DataFrame
         Rows of :func:`darkhaloscope.plan.brick_rows`, all of one brick.
+    cutouts : Cutouts
+        :func:`load_brick` of the same rows.
     experiment : Experiment
 
     Returns
@@ -62,18 +83,7 @@ def inject_brick(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
         All variables of the data set (docs/data-set.md) for these rows, in their order; ``ctrl`` and
         ``arc`` float32 nMgy. The attribute ``notes`` holds a sentence for each file that was in the way.
     """
-    brick = str(rows["brick"].iloc[0])
-    objid = (rows["slot"].to_numpy(np.int64) & 0xFFFFFFFF).astype(np.int64)
-    _, first, target_of = np.unique(objid, return_index=True, return_inverse=True)
-    cutouts = read_cutouts(
-        survey_of(experiment),
-        brick,
-        rows["ra"].to_numpy(float)[first],
-        rows["dec"].to_numpy(float)[first],
-        experiment.stamp.size,
-        bad_bits=experiment.survey.bad_bits,
-        reference_band=experiment.survey.reference,
-    )
+    _, target_of = np.unique(_objid(rows), return_inverse=True)
     cube = _empty_cube(rows, experiment)
     for i, t in enumerate(target_of):
         _fill_row(cube, i, int(t), cutouts, rows.iloc[i], experiment)
@@ -231,7 +241,7 @@ def _fill_row(
     out["ctrl"][i] = image if exact else round_ctrl(image, sigma)
     bits = (1 << np.arange(len(image), dtype=np.uint8))[:, None, None]
     out["nodata"][i] = ((invvar <= 0) * bits).sum(axis=0)
-    out["psfsize"][i] = at_target
+    out["psfsize"][i] = np.nan if "psfsize" in experiment.survey.absent else at_target
     out["sky_sigma"][i] = sigma
     out["psfdepth"][i] = psf_depth(sigma, widths.used)
     out["coverage"][i] = cutouts.coverage[t]
@@ -258,7 +268,7 @@ def draw_arc(
 ) -> lensing.Rendered:
     """Render the arc of one planned injection; ``widths`` (band,) in arcsec, NaN = not drawn."""
     lens = lensing.Lens(
-        model=experiment.lens.model,
+        model=cast(Literal["SIS", "SIE"], LENS_MODELS[int(row["lens_model"])]),
         theta_e=row["theta_e"],
         q=row["lens_q"],
         pa=row["lens_pa"],

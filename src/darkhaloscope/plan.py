@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,7 @@ from numpy.typing import NDArray
 from darkhaloscope.config import Experiment, Splits, parse_experiment
 from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
-from darkhaloscope.variables import LENS_MODELS, SOURCE_MODELS
-
-MAG_ZERO_POINT = 22.5
-"""AB magnitude of 1 nMgy."""
+from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
 
 COLUMNS = (
     "lens.theta_e",
@@ -53,6 +51,9 @@ COLUMNS = (
 UNIFORM_COLUMNS = 32
 """Width of the table of uniforms; columns beyond :data:`COLUMNS` wait for later parameters."""
 
+_PAGE = 4096
+"""Rows of the table of uniforms that are drawn at once: OBJIDs may be large and few."""
+
 _MAX_OBJID = 2**22 - 1
 """An OBJID fits in 22 bits of a DESI TARGETID."""
 
@@ -60,15 +61,25 @@ _BLOCK_BYTES = 100 * 2**20
 """Upper limit of one raw float32 cube of a block."""
 
 
-def uniforms(seed: int, brick: str, j: int, k_max: int) -> NDArray[np.float64]:
-    """The table of uniforms of a brick, shape (k_max + 1, 32), each in [0, 1)."""
-    key = [seed, xxhash.xxh64_intdigest(brick.encode())]
-    generator = np.random.Generator(
-        np.random.Philox(
-            key=np.array(key, dtype=np.uint64), counter=np.array([0, 0, 0, j], dtype=np.uint64)
-        )
-    )
-    return generator.random((k_max + 1, UNIFORM_COLUMNS))
+def uniforms(seed: int, brick: str, j: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Rows ``k`` of the table of uniforms of a brick, shape (len(k), 32), each in [0, 1).
+
+    The table is ``Generator(Philox(key=[seed, xxh64(brick)], counter=[0, 0, 0, j])).random((…, 32))``.
+    """
+    key = np.array([seed, xxhash.xxh64_intdigest(brick.encode())], dtype=np.uint64)
+
+    def table(first: int, rows: int) -> NDArray[np.float64]:
+        stream = np.random.Philox(key=key, counter=np.array([0, 0, 0, j], dtype=np.uint64))
+        stream.advance(first * UNIFORM_COLUMNS // 4)  # Philox gives four numbers a step
+        return np.random.Generator(stream).random((rows, UNIFORM_COLUMNS))
+
+    made = np.empty((len(k), UNIFORM_COLUMNS))
+    page = k // _PAGE
+    for number in np.unique(page):
+        here = page == number
+        first = int(number) * _PAGE
+        made[here] = table(first, int(k[here].max()) - first + 1)[k[here] - first]
+    return made
 
 
 def region_split(region_id: str, splits: Splits) -> int:
@@ -146,10 +157,27 @@ class Plan:
         self.blocks = -(-self.rows // self.block)
 
     def contents(self) -> dict[str, str]:
-        """sha256 of the contents of the target table and of the joint table."""
-        made = {"targets": _frame_digest(self.targets)}
+        """sha256 of the contents of the target table and of the joint table.
+
+        Of the targets only what decides rows, brick by brick: no driver needs the whole table for it.
+        """
+        bands = self.experiment.survey.bands
+        digest = hashlib.sha256()
+        for brick in self.bricks:
+            targets = self.targets_of(str(brick))
+            digest.update(f"{brick}\0".encode())
+            columns = [targets[name].to_numpy() for name in ("objid", "target_id", "ra", "dec")]
+            columns += [
+                _column(targets, f"{stem}_{b}") for stem in ("mag", "psfsize") for b in bands
+            ]
+            _numbers_digest(digest, columns)
+        made = {"targets": digest.hexdigest()}
         if self.joint is not None:
-            made["joint"] = _frame_digest(self.joint)
+            digest = hashlib.sha256()
+            for name in sorted(self.joint.columns):
+                digest.update(f"{name}\0".encode())
+                _numbers_digest(digest, [self.joint[name].to_numpy(float)])
+            made["joint"] = digest.hexdigest()
         return made
 
     def targets_of(self, brick: str) -> pd.DataFrame:
@@ -218,7 +246,7 @@ def _rows_of_turn(
     joint: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """Row j of every target of a brick."""
-    table = uniforms(experiment.seed, brick, j, int(k.max()))[k]
+    table = uniforms(experiment.seed, brick, j, k)
     value = _parameter_values(experiment, table, k, j, joint)
     bands = experiment.survey.bands
     control = table[:, COLUMNS.index("plan.control")] < experiment.plan.control_fraction
@@ -316,20 +344,14 @@ def _column(targets: pd.DataFrame, name: str) -> NDArray[np.float64]:
     return np.full(len(targets), np.nan)
 
 
-def _frame_digest(frame: pd.DataFrame) -> str:
-    """sha256 of a table's contents, whatever file it came from."""
-    digest = hashlib.sha256()
-    for name in sorted(frame.columns):
-        column = frame[name].to_numpy()
-        digest.update(f"{name}\0".encode())
-        if column.dtype.kind == "f":
-            # One bit pattern for a missing value: which NaN it is depends on who computed it.
-            digest.update(np.where(np.isnan(column), np.nan, column).astype("<f8").tobytes())
-        elif column.dtype.kind in "iu":
+def _numbers_digest(digest: hashlib._Hash, columns: Sequence[NDArray[Any]]) -> None:
+    """Add columns of numbers; one bit pattern for a missing value, whoever computed it."""
+    for column in columns:
+        if column.dtype.kind in "iu":
             digest.update(column.astype("<i8").tobytes())
         else:
-            digest.update("\0".join(map(str, column)).encode())
-    return digest.hexdigest()
+            number = column.astype(float)
+            digest.update(np.where(np.isnan(number), np.nan, number).astype("<f8").tobytes())
 
 
 def _check_targets(

@@ -17,7 +17,7 @@ import xarray as xr
 
 from darkhaloscope import audit, storage, store, survey
 from darkhaloscope.audit import AuditSpec, GateLimits
-from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.config import Experiment, load_experiment, parse_experiment, replace_keys
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.inject import survey_of
@@ -37,12 +37,8 @@ def experiment_of(
     """An experiment from its file or as it is, with some keys replaced (dotted names)."""
     if isinstance(experiment, str):
         return load_experiment(experiment, overrides)
-    if not overrides:
-        return experiment
     document = experiment.model_dump(mode="json")
-    for dotted, value in overrides.items():
-        section, _, key = dotted.rpartition(".")
-        (document[section] if section else document)[key] = value
+    replace_keys(document, overrides or {})
     return parse_experiment(document)
 
 
@@ -114,6 +110,9 @@ def write_plan(folder: str, made: Plan) -> None:
             flush()
     if part:
         flush()
+    written = {f"{i:05d}.parquet" for i in range(number)}
+    for name in set(storage.names(storage.join(folder, "plan"))) - written:
+        storage.remove(storage.join(folder, "plan", name))  # of an earlier, longer plan
 
 
 def preflight(made: Plan) -> None:
@@ -126,6 +125,12 @@ def preflight(made: Plan) -> None:
     """
     exp = made.experiment
     layout = survey_of(exp)
+    widths = {f"psfsize_{band}" for band in exp.survey.bands}
+    if "psfsize" in exp.survey.absent and not widths & set(made.targets.columns):
+        raise UserError(
+            "survey.absent names psfsize and the target table has no column psfsize_"
+            f"{exp.survey.reference}: no PSF width is known anywhere; add that column (arcsec)"
+        )
     if exp.survey.bad_bits is not None:
         check_names(exp.survey.bad_bits, {})
     bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]

@@ -182,6 +182,13 @@ def _write_partial(target: str, data: bytes) -> str:
     return partial
 
 
+def remove(url: str) -> None:
+    """Take one object away; none there is fine."""
+    with _said_plainly(url, "remove"), contextlib.suppress(FileNotFoundError):
+        fs, path = _open(url)
+        fs.rm_file(path)
+
+
 def sweep(url: str) -> int:
     """Remove the temporary files that killed writers left below a local folder; gives their number.
 

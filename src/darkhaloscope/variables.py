@@ -7,6 +7,7 @@ float is NaN.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ BAND: Dims = ("pair", "band")
 CUBE: Dims = ("pair", "band", "y", "x")
 PLANE: Dims = ("pair", "y", "x")
 
+MAG_ZERO_POINT = 22.5
+"""AB magnitude of 1 nMgy."""
+
 LENS_MODELS = ("CONTROL", "SIS", "SIE")
 SOURCE_MODELS = ("NONE", "SERSIC")
 SPLITS = ("train", "val", "test")
@@ -27,6 +31,21 @@ PIXEL_RESPONSES = ("EFFECTIVE", "INTEGRATE")
 PSF_SOURCES = ("map", "manifest", "fallback")
 NO_PSF = 255
 """``psf_source`` where a band has no pixels or no width is known."""
+
+
+def default_bad_bits(bands: Iterable[str]) -> tuple[str, ...]:
+    """Names of the mask bits that make a pixel bad unless the user says otherwise.
+
+    BRIGHT and BAILOUT (no model was fitted), and SATUR and ALLMASK (masked in every exposure) of
+    the bands in use.
+    """
+    upper = [band.upper() for band in bands]
+    return (
+        "BRIGHT",
+        *(f"SATUR_{band}" for band in upper),
+        *(f"ALLMASK_{band}" for band in upper),
+        "BAILOUT",
+    )
 
 
 def default_reference_band(bands: tuple[str, ...]) -> str:

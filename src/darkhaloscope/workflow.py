@@ -23,12 +23,14 @@ from distributed import Client, Future, as_completed
 from darkhaloscope import audit, fix, store
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment
-from darkhaloscope.inject import inject_brick
+from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
 from darkhaloscope.store import Layout
 
 BLOCKS_PER_WORKER = 2
 """Blocks in flight on one worker: one that is written while the next is read."""
+
+NOTES_PER_BLOCK = 5
 
 FAN_IN = 8
 """Statistics that one reduce task merges."""
@@ -59,7 +61,8 @@ def inject_piece(
     experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None, rows: slice
 ) -> xr.Dataset:
     """Load and inject one brick's rows of one block."""
-    return inject_brick(brick_rows(experiment, targets, joint).iloc[rows], experiment)
+    planned = brick_rows(experiment, targets, joint).iloc[rows]
+    return inject_brick(planned, load_brick(planned, experiment), experiment)
 
 
 def write_piece(
@@ -104,7 +107,7 @@ def run_blocks(
     spec: AuditSpec,
     on_block: OnBlock,
 ) -> list[dict[str, Any]]:
-    """Make every block that has no marker yet; gives all markers in block order.
+    """Make every block that has no marker yet; gives what is kept of all markers, in block order.
 
     Parameters
     ----------
@@ -122,7 +125,7 @@ def run_blocks(
     for block in store.finished_blocks(run):
         marker = store.read_marker(run, block, identity)
         if marker is not None and block < layout.blocks:
-            markers[block] = marker
+            markers[block] = _kept(marker)
             on_block(marker)
     todo = (block for block in range(layout.blocks) if block not in markers)
 
@@ -135,9 +138,15 @@ def run_blocks(
         )
 
     for marker in _windowed(client, todo, graph):
-        markers[marker["block"]] = marker
+        markers[marker["block"]] = _kept(marker)
         on_block(marker)
     return [markers[block] for block in sorted(markers)]
+
+
+def _kept(marker: dict[str, Any]) -> dict[str, Any]:
+    """What the driver keeps of a marker: not the checksums of some fifty objects a block."""
+    kept = {key: marker[key] for key in ("block", "counts", "statistics", "statistics_spec")}
+    return kept | {"notes": marker["notes"][:NOTES_PER_BLOCK]}
 
 
 def _inject_task(plan: Plan, piece: Piece, mark: str) -> Any:
@@ -182,6 +191,8 @@ def _windowed(
 
 def _least_loaded(client: Client, placed: dict[str, str]) -> str:
     """The worker with the fewest blocks in flight; of equals the first by address."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        client.wait_for_workers(1)
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
     taken = list(placed.values())
     return str(min(workers, key=taken.count))
@@ -233,12 +244,16 @@ def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def rerender_rows(
-    client: Client, stats: Arrays, spec: AuditSpec, on_piece: Callable[[int, int], None]
+    client: Client,
+    place: str,
+    stats: Arrays,
+    spec: AuditSpec,
+    on_piece: Callable[[int, int], None],
 ) -> Arrays:
     """Draw the audit rows again on the workers; in the order of their pieces, whoever did them."""
     rows = audit.audit_rows(stats, spec)
     pieces = audit.chunks(rows, -(-len(rows["hash"]) // RERENDER_ROWS)) or [rows]
-    mark = token(str(rows["hash"][:1]), spec)
+    mark = token(place, spec)
     futures = [
         client.submit(rerender_piece, piece, spec, key=key("rerender", f"{i:05d}", mark))
         for i, piece in enumerate(pieces)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
+from darkhaloscope.variables import NO_PSF, PSF_SOURCES, SPLITS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,8 +37,7 @@ BAND_COLUMNS = (
 
 TEXT_COLUMNS = ("brick", "fix")
 N_REASONS = max(Reason) + 1
-PSF_SOURCES = (0, 1, 2, 255)
-SPLITS = ("train", "val", "test")
+PSF_SOURCE_CODES = (*range(len(PSF_SOURCES)), NO_PSF)
 INNER_ANNULUS = (20.0, 32.0)
 """Radii in pixels of the outer sky annulus of a 64-pixel stamp."""
 
@@ -142,16 +142,21 @@ def _check(ds: xr.Dataset, spec: AuditSpec) -> None:
         raise ValueError(f"stamps are (band, y, x) = {shape}, the audit expects {wanted}")
     if "band" in ds.coords and tuple(str(b) for b in ds["band"].values) != spec.bands:
         raise ValueError(f"bands are {list(ds['band'].values)}, the audit expects {spec.bands}")
+    for name, known in (("reason", N_REASONS), ("region_split", len(SPLITS))):
+        if len(ds[name]) and int(ds[name].values.max()) >= known:
+            raise ValueError(
+                f"{name} holds {int(ds[name].values.max())}, which is no code of its list"
+            )
 
 
 def _outcomes(ds: xr.Dataset, injected: NDArray[np.bool_], ok: NDArray[np.bool_]) -> Arrays:
     """Counts of rows by (class, reason, split), and of PSF sources by band over drawn injections."""
-    reason = np.minimum(ds["reason"].values.astype(np.int64), N_REASONS - 1)
-    split = np.minimum(ds["region_split"].values.astype(np.int64), len(SPLITS) - 1)
+    reason = ds["reason"].values.astype(np.int64)
+    split = ds["region_split"].values.astype(np.int64)
     counts = np.zeros((2, N_REASONS, len(SPLITS)), dtype=np.int64)
     np.add.at(counts, (injected.astype(np.int64), reason, split), 1)
     source = ds["psf_source"].values[injected & ok]
-    by_band = np.stack([(source == code).sum(axis=0) for code in PSF_SOURCES], axis=-1)
+    by_band = np.stack([(source == code).sum(axis=0) for code in PSF_SOURCE_CODES], axis=-1)
     return {"outcomes": counts, "psf_sources": by_band.astype(np.int64)}
 
 
@@ -167,7 +172,7 @@ def _footprint(
         key = spec.region_keys(ds["region_id"].values)
     unique, inverse = np.unique(key, return_inverse=True)
     columns = np.stack([np.ones_like(ok), injected, ~injected, ok, ~ok], axis=-1)
-    reason = np.minimum(ds["reason"].values.astype(np.int64), N_REASONS - 1)
+    reason = ds["reason"].values.astype(np.int64)
     by_reason = np.eye(N_REASONS, dtype=np.int64)[reason]
     # Sums of unit vectors: a mean position that does not break where RA goes from 360 to 0.
     lon, lat = np.deg2rad(ra), np.deg2rad(dec)

@@ -15,7 +15,7 @@ import xarray as xr
 import xxhash
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.measure import SPLITS
+from darkhaloscope.variables import SPLITS
 
 OUTCOME_COLUMNS = ("arc_snr", "magnification", "total_injected_flux", "arc_flux_total")
 """Finite on every injection with coverage, missing on every control."""

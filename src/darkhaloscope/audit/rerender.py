@@ -18,6 +18,7 @@ from darkhaloscope.audit.reference import ArcParameters, reference_arc
 from darkhaloscope.audit.spec import AuditSpec, lowest, shares
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import CORE_SIZE, core_slice
+from darkhaloscope.variables import LENS_MODELS, PIXEL_RESPONSES, PSF_MODELS, SOURCE_MODELS
 
 ApplyFix = Callable[[NDArray[np.float64], str, float, float], NDArray[np.float64]]
 """``apply_fix(arc, fix, target_x, target_y)``: the arc (band, y, x) after the recorded fix."""
@@ -28,9 +29,16 @@ CORE_FRAME = 32
 """Pixels drawn about the core of a row that is not drawn whole: light further out than twice this
 reaches the core by less than 1e-4 of its peak."""
 
-SIS = 1
-PSF_MODELS: dict[int, Literal["gaussian", "moffat"]] = {1: "gaussian", 2: "moffat"}
-PIXEL_RESPONSES: dict[int, Literal["effective", "integrate"]] = {0: "effective", 1: "integrate"}
+SIS = LENS_MODELS.index("SIS")
+SERSIC = SOURCE_MODELS.index("SERSIC")
+DRAWN_PSFS: dict[int, Literal["gaussian", "moffat"]] = {
+    PSF_MODELS.index("GAUSSIAN"): "gaussian",
+    PSF_MODELS.index("MOFFAT"): "moffat",
+}
+RESPONSES: dict[int, Literal["effective", "integrate"]] = {
+    PIXEL_RESPONSES.index("EFFECTIVE"): "effective",
+    PIXEL_RESPONSES.index("INTEGRATE"): "integrate",
+}
 MESSAGE = "U200"
 
 
@@ -96,11 +104,11 @@ def arc_parameters(rows: Arrays, i: int) -> ArcParameters:
 
     psf = int(rows["psf_model"][i])
     pixel = int(rows["pixel_response"][i])
-    if psf not in PSF_MODELS or pixel not in PIXEL_RESPONSES:
+    if psf not in DRAWN_PSFS or pixel not in RESPONSES:
         raise ValueError(
             f"psf_model {psf}, pixel_response {pixel}: nothing that can be drawn again"
         )
-    if int(rows["src_model"][i]) != 1:
+    if int(rows["src_model"][i]) != SERSIC:
         raise ValueError(f"src_model {int(rows['src_model'][i])} is not a Sersic source")
     is_sis = int(rows["lens_model"][i]) == SIS
     width = predicted_width(
@@ -121,11 +129,11 @@ def arc_parameters(rows: Arrays, i: int) -> ArcParameters:
         src_dx=number("src_dx"),
         src_dy=number("src_dy"),
         src_flux=tuple(float(f) for f in rows["src_flux"][i]),
-        psf_model=PSF_MODELS[psf],
+        psf_model=DRAWN_PSFS[psf],
         psf_beta=number("psf_beta"),
         psf_nea_fwhm=tuple(float(w) for w in width),
         psf_width_is="nea",
-        pixel=PIXEL_RESPONSES[pixel],
+        pixel=RESPONSES[pixel],
     )
 
 

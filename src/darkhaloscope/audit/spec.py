@@ -30,6 +30,9 @@ MAX_REGION_KEYS = 4096
 
 FOLDED_KEYS = 1024
 
+STATISTICS_VERSION = 1
+"""Raised when a block's statistics change their shape or meaning: older ones are measured again."""
+
 THRESHOLD_MARGIN = 1.1
 """Expected numbers of rows are random: thresholds are this much wider than the cap needs."""
 
@@ -104,12 +107,13 @@ class AuditSpec:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, every default filled in."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({"statistics": STATISTICS_VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> AuditSpec:
         """The inverse of :meth:`to_json`."""
         fields: dict[str, Any] = json.loads(text)
+        fields.pop("statistics")
         return cls(**fields)
 
     def stratum(self, theta_e: ArrayLike) -> NDArray[np.int64]:

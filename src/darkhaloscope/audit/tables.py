@@ -7,9 +7,10 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from darkhaloscope.audit.intervals import CONFIDENCE, DESCRIBED_REGIONS, Floats
-from darkhaloscope.audit.measure import FOOTPRINT_COUNTS, PSF_SOURCES, SPLITS, Arrays, annuli
+from darkhaloscope.audit.measure import FOOTPRINT_COUNTS, Arrays, annuli
 from darkhaloscope.audit.spec import AuditSpec, interval_labels
 from darkhaloscope.errors import Reason
+from darkhaloscope.variables import PSF_SOURCES, SPLITS
 
 CLASSES = ("control", "injection")
 REASON_COLUMNS = ["class", "split", "reason", "rows", "fraction"]
@@ -19,7 +20,7 @@ ANNULUS_COLUMNS = [
     "stratum", "band", "r_in", "r_out", "offset", "offset_sky_sigma", "lo", "hi",
     "pixels", "pairs", "regions",
 ]  # fmt: skip
-PSF_SOURCE_NAMES = ("map", "manifest", "fallback", "none")
+PSF_SOURCE_NAMES = (*PSF_SOURCES, "none")
 
 
 def reasons(stats: Arrays) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def psf_sources(stats: Arrays, spec: AuditSpec) -> pd.DataFrame:
         total = max(int(counts.sum()), 1)
         rows += [
             (band, PSF_SOURCE_NAMES[k], int(counts[k]), int(counts[k]) / total)
-            for k in range(len(PSF_SOURCES))
+            for k in range(len(PSF_SOURCE_NAMES))
         ]
     return pd.DataFrame(rows, columns=PSF_SOURCE_COLUMNS)
 

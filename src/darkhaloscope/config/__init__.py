@@ -1,6 +1,6 @@
 """The experiment file: pydantic models, defaults, identity, and how a file is read."""
 
-from darkhaloscope.config.load import load_experiment, parse_experiment
+from darkhaloscope.config.load import load_experiment, parse_experiment, replace_keys
 from darkhaloscope.config.sections import (
     PIXEL_VERSION,
     ClusterSection,
@@ -19,4 +19,5 @@ __all__ = [
     "Splits",
     "load_experiment",
     "parse_experiment",
+    "replace_keys",
 ]

@@ -45,9 +45,7 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
     if not isinstance(document, dict):
         raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
     _resolve_paths(document, url)
-    for key, value in (overrides or {}).items():
-        is_path = tuple(key.split(".")) in _PATHS and isinstance(value, str)
-        _set(document, key, storage.absolute(value) if is_path else value)
+    replace_keys(document, overrides or {})
     return parse_experiment(document, url)
 
 
@@ -57,6 +55,21 @@ def parse_experiment(document: Mapping[str, Any], where: str = "the experiment")
         return Experiment.model_validate(document)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error.errors())}") from None
+
+
+def replace_keys(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Put values into an experiment's mapping by dotted key, in place.
+
+    Relative paths among them are taken from the working directory.
+
+    Raises
+    ------
+    UserError
+        A key leads through something that is no section.
+    """
+    for key, value in overrides.items():
+        is_path = tuple(key.split(".")) in _PATHS and isinstance(value, str)
+        _set(document, key, storage.absolute(value) if is_path else value)
 
 
 _PATHS = (("survey", "root"), ("targets", "path"), ("plan", "joint"))
@@ -77,7 +90,9 @@ def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     place = document
     for section in sections:
-        place = place.setdefault(section, {})
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
         if not isinstance(place, dict):
             raise UserError(f"--set {dotted}: {section} is no section of the experiment")
     place[key] = value

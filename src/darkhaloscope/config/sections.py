@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from darkhaloscope.draw import Draw, parse_draw
-from darkhaloscope.variables import default_reference_band
+from darkhaloscope.variables import default_bad_bits, default_reference_band
 
 PIXEL_VERSION = 1
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
@@ -76,6 +76,11 @@ class SurveySection(_Section):
     def reference(self) -> str:
         """The reference band: as given, else r, else the first of z, g, i that the survey has."""
         return self.reference_band or default_reference_band(self.bands)
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """Mask bits that make a bad pixel: as given, else the default of these bands."""
+        return default_bad_bits(self.bands) if self.bad_bits is None else self.bad_bits
 
 
 class Splits(_Section):
@@ -187,7 +192,7 @@ class PsfSection(_Section):
     """The profile that arcs are convolved with; its width is read at each target."""
 
     model: Literal["gaussian", "moffat"] = "moffat"
-    beta: float = Field(3.5, ge=1.1, le=20)
+    beta: float = Field(3.5, ge=2, le=20)
     width: Literal["nea", "fwhm"] = "nea"
     """What the survey's ``psfsize`` is: the Gaussian-equivalent width of the noise-equivalent area
     (as it is published), or the FWHM of the profile (to reproduce others)."""
@@ -254,8 +259,12 @@ GateName = Literal[
     "column_coverage",
     "arc_localisation",
     "excess_auc",
+    "closure_residual",
+    "rerendered",
     "core_auc",
     "core_auc_strict",
+    "zero_dose_intercept",
+    "zero_dose_slope",
 ]
 
 
@@ -340,11 +349,12 @@ class Experiment(_Section):
         """
         full = self.model_dump(mode="json")
         survey = {
-            key: value
-            for key, value in full["survey"].items()
-            if key not in ("root", "hemisphere", "layout")
+            "hemisphere": self.survey.hemisphere,
+            "bands": full["survey"]["bands"],
+            "reference_band": self.survey.reference,
+            "absent": sorted(full["survey"]["absent"]),
+            "bad_bits": sorted(self.survey.bad),
         }
-        survey["reference_band"] = self.survey.reference
         targets = {"region": self.targets.region, "splits": full["targets"]["splits"]}
         plan = {key: value for key, value in full["plan"].items() if key != "joint"}
         keep = ("seed", "stamp", "lens", "source", "psf", "render", "fix", "store")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -170,7 +171,7 @@ def encode_block(layout: Layout, block: int, cube: xr.Dataset) -> dict[str, byte
     return {key: encoded.get(key) for key in expected}
 
 
-def open_dataset(url: str) -> xr.Dataset:
+def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
     """A run's data set (or a bare ``stamps.zarr``) as a lazy Dataset, without the pixels in memory.
 
     Raises
@@ -181,7 +182,7 @@ def open_dataset(url: str) -> xr.Dataset:
     inside = storage.join(url, STAMPS)
     place = inside if storage.exists(storage.join(inside, "zarr.json")) else url
     try:
-        return xr.open_zarr(place, chunks=None, decode_times=False)
+        return xr.open_zarr(place, chunks=chunks, decode_times=False)
     except (FileNotFoundError, KeyError):
         raise UserError(
             f"{url} holds no Zarr data set; give a run's folder or a Zarr group"
@@ -208,16 +209,17 @@ def open_run(url: str) -> xr.Dataset:
     UserError
         There is no Zarr group.
     """
-    dataset = _as_text(open_dataset(url).chunk({"pair": INNER_CHUNK}))
-    return dataset.assign(stamp=dataset["ctrl"] + dataset["arc"])
+    dataset = open_dataset(url, chunks={})
+    named = {
+        name: xr.apply_ufunc(
+            _lookup(flags).__getitem__, variable, dask="parallelized", output_dtypes=[object]
+        )
+        for name, variable in dataset.data_vars.items()
+        if str(name) in BY_NAME and (flags := BY_NAME[str(name)].flags) is not None
+    }
+    return dataset.assign(named).assign(stamp=dataset["ctrl"] + dataset["arc"])
 
 
-def _as_text(dataset: xr.Dataset) -> xr.Dataset:
-    """The same Dataset with the closed lists as text instead of integers."""
-    changed = {}
-    for name, variable in dataset.data_vars.items():
-        flags = BY_NAME[str(name)].flags if str(name) in BY_NAME else None
-        if flags is not None:
-            lookup = np.array([flags.get(i, "?") for i in range(256)], dtype=object)
-            changed[name] = (variable.dims, lookup[variable.values.astype(int)])
-    return dataset.assign(changed)
+def _lookup(flags: Mapping[int, str]) -> NDArray[np.object_]:
+    """Text of every code of a closed list, ``?`` where it has none."""
+    return np.array([flags.get(code, "?") for code in range(256)], dtype=object)

@@ -24,6 +24,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.store.dataset import STAMPS, Layout, encode_block, metadata_objects
 
 MARKER_SCHEMA = 1
+RUN_SCHEMA = 1
 
 _MARKER_NAME = re.compile(r"([0-9]{6,})\.json")
 
@@ -80,7 +81,7 @@ def write_block(
         "schema": MARKER_SCHEMA,
         "block": block,
         "identity": layout.attributes["identity"],
-        "objects": {key: None if data is None else _sha256(data) for key, data in encoded.items()},
+        "objects": {key: _described(data) for key, data in encoded.items()},
         "statistics": _sha256(npz),
         "statistics_spec": statistics_spec,
         "counts": _counts(cube),
@@ -103,9 +104,15 @@ def write_block(
 
 def _written_otherwise(run: str, block: int) -> UserError:
     return UserError(
-        f"block {block} of {run} is already written with other contents; "
-        "another experiment or another version wrote there, choose a new --out"
+        f"block {block} of {run} is already written with other contents: another version wrote "
+        f"there, or a file was out of reach for one of two writers; delete {_block_url(run, block, 'json')} "
+        "and run again, or choose a new --out"
     )
+
+
+def _described(data: bytes | None) -> dict[str, Any] | None:
+    """Checksum and size of an object; null for one that a Zarr store does not hold (all fill)."""
+    return None if data is None else {"sha256": _sha256(data), "bytes": len(data)}
 
 
 def _sha256(data: bytes) -> str:
@@ -223,7 +230,7 @@ def create_run(
             "choose a new --out, or take the change back"
         )
     summary = {
-        "schema": 1,
+        "schema": RUN_SCHEMA,
         "identity": identity,
         "rows": layout.rows,
         "block": layout.block,
@@ -232,6 +239,7 @@ def create_run(
         "document": dict(document),
     }
     if before is not None:
+        _check_metadata(run, layout)
         storage.sweep(run)
     # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
     # The data set's metadata are always the same bytes, and are written again by every resume.
@@ -241,6 +249,25 @@ def create_run(
     storage.write(storage.join(run, "experiment.yaml"), experiment_yaml.encode())
     storage.write_all(storage.join(run, STAMPS), metadata_objects(layout))
     return before is not None
+
+
+def _check_metadata(run: str, layout: Layout) -> None:
+    """A data set whose arrays this version would make otherwise is not resumed: it would be a mix.
+
+    Raises
+    ------
+    UserError
+        The stored metadata are not the ones that this version writes.
+    """
+    try:
+        stored = storage.read(storage.join(run, STAMPS, "zarr.json"))
+    except FileNotFoundError:
+        return  # killed before the data set was made: it is made now
+    if stored != metadata_objects(layout)["zarr.json"]:
+        raise UserError(
+            f"the arrays of {run} are not those that this version of darkhaloscope makes; "
+            "resume it with the version in its run.json, or choose a new --out"
+        )
 
 
 def read_run(run: str) -> dict[str, Any] | None:
@@ -253,6 +280,8 @@ def read_run(run: str) -> dict[str, Any] | None:
         summary = None
     if not isinstance(summary, dict) or not {"identity", "document"} <= summary.keys():
         raise UserError(f"{run}/run.json is damaged or not a run's; choose a new --out")
+    if summary.get("schema") != RUN_SCHEMA:
+        raise UserError(f"{run} was made by another version of darkhaloscope; use that version")
     return summary
 
 

@@ -36,7 +36,7 @@ from darkhaloscope.geometry import PIXEL_SCALE, stamp_corner
 from darkhaloscope.survey import maskbits as mb
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.tiles import CorruptFileError, TiledImage, read_images
-from darkhaloscope.variables import default_reference_band
+from darkhaloscope.variables import default_bad_bits, default_reference_band
 
 SCALE_TOLERANCE = 1e-3
 """Relative (and in rad): a coadd of another pixel scale, or turned by more, is not read."""
@@ -53,21 +53,26 @@ class Cutouts:
     ----------
     brick : str
     bands : tuple of str
-    image : float32 (target, band, y, x), nMgy; 0 where the band has no coverage and on failed rows.
-    invvar : float32 (target, band, y, x), 1/nMgy^2; 0 where there is no data and on failed rows.
-    coverage : float32 (target, band), fraction of the stamp's pixels with invvar > 0; 0 where the
-        target's own pixel has none.
-    psfsize : float32 (target, band), arcsec: the map at the target's own pixel; 0 where it has
-    none. bad_pixel_frac : float32 (target), fraction of pixels with a bad bit; NaN where there is
-    no map. wise_brightmask_frac : float32 (target), fraction of pixels under WISE's bright-star
-    masks; NaN
-        where there is no map.
-    x, y : float64 (target), the target in pixels of the coadd, centres at integers from 0; NaN
-    where no
-        coadd could be read.
-    target_x, target_y : float64 (target), the target in pixels of its stamp.
-    reason : uint8 (target), codes of :class:`~darkhaloscope.errors.Reason`; OK where the stamp is
-    good. notes : list of str, one sentence for every file that is missing or broken.
+    image : float32 (target, band, y, x)
+        nMgy; 0 where the band has no coverage and on failed rows.
+    invvar : float32 (target, band, y, x)
+        1/nMgy^2; 0 where there is no data and on failed rows.
+    coverage : float32 (target, band)
+        Fraction of the stamp's pixels with invvar > 0; 0 where the target's own pixel has none.
+    psfsize : float32 (target, band)
+        Arcsec, the map at the target's own pixel; 0 where it has none.
+    bad_pixel_frac : float32 (target)
+        Fraction of pixels with a bad bit; NaN where there is no map.
+    wise_brightmask_frac : float32 (target)
+        Fraction of pixels under WISE's bright-star masks; NaN where there is no map.
+    x, y : float64 (target)
+        The target in pixels of the coadd, centres at integers from 0; NaN where no coadd was read.
+    target_x, target_y : float64 (target)
+        The target in pixels of its stamp.
+    reason : uint8 (target)
+        Codes of :class:`~darkhaloscope.errors.Reason`; OK where the stamp is good.
+    notes : list of str
+        One sentence for every file that is missing or broken.
     """
 
     brick: str
@@ -115,7 +120,7 @@ def read_cutouts(
     size : int
         Pixels on a side of a stamp.
     bad_bits : tuple of str, optional
-        Mask bits that make a pixel bad; :func:`~darkhaloscope.survey.maskbits.default_bad_bits` of
+        Mask bits that make a pixel bad; :func:`~darkhaloscope.variables.default_bad_bits` of
         the survey's bands if not given.
     reference_band : str, optional
         The band that every row must have; r, else the first of z, g, i, if not given.
@@ -140,7 +145,7 @@ def read_cutouts(
             f"reference band {reference!r} is not among the bands {list(survey.bands)}."
         )
     reader = _Reader(survey, brick, ra, dec, size, pixel_scale)
-    names = bad_bits if bad_bits is not None else mb.default_bad_bits(survey.bands)
+    names = bad_bits if bad_bits is not None else default_bad_bits(survey.bands)
     if len(ra):
         try:
             reader.read_bands(reference)

@@ -62,21 +62,6 @@ def bits_of(header: Mapping[str, object], release: str | None = None) -> dict[st
     return found or default_bits(release)
 
 
-def default_bad_bits(bands: Iterable[str]) -> tuple[str, ...]:
-    """Names that make a pixel bad unless the user says otherwise.
-
-    BRIGHT and BAILOUT (no model was fitted), and SATUR and ALLMASK (masked in every exposure) of
-    the bands in use.
-    """
-    upper = [band.upper() for band in bands]
-    return (
-        "BRIGHT",
-        *(f"SATUR_{band}" for band in upper),
-        *(f"ALLMASK_{band}" for band in upper),
-        "BAILOUT",
-    )
-
-
 def check_names(names: Iterable[str], bits: Mapping[str, int]) -> None:
     """Raise UserError, with the nearest name, for one that neither ``bits`` nor a release knows."""
     known = set(bits) | set(DR10_BITS)

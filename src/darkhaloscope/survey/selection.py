@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey.targets import (
-    MAG_ZERO,
     by_lower_name,
     flux_to_mag,
     integers,
@@ -23,6 +22,7 @@ from darkhaloscope.survey.targets import (
     numbers,
     read_table,
 )
+from darkhaloscope.variables import MAG_ZERO_POINT
 
 # BRIGHT, GALAXY and CLUSTER: the bits that DESI's LRG selection leaves out.
 _LRG_MASKBITS = 1 << 1 | 1 << 12 | 1 << 13
@@ -234,7 +234,7 @@ def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[
 
     # A g flux of 0 or less is very red: the first of the low-z cuts is then passed, as in
     # desitarget.
-    g = MAG_ZERO - 2.5 * np.log10(np.clip(dereddened("flux", "g"), 1e-7, None))
+    g = MAG_ZERO_POINT - 2.5 * np.log10(np.clip(dereddened("flux", "g"), 1e-7, None))
     r, z, w1 = (flux_to_mag(dereddened("flux", band)) for band in ("r", "z", "w1"))
     fibre = flux_to_mag(dereddened("fiberflux", "z"))
     keep = _primary(table, lower) & lrg_cuts(g, r, z, w1, fibre, south)
@@ -245,7 +245,7 @@ def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[
         gaia = column("gaia_phot_g_mean_mag")
         keep &= ~((gaia != 0) & (gaia <= 18))
     if "fibertotflux_z" in lower:
-        keep &= dereddened("fibertotflux", "z") < 10 ** (0.4 * (MAG_ZERO - 17.5))
+        keep &= dereddened("fibertotflux", "z") < 10 ** (0.4 * (MAG_ZERO_POINT - 17.5))
     if "maskbits" in lower:
         keep &= (integers(table[lower["maskbits"]], label, "maskbits") & _LRG_MASKBITS) == 0
     return keep

@@ -25,6 +25,7 @@ from darkhaloscope.survey import skyfiles
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.maskbits import DR10_BITS
 from darkhaloscope.survey.selection import lrg_cuts
+from darkhaloscope.variables import MAG_ZERO_POINT
 
 BANDS = ("g", "r", "z")
 RELEASE = 10_000
@@ -347,7 +348,7 @@ _EBV = 0.02
 
 def _flux(mag: NDArray[Any], band: str) -> NDArray[np.float64]:
     """Flux in nMgy on the ground of a magnitude outside the Galaxy."""
-    return 10 ** (0.4 * (22.5 - mag)) * _transmission(band)
+    return 10 ** (0.4 * (MAG_ZERO_POINT - mag)) * _transmission(band)
 
 
 def _transmission(band: str) -> float:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.survey import bricks
 from darkhaloscope.survey.maskbits import DR10_BITS
+from darkhaloscope.variables import MAG_ZERO_POINT
 
 TILE = 100
 """Side of a compressed tile in pixels, as in the releases."""
@@ -79,7 +80,7 @@ def header(
     if kind in _UNITS:
         cards.append(("BUNIT", _UNITS[kind]))
     if kind == "image":
-        cards.append(("MAGZERO", 22.5))
+        cards.append(("MAGZERO", MAG_ZERO_POINT))
     if kind == "maskbits":
         cards += [(f"MBIT_{bit}", name) for name, bit in DR10_BITS.items()]
     if band is not None:

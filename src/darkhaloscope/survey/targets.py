@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import bricks
+from darkhaloscope.variables import MAG_ZERO_POINT
 
-MAG_ZERO = 22.5
 """AB magnitude of one nanomaggy."""
 
 BANDS = ("g", "r", "i", "z")
@@ -249,7 +249,7 @@ def flux_to_mag(flux: NDArray[Any]) -> NDArray[np.float64]:
     """AB magnitude of a flux in nMgy; NaN where it is not positive."""
     flux = np.asarray(flux, dtype=float)
     with np.errstate(invalid="ignore"):
-        return MAG_ZERO - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+        return MAG_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
 
 
 def position_targets(
