@@ -108,7 +108,6 @@ def clean(
         "psf_fwhm_drawn": np.where(injected[:, None], psfsize / 1.23, np.nan).astype(np.float32),
         "psf_source": np.zeros((n, 3), np.uint8),
         "sky_sigma": np.broadcast_to(SKY, (n, 3)).astype(np.float32),
-        "total_injected_flux": np.where(injected[:, None], arc.sum((2, 3)), np.nan).astype("f4"),
         "arc_flux_total": total.astype(np.float32),
         "coverage": covered,
     }
@@ -144,7 +143,7 @@ def clean(
         "ctrl": ctrl.astype(np.float32),
         "arc": round_bits(arc.astype(np.float32)),
     }
-    return xr.Dataset(
+    ds = xr.Dataset(
         {
             **{k: (("pair", "band", "y", "x"), v) for k, v in pixels.items()},
             "nodata": (("pair", "y", "x"), np.zeros((n, SIZE, SIZE), np.uint8)),
@@ -153,6 +152,14 @@ def clean(
         },
         coords={"band": list(BANDS)},
     )
+    return summed(ds)
+
+
+def summed(ds: Ds) -> Ds:
+    """The same pairs with the flux column that their writer would have summed from these arcs."""
+    flux = ds["arc"].values.sum(axis=(2, 3), dtype=float)
+    flux = np.where(ds["lens_model"].values[:, None] != 0, flux, np.nan).astype("f4")
+    return ds.assign(total_injected_flux=(("pair", "band"), flux))
 
 
 def draw(
@@ -239,7 +246,7 @@ def with_arc(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:
     arc = ds["arc"].values.astype(float).copy()
     arc[injected] = change(arc[injected])
     out["arc"] = (ds["arc"].dims, round_bits(arc.astype(np.float32)))
-    return out
+    return summed(out)
 
 
 def names(result: AuditResult) -> list[str]:

@@ -20,6 +20,7 @@ from audit_pairs import (
     names,
     run_audit,
     spec_of,
+    summed,
     with_arc,
 )
 
@@ -230,6 +231,7 @@ def test_bands_without_coverage_and_pixels_without_data_do_no_harm() -> None:
         ds[name].values[50:70, :, :6, :] = 0.0
     ds["nodata"].values[:40] |= 1
     ds["nodata"].values[50:70, :6, :] = 7
+    ds = summed(ds)
     ds["coverage"].values[:40, 0] = 0.0
     for name in ("psf_fwhm_used", "total_injected_flux", "arc_flux_total"):
         ds[name].values[:40, 0] = np.nan

@@ -95,6 +95,9 @@ def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str
         ({"lens": None}, ("lens",)),
         ({"stamp": {"sise": 64}}, ("stamp.sise", "size")),
         ({"lens": {"theta_e": "5 pix"}}, ("lens.theta_e", "pix", "arcsec")),
+        ({"lens": {"theta_e": "[1, 2]"}}, ("lens.theta_e", "[1, 2]")),
+        ({"survey": {"root": "http://localhost:notaport/x"}}, ("localhost:notaport",)),
+        ({"cluster": {"memory": "lots"}}, ("cluster.memory", "2GiB")),
         ({"lens": {"theta_e": -1}}, ("lens.theta_e", "-1", "0.01 to 10 arcsec")),
         ({"targets": {"path": "nowhere.csv"}}, ("nowhere.csv",)),
         ({"survey": {"root": "/nowhere/dr9"}}, ("/nowhere/dr9", "survey.root")),
@@ -131,7 +134,11 @@ def test_a_missing_key_is_one_sentence(dhs: Callable[..., Answer], tmp_path: Pat
         ("name,flux_r\nx,1\n", ("ra", "dec")),
         ("ra,dec\n59.1,north\n", ("dec",)),
         ("ra,dec\n400,0\n", ("ra",)),
-        ("ra,dec,objid,brick\n59.1,-30.5,1,a\n59.2,-30.5,1,a\n", ("OBJID 1", "brick a")),
+        (
+            "ra,dec,objid,brick\n59.1,-30.5,1,0591m305\n59.2,-30.5,1,0591m305\n",
+            ("OBJID 1", "0591m305"),
+        ),
+        ("ra,dec,brick\n59.1,-30.5,../../etc\n", ("brick name",)),
         ("ra,dec\n59.1,-30.49\n", ("magnitude", "source.mag")),
     ],
 )
@@ -272,3 +279,24 @@ def test_no_psf_width_anywhere_is_said_before_the_run(
 ) -> None:
     path = write_experiment(tmp_path, survey={"absent": ["psfsize"]})
     assert_one_sentence(dhs("run", path, "--out", tmp_path / "run"), "psfsize_r", "survey.absent")
+
+
+@pytest.mark.parametrize("kind", ["maskbits", "psfsize"])
+def test_a_release_without_a_kind_of_file_is_told_how_to_say_so(
+    dhs: Callable[..., Answer], tmp_path: Path, release: Path, kind: str
+) -> None:
+    for path in (release / "south").rglob(f"*{kind}*"):
+        path.unlink()
+    path = write_experiment(tmp_path, survey={"root": str(release)})
+    answer = dhs("run", path, "--out", tmp_path / "run")
+    assert_one_sentence(answer, f"survey.absent: [{kind}]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_run_cannot_be_audited(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    assert dhs("run", path, "--out", tmp_path / "run").code == 3
+    shutil.rmtree(tmp_path / "run" / "stamps.zarr" / "reason" / "c")
+    answer = dhs("audit", tmp_path / "run")
+    assert answer.code == 4
+    assert "5 of 5 rows" in answer.err

@@ -414,3 +414,9 @@ def test_every_key_is_known_to_decide_or_not() -> None:
             for part in key.split("."):
                 assert part in place, f"{key} is neither in the identity nor known to be free"
                 place = place[part]
+
+
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("seed: 1\nlens:\n  theta_e: 1\n  theta_e: 2\n")
+    with pytest.raises(UserError, match="line 4: the key theta_e stands twice"):
+        load_experiment(str(tmp_path / "e.yaml"))

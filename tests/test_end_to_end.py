@@ -230,3 +230,33 @@ def test_an_unfinished_run_is_not_audited(
     shutil.rmtree(folder / "stamps.zarr" / "reason" / "c")
     with pytest.raises(Incomplete, match="240 of 240 rows"):
         commands.audit_dataset(str(folder), console=quiet)
+
+
+def test_a_finished_block_that_lost_an_object_is_an_error(
+    real_run: commands.Outcome, scheduler: str, tmp_path: Path, quiet: Console
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(real_run.folder, folder)
+    shard = folder / "stamps.zarr" / "arc" / "c" / "2" / "0" / "0" / "0"
+    whole = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(UserError, match=r"block 2 of .* arc/c/2/0/0/0 is missing; delete"):
+        commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    assert not (folder / "verdict.json").exists(), "no verdict over a broken data set"
+    shard.write_bytes(whole[:100])
+    with pytest.raises(UserError, match="has 100 bytes"):
+        commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        commands.audit_dataset(str(folder), cluster=scheduler, console=quiet)
+    (folder / "blocks" / "000002.json").unlink()
+    again = commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    assert again.verdict == real_run.verdict
+    assert shard.read_bytes() == whole
+
+
+def test_a_scheduler_that_is_not_there_begins_nothing(tmp_path: Path, quiet: Console) -> None:
+    with pytest.raises(UserError, match="cannot reach"):
+        commands.run(
+            EXPERIMENT, out=str(tmp_path / "run"), cluster="tcp://127.0.0.1:9", console=quiet
+        )
+    assert not (tmp_path / "run").exists()

@@ -148,9 +148,6 @@ def run(
     prepare.preflight(made)
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents())
-    resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
-    if not resumed or not store.finished_blocks(folder):
-        prepare.write_plan(folder, made)
     spec = prepare.spec_of_columns(
         exp,
         np.concatenate(
@@ -158,8 +155,12 @@ def run(
         ),
         n_regions=len(made.bricks),
     )
-    with connect(exp.cluster) as client:
+    with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+        if not resumed or not store.finished_blocks(folder):
+            prepare.write_plan(folder, made)
+        _drop_conclusions(folder)
         with Bar(console, "inject and write", layout.rows, "rows") as bar:
             fresh = set(range(layout.blocks)) - set(store.finished_blocks(folder))
 
@@ -219,6 +220,7 @@ def audit_dataset(
     folder = storage.absolute((out or source).rstrip("/"))
     with connect(exp.cluster) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        _drop_conclusions(folder)
         console.print(f"measuring {layout.rows} rows in {layout.blocks} blocks")
         stats = _measure(client, source, layout, spec)
         result = _conclude(client, source, folder, stats, spec, exp, console)
@@ -278,6 +280,12 @@ def _with_cluster(
 def _measure(client: Client, source: str, layout: Layout, spec: AuditSpec) -> dict[str, Any]:
     blocks = [layout.rows_of(block) for block in range(layout.blocks)]
     return workflow.measure_dataset(client, source, blocks, spec)
+
+
+def _drop_conclusions(folder: str) -> None:
+    """An earlier verdict is not this data set's until it is reached again."""
+    for name in ("verdict.json", "report.html"):
+        storage.remove(storage.join(folder, name))
 
 
 def _conclude(

@@ -134,6 +134,8 @@ def _number(item: Any, unit: str) -> float:
         expected = u.Unit(unit)
         try:
             quantity = u.Quantity(item)
+            if not quantity.isscalar:
+                raise ValueError(item)
         except (TypeError, ValueError):
             raise ValueError(f"{item!r} is not a number{f' in {unit}' if unit else ''}") from None
         if quantity.unit == u.dimensionless_unscaled and unit:

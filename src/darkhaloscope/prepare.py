@@ -146,6 +146,16 @@ def preflight(made: Plan) -> None:
             f"none of the bricks {', '.join(bricks)} has coadds: there is no {example}; "
             "check survey.root, survey.hemisphere and survey.layout, and the targets' bricks"
         )
+    for kind in ("maskbits", "psfsize"):
+        if kind in exp.survey.absent or (kind == "psfsize" and widths & set(made.targets.columns)):
+            continue
+        bands = [None] if kind == "maskbits" else list(exp.survey.bands)
+        places = [layout.url(kind, b, band) for b in bricks for band in bands]
+        if not any(storage.exists(place) for place in places):
+            raise UserError(
+                f"the first bricks ({', '.join(bricks)}) have no {kind}: there is no {places[0]}; "
+                f"where the release has none, say so with survey.absent: [{kind}]"
+            )
     missing = [band for band, found in seen.items() if not found]
     if missing:
         raise UserError(

@@ -27,7 +27,8 @@ class StorageError(UserError):
 PARTIAL = ".partial"
 """Ending of a file that is being written."""
 
-_OUT_OF_REACH = (OSError, aiohttp.ClientError, BotoCoreError, ClientError)
+# ValueError: an address that the client cannot make sense of, such as a port that is no number.
+_OUT_OF_REACH = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
 """What a filesystem of fsspec raises when an object is out of reach."""
 
 
@@ -180,6 +181,16 @@ def _write_partial(target: str, data: bytes) -> str:
     os.umask(mask)
     os.chmod(partial, 0o666 & ~mask)
     return partial
+
+
+def sizes(url: str) -> dict[str, int]:
+    """Bytes of every object below a folder, by path relative to it, from one listing."""
+    with _said_plainly(url, "list"):
+        fs, path = _open(url)
+        fs.invalidate_cache()
+        found = fs.find(path, detail=True)
+    root = path.rstrip("/") + "/"
+    return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
 
 
 def remove(url: str) -> None:

@@ -152,7 +152,7 @@ VARIABLES: tuple[Variable, ...] = (
         "psf_source", BAND, "u1", "", "where the width came from",
         {**_enumerate(PSF_SOURCES), NO_PSF: "none"},
     ),
-    Variable("sky_sigma", BAND, "f4", "nMgy", "1 / sqrt(median invvar of the stamp)"),
+    Variable("sky_sigma", BAND, "f4", "nMgy", "1 / sqrt(median invvar of the stamp's pixels with data)"),
     Variable("total_injected_flux", BAND, "f4", "nMgy", "sum of arc over the stamp"),
     Variable("arc_flux_total", BAND, "f4", "nMgy", "lensed flux before the PSF, whole plane"),
     Variable(

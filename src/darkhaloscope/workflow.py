@@ -122,11 +122,12 @@ def run_blocks(
     """
     identity = layout.attributes["identity"]
     markers: dict[int, dict[str, Any]] = {}
-    for block in store.finished_blocks(run):
-        marker = store.read_marker(run, block, identity)
-        if marker is not None and block < layout.blocks:
-            markers[block] = _kept(marker)
-            on_block(marker)
+    found = (store.read_marker(run, block, identity) for block in store.finished_blocks(run))
+    finished = [m for m in found if m is not None and m["block"] < layout.blocks]
+    store.check_objects(run, finished)
+    for marker in finished:
+        markers[marker["block"]] = _kept(marker)
+        on_block(marker)
     todo = (block for block in range(layout.blocks) if block not in markers)
 
     mark = token(run, spec)

@@ -176,6 +176,11 @@ def _width(found: Closure, limits: Limits) -> list[Cause]:
     convention = float(part.width_ratio_as_moffat_fwhm.mean())
     text = f"PSF width drawn / predicted: {_per_band(outside, 1.0)}; {e.n} pairs"
     says = f"the arcs' PSF is {ratio:.3f} times as wide as predicted ({way}) in {where}"
+    if len({np.sign(estimate.value) for _, estimate in outside}) > 1:
+        each = ", ".join(
+            f"{1.0 + estimate.value:.3f} times in {band}" for band, estimate in outside
+        )
+        says = f"the arcs' PSF is as wide as predicted {each}: each band otherwise"
     if np.isfinite(convention):
         if abs(ratio / convention - 1.0) < SAME_RATIO:
             hint = f"psf_as_moffat_fwhm fits (it predicts {convention:.3f})"

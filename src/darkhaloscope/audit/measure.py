@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.integrity import CHECKS, offenders
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
@@ -75,7 +76,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     Returns
     -------
     dict of ndarray
-        Counts of outcomes over all rows; radial profiles and annulus offsets of ``stamp - ctrl`` over
+        Counts of outcomes, and of rows that no correct data set has (:mod:`.integrity`), over all
+        rows; radial profiles and annulus offsets of ``stamp - ctrl`` over
         injections with ``cutout_ok``, per (region, theta_e stratum); the audit rows. Pixels without
         data, and bands without coverage, are left out of every sum.
 
@@ -89,7 +91,9 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     ok = ds["cutout_ok"].values.astype(bool)
     stats = _outcomes(ds, injected, ok)
     stats.update(_footprint(ds, spec, injected, ok))
-    use = np.flatnonzero(injected & ok)
+    wrong = offenders(ds)
+    stats["integrity"] = np.array([wrong[name].sum() for name in CHECKS], dtype=np.int64)
+    use = np.flatnonzero(injected & ok & ~wrong["pixels_not_finite"])
     region = spec.region_keys(ds["region_id"].values[use])
     stratum = spec.stratum(ds["theta_e"].values[use])
     stats.update(_group_sums(ds, spec, use, region, stratum))
@@ -108,7 +112,7 @@ def merge(parts: Sequence[Arrays], spec: AuditSpec) -> Arrays:
     if not parts:
         raise ValueError("no statistics to merge: no block was measured")
     out: Arrays = {}
-    for name in ("outcomes", "psf_sources"):
+    for name in ("outcomes", "psf_sources", "integrity"):
         out[name] = np.sum([p[name] for p in parts], axis=0)
     for prefix, n_keys in (("group", 2), ("footprint", 1)):
         names = [k for k in parts[0] if k.startswith(f"{prefix}_") and not k.endswith("_key")]

@@ -25,6 +25,8 @@ REQUIRED = (
     "split_integrity",
     "column_coverage",
     "arc_localisation",
+    "row_integrity",
+    "closure_scatter",
     "excess_auc",
 )
 GATES = (
@@ -53,6 +55,8 @@ class GateLimits:
         Largest mean displacement in pixels.
     residual_pedestal : float
         Largest constant left in the core or far out, sky sigma a pixel.
+    closure_scatter : float
+        Largest fraction of pairs whose own flux, width or displacement is outside those limits.
     closure_residual : float
         Largest fraction of the light that scale, shift and width may leave unexplained.
     excess_auc : float
@@ -79,6 +83,7 @@ class GateLimits:
     closure_centroid: float = 0.05
     closure_blur: float = 0.02
     residual_pedestal: float = 1e-3
+    closure_scatter: float = 0.05
     closure_residual: float = 0.02
     excess_auc: float = 0.02
     core_auc: float = 0.70
@@ -152,7 +157,7 @@ def judge(
     return {
         "schema": SCHEMA,
         "verdict": verdict,
-        "sentence": _sentence(verdict, causes, open_gates, failed, physics),
+        "sentence": _sentence(verdict, causes, open_gates, failed, physics, pairs),
         "causes": [
             {
                 "name": c.name,
@@ -200,6 +205,7 @@ def _sentence(
     open_gates: Sequence[Gate],
     failed: Sequence[Gate],
     physics: str,
+    pairs: int,
 ) -> str:
     wrong = [c for c in causes if c.kind in (BUG, SHORTCUT)]
     if wrong:
@@ -210,6 +216,8 @@ def _sentence(
         return f"{head}, {first.name}: {first.says}.{also}"
     policy = [f"{g.name} is {g.value:.3g} (limit {g.limit:g})" for g in failed]
     tail = f" This experiment requires more: {'; '.join(policy)}." if policy else ""
+    if verdict == UNDECIDED and pairs == 0:
+        return "Undecided: there is not one injection with pixels to look at; see the reasons."
     if verdict == UNDECIDED:
         missing = "; ".join(dict.fromkeys(g.missing or g.name for g in open_gates))
         return f"Undecided: nothing wrong was found, but what would show it is missing: {missing}.{tail}"

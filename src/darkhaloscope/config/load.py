@@ -15,6 +15,19 @@ from darkhaloscope.config.sections import Experiment
 from darkhaloscope.errors import UserError
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, for which a key that stands twice is a mistake and not the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} stands twice", node.value[number][0].start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
 def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and check an experiment file.
 
@@ -32,7 +45,7 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
         The file cannot be read, is no YAML mapping, or a key is missing, unknown or out of range.
     """
     try:
-        document = yaml.safe_load(storage.read(url).decode())
+        document = yaml.load(storage.read(url).decode(), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"there is no experiment file {url}; check the path") from None
     except UnicodeDecodeError:

@@ -15,7 +15,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from dask.utils import parse_bytes
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from darkhaloscope.draw import Draw, parse_draw
 from darkhaloscope.variables import default_bad_bits, default_reference_band
@@ -258,6 +266,8 @@ GateName = Literal[
     "split_integrity",
     "column_coverage",
     "arc_localisation",
+    "row_integrity",
+    "closure_scatter",
     "excess_auc",
     "closure_residual",
     "rerendered",
@@ -291,6 +301,8 @@ class GatesSection(_Section):
         "split_integrity",
         "column_coverage",
         "arc_localisation",
+        "row_integrity",
+        "closure_scatter",
         "excess_auc",
     )
     """Gates that must pass. Core-neutral experiments add ``core_auc``; a correct data set of small
@@ -305,7 +317,16 @@ class ClusterSection(_Section):
     workers: int | None = Field(None, ge=1, le=1024)
     """Local worker processes; default one a core."""
     memory: str = "2GiB"
-    """Memory limit of a local worker."""
+    """Memory limit of a local worker, as ``2GiB``."""
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_size(cls, value: str) -> str:
+        try:
+            parse_bytes(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no amount of memory; write it as 2GiB") from None
+        return value
 
 
 class Experiment(_Section):

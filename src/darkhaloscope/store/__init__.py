@@ -12,6 +12,7 @@ from darkhaloscope.store.dataset import (
     read_rows,
 )
 from darkhaloscope.store.run import (
+    check_objects,
     create_run,
     decode_statistics,
     encode_statistics,
@@ -28,6 +29,7 @@ __all__ = [
     "STAMPS",
     "Layout",
     "attributes",
+    "check_objects",
     "create_run",
     "decode_statistics",
     "encode_block",

@@ -190,8 +190,21 @@ def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
 
 
 def read_rows(url: str, rows: slice) -> xr.Dataset:
-    """Some rows of a data set, in memory; text as Python strings, as a block holds them."""
-    part = open_dataset(url).isel(pair=rows).load()
+    """Some rows of a data set, in memory; text as Python strings, as a block holds them.
+
+    Raises
+    ------
+    UserError
+        An object of these rows is damaged.
+    """
+    try:
+        part = open_dataset(url).isel(pair=rows).load()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"rows {rows.start} to {rows.stop} of {url} cannot be decoded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); an object there is damaged: "
+            "delete the marker of its block below blocks/ and run again"
+        ) from error
     text = [name for name, variable in part.data_vars.items() if variable.dtype.kind == "T"]
     return part.assign({name: part[name].astype(object) for name in text})
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,27 @@ def read_marker(run: str, block: int, identity: str) -> dict[str, Any] | None:
             f"not {identity[:12]}); choose a new --out"
         )
     return marker
+
+
+def check_objects(run: str, markers: Iterable[Mapping[str, Any]]) -> None:
+    """See that the objects of finished blocks are there, in the size that their markers say.
+
+    Raises
+    ------
+    UserError
+        One is missing or of another size.
+    """
+    stored = storage.sizes(storage.join(run, STAMPS))
+    for marker in markers:
+        for key, described in marker["objects"].items():
+            wanted = None if described is None else described["bytes"]
+            if stored.get(key) != wanted:
+                is_now = f"has {stored[key]} bytes" if key in stored else "is missing"
+                raise UserError(
+                    f"block {marker['block']} of {run} is not what its marker says: {key} {is_now}; "
+                    f"delete {_block_url(run, marker['block'], 'json')} and run again, "
+                    "the block is made anew"
+                )
 
 
 def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,6 +31,8 @@ from darkhaloscope.variables import MAG_ZERO_POINT
 """AB magnitude of one nanomaggy."""
 
 BANDS = ("g", "r", "i", "z")
+
+_BRICK_NAME = re.compile(r"[0-9]{4}[pm][0-9]{3}")
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "ra": (
@@ -171,6 +174,9 @@ def normalise(table: pd.DataFrame, label: str = "the table of targets") -> pd.Da
     if "brick" in found:
         given = found["brick"].fillna("").astype(str).str.strip().to_numpy(object)
         brick = np.where(given == "", brick, given)
+        # A name goes into addresses: only what a brick can be called.
+        good = np.array([bool(_BRICK_NAME.fullmatch(name)) for name in brick.tolist()])
+        _check_rows(good, label, "a brick name that is not like 0591m305")
     if "objid" in found:
         objid = integers(found["objid"], label, "objid")
     else:

@@ -1,0 +1,65 @@
+"""What no correct row does: light where it cannot be, pixels that are no numbers, columns that lie.
+
+Counted over every row of a block, while its pixels are in memory; one such row is a bug.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+CHECKS: dict[str, str] = {
+    "light_without_data": "injections have arc light on pixels without data, or in a band without coverage",
+    "light_on_controls": "controls hold arc light",
+    "pixels_on_failed_rows": "failed rows hold pixels",
+    "pixels_not_finite": "rows hold pixels that are no finite number",
+    "flux_column": "injections have a total_injected_flux that is not the sum of their arc",
+    "magnification_column": "injections have a magnification that is not arc_flux_total / src_flux",
+}
+"""Each check, and what its offenders are said to do."""
+
+COLUMN_TOLERANCE = 1e-4
+"""Relative: columns are float32, derived in float64 from the stored pixels."""
+
+Mask = NDArray[np.bool_]
+
+
+def offenders(ds: xr.Dataset) -> dict[str, Mask]:
+    """Rows (pair,) that fail each of :data:`CHECKS`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A block in memory, with all variables of the data set.
+    """
+    injected = ds["lens_model"].values != 0
+    ok = ds["cutout_ok"].values.astype(bool)
+    ctrl, arc = ds["ctrl"].values, ds["arc"].values
+    lit = arc != 0
+    bits = (1 << np.arange(arc.shape[1], dtype=np.uint8))[None, :, None, None]
+    blind = (ds["nodata"].values[:, None] & bits) != 0
+    blind |= ~(ds["coverage"].values > 0)[:, :, None, None]
+    light = lit.any(axis=(1, 2, 3))
+    finite = np.isfinite(arc).all(axis=(1, 2, 3)) & np.isfinite(ctrl).all(axis=(1, 2, 3))
+    found = {
+        "light_without_data": injected & ok & (lit & blind).any(axis=(1, 2, 3)),
+        "light_on_controls": ~injected & light,
+        "pixels_on_failed_rows": ~ok & (light | (ctrl != 0).any(axis=(1, 2, 3))),
+        "pixels_not_finite": ~finite,
+    }
+    drawn = injected & ok & finite
+    flux = arc.sum(axis=(2, 3), dtype=float)
+    found["flux_column"] = drawn & _differ(ds["total_injected_flux"].values, flux)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = ds["arc_flux_total"].values.astype(float) / ds["src_flux"].values
+    found["magnification_column"] = drawn & _differ(ds["magnification"].values[:, None], gain)
+    return found
+
+
+def _differ(column: NDArray[np.floating], truth: NDArray[np.floating]) -> Mask:
+    """Rows where a recorded value and its formula are both there and disagree; (pair, band)."""
+    there = np.isfinite(column) & np.isfinite(truth)
+    gap = np.abs(np.where(there, column - truth, 0.0))
+    allowed = COLUMN_TOLERANCE * np.abs(np.where(there, truth, 0.0)) + 1e-9
+    return np.asarray((gap > allowed).any(axis=1))

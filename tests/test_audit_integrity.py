@@ -1,0 +1,98 @@
+"""Rows that no correct data set has are a bug, whatever the arcs look like on average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+from audit_pairs import clean, names, run_audit, summed, with_arc
+
+from darkhaloscope.audit.integrity import CHECKS, offenders
+
+Ds = xr.Dataset
+
+
+def light_without_data(ds: Ds) -> Ds:
+    nodata = ds["nodata"].values.copy()
+    nodata[ds["lens_model"].values != 0, :8] = 1 << 2
+    arc = ds["arc"].values.copy()
+    arc[:, :2, :8] = 0
+    return summed(ds.assign(nodata=(ds["nodata"].dims, nodata), arc=(ds["arc"].dims, arc)))
+
+
+def light_in_an_uncovered_band(ds: Ds) -> Ds:
+    coverage = ds["coverage"].values.copy()
+    coverage[np.flatnonzero(ds["lens_model"].values)[0], 0] = 0
+    return ds.assign(coverage=(("pair", "band"), coverage))
+
+
+def light_on_a_control(ds: Ds) -> Ds:
+    arc = ds["arc"].values.copy()
+    arc[np.flatnonzero(ds["lens_model"].values == 0)[0], 0, 3, 3] = 0.01
+    return ds.assign(arc=(ds["arc"].dims, arc))
+
+
+def a_nan(ds: Ds) -> Ds:
+    arc = ds["arc"].values.copy()
+    arc[np.flatnonzero(ds["lens_model"].values)[0], 1, 5, 5] = np.nan
+    return ds.assign(arc=(ds["arc"].dims, arc))
+
+
+def a_failed_row_with_pixels(ds: Ds) -> Ds:
+    ok = ds["cutout_ok"].values.copy()
+    ok[0] = False
+    return ds.assign(cutout_ok=("pair", ok))
+
+
+def flux_column_off(ds: Ds) -> Ds:
+    return ds.assign(total_injected_flux=ds["total_injected_flux"] * np.float32(1.5))
+
+
+def magnification_column_off(ds: Ds) -> Ds:
+    return ds.assign(magnification=ds["magnification"] * np.float32(1.01))
+
+
+@pytest.mark.parametrize(
+    ("plant", "cause"),
+    [
+        (light_without_data, "light_without_data"),
+        (light_in_an_uncovered_band, "light_without_data"),
+        (light_on_a_control, "light_on_controls"),
+        (a_nan, "pixels_not_finite"),
+        (a_failed_row_with_pixels, "pixels_on_failed_rows"),
+        (flux_column_off, "flux_column"),
+        (magnification_column_off, "magnification_column"),
+    ],
+)
+def test_such_a_row_is_counted(plant: Callable[[Ds], Ds], cause: str) -> None:
+    found = {name: int(rows.sum()) for name, rows in offenders(plant(clean())).items()}
+    assert found[cause] > 0
+    assert {name for name, n in found.items() if n} == {cause}
+
+
+def test_clean_pairs_have_none() -> None:
+    found = offenders(clean())
+    assert set(found) == set(CHECKS)
+    assert not any(rows.any() for rows in found.values())
+
+
+@pytest.mark.parametrize("plant", [light_on_a_control, a_nan])
+def test_one_such_row_is_a_bug(plant: Callable[[Ds], Ds]) -> None:
+    result = run_audit(plant(clean()))
+    assert result.verdict["verdict"] == "bug"
+    assert result.exit_code == 1
+    assert names(result)[0] in result.verdict["sentence"]
+
+
+def test_flux_errors_that_cancel_in_the_mean_are_a_bug() -> None:
+    """Each arc 5 % too bright or too faint, as many of one as of the other."""
+    sign = np.where(np.arange(clean().sizes["pair"]) % 2, 1.05, 0.95)
+
+    def change(arc: np.ndarray) -> np.ndarray:
+        return arc * sign[: len(arc), None, None, None]
+
+    result = run_audit(with_arc(clean(), change))
+    assert result.verdict["verdict"] == "bug"
+    assert "closure_scatter" in names(result)
