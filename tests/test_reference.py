@@ -20,7 +20,7 @@ from lenstronomy.Util import param_util
 from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import gamma as gamma_function
-from scipy.special import gammaincinv
+from scipy.special import gammaincinv, hyp2f1
 
 from darkhaloscope.audit import reference
 from darkhaloscope.audit.reference import ArcParameters, moffat_alpha, reference_arc
@@ -175,7 +175,11 @@ def brute_force(p: ArcParameters, fine: int = 12) -> tuple[NDArray[np.float64], 
         {"theta_E": p.theta_e, "e1": e1, "e2": e2, "center_x": 0.0, "center_y": 0.0},
         {"gamma1": p.gamma1, "gamma2": p.gamma2},
     ]
-    beta_e, beta_n = LensModel(["SIE", "SHEAR"]).ray_shooting(east, north, lens)
+    model = "SIE"
+    if p.slope != 2.0:
+        model = "EPL"
+        lens[0]["gamma"] = p.slope
+    beta_e, beta_n = LensModel([model, "SHEAR"]).ray_shooting(east, north, lens)
     de, dn = beta_e - p.src_dx, beta_n - p.src_dy
     pa = np.deg2rad(p.src_pa)
     major, minor = de * np.sin(pa) + dn * np.cos(pa), de * np.cos(pa) - dn * np.sin(pa)
@@ -238,6 +242,7 @@ def test_pixels_of_an_exponential_with_a_gaussian_psf() -> None:
         {"pixel": "integrate"},
         {"psf_beta": 2.5},
         {"src_flux": (1.01,)},
+        {"slope": 2.03},
     ],
     ids=lambda d: "-".join(f"{k}={v}" for k, v in d.items()),
 )
@@ -290,6 +295,42 @@ def test_lenstronomy_draws_the_same_image(n: float, limit: float) -> None:
     drawn = reference_arc(p, **{**STAMP, "size": size}).arc[0]
     assert drawn.sum() == pytest.approx(image.sum(), rel=1e-4)
     assert np.abs(drawn - image).max() < limit * image.max()
+
+
+# --- power law -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [1.2, 1.6, 1.95, 2.05, 2.4, 2.8])
+@pytest.mark.parametrize("q", [0.05, 0.4, 0.9, 1.0])
+def test_the_power_laws_pull_is_the_hypergeometric_function(slope: float, q: float) -> None:
+    p = replace(ARC, slope=slope, lens_q=q, lens_pa=0.0)
+    c, t, b = reference._ray_coefficients(p), slope - 1.0, p.theta_e * math.sqrt(q)
+    for angle in np.linspace(0.01, 6.2, 23):
+        z = complex(q * math.cos(angle), math.sin(angle))
+        turn = (z / abs(z)) ** 2
+        series = hyp2f1(1.0, t / 2, 2 - t / 2, -(1 - q) / (1 + q) * turn)
+        truth = 2 * b / (1 + q) * (b / abs(z)) ** (t - 1) * z / abs(z) * series
+        ours = reference._power_law_pull(math.cos(angle), math.sin(angle), c)
+        assert abs(ours - truth) < 1e-12 * abs(truth)
+
+
+def test_a_power_law_of_slope_two_is_isothermal() -> None:
+    exact = reference_arc(ARC, **STAMP, tolerance=1e-6)
+    for slope in (2.0 - 1e-9, 2.0 + 1e-9):  # the power law's own formula, next to it
+        near = reference_arc(replace(ARC, slope=slope), **STAMP, tolerance=1e-6)
+        assert near.magnification == pytest.approx(exact.magnification, rel=1e-6)
+        assert np.abs(near.arc - exact.arc).max() < 1e-5 * exact.arc.max()
+
+
+@pytest.mark.parametrize("slope", [1.6, 2.4])
+def test_power_law_pixels_are_those_of_brute_force(slope: float) -> None:
+    p = replace(ARC, src_n=0.5, src_reff=0.35, slope=slope)
+    image, magnification = brute_force(p, fine=6)
+    drawn = reference_arc(p, **STAMP, tolerance=1e-6)
+    assert drawn.magnification == pytest.approx(magnification, rel=3e-4)
+    assert np.abs(drawn.arc[0] - image).max() < 3e-4 * image.max()
+    wrong = reference_arc(replace(p, slope=4.0 - slope), **STAMP).arc[0]
+    assert np.abs(wrong - image).max() > 5e-3 * image.max()
 
 
 # --- convolution -----------------------------------------------------------

@@ -4,9 +4,10 @@ The audit compares pixels with this. It shares no code with :mod:`darkhaloscope.
 the axes of :mod:`darkhaloscope.geometry`: a mistake there must not be repeated here.
 
 Rays
-    The image plane is integrated in polar coordinates about the lens centre. An isothermal
-    ellipsoid deflects by an amount that depends on the direction only, so there the lens centre is
-    no singularity, and along a radius the source position is linear. Each cell of (radius, angle)
+    The image plane is integrated in polar coordinates about the lens centre. An elliptical power
+    law deflects by a factor that depends on the direction only times ``r^(2 - slope)``, so that
+    along a radius the source position is linear in ``r`` and that power; for an isothermal one it is
+    linear in ``r``, and the lens centre no singularity. Each cell of (radius, angle)
     carries two quadratures, 3x3 Gauss points on the whole and on each quarter. Their difference is
     taken for the error of the finer, which it overestimates; where the source's centre may lie
     between the rays, what a peak there could hide is added (the cusp of n = 4 defeats differences).
@@ -63,7 +64,7 @@ class ArcParameters:
     theta_e : float
         Einstein radius in arcsec, 0 for no lens; intermediate-axis convention,
         ``kappa = theta_e / (2 sqrt(q x^2 + y^2 / q))`` with x along the major axis
-        (Kormann et al. 1994, A&A 284, 285; lenstronomy ``SIE``).
+        (Kormann et al. 1994, A&A 284, 285; lenstronomy ``SIE``); ``slope`` for other powers.
     lens_q, lens_pa : float
         Axis ratio in (0, 1] (an SIS has 1) and position angle in degrees.
     gamma1, gamma2 : float
@@ -85,6 +86,10 @@ class ArcParameters:
         ``nea``: the FWHM of the Gaussian with the same noise-equivalent area; ``fwhm``: the PSF's.
     pixel : 'effective' or 'integrate'
         ``effective``: the PSF holds the pixel already, the image is sampled at pixel centres.
+    slope : float
+        Slope of the density ``rho ~ r^-slope``, in [1.2, 2.8]; 2 is isothermal. The convergence is
+        ``(3 - slope)/2 (theta_e / sqrt(q x^2 + y^2/q))^(slope - 1)`` (Tessore & Metcalf 2015,
+        A&A 580, A79; lenstronomy ``EPL``).
 
     Raises
     ------
@@ -111,6 +116,7 @@ class ArcParameters:
     psf_nea_fwhm: tuple[float, ...]
     psf_width_is: Literal["nea", "fwhm"] = "nea"
     pixel: Literal["effective", "integrate"] = "effective"
+    slope: float = 2.0
 
     def __post_init__(self) -> None:
         for field in fields(self)[:13]:
@@ -118,6 +124,7 @@ class ArcParameters:
             _require(math.isfinite(value), field.name, "a finite number", value)
         _require(self.theta_e >= 0.0, "theta_e", "0 arcsec or more", self.theta_e)
         _require(0.05 <= self.lens_q <= 1.0, "lens_q", "in [0.05, 1]", self.lens_q)
+        _require(1.2 <= self.slope <= 2.8, "slope", "in [1.2, 2.8]", self.slope)
         shear = math.hypot(self.gamma1, self.gamma2)
         _require(shear < 0.9, "(gamma1, gamma2)", "shorter than 0.9", shear)
         _require(self.src_reff > 0.0, "src_reff", "more than 0 arcsec", self.src_reff)
@@ -284,7 +291,7 @@ def _axes(pa: float) -> Floats:
 
 
 def _ray_coefficients(p: ArcParameters) -> Floats:
-    """All that a ray needs: lens, source ellipse, the same after shear, source offset."""
+    """All that a ray needs: lens, source ellipse, the same after shear, source offset, slope."""
     ellipse = np.diag([math.sqrt(p.src_q), 1.0 / math.sqrt(p.src_q)]) @ _axes(p.src_pa)
     shear = np.array([[p.gamma1, p.gamma2], [p.gamma2, -p.gamma1]])
     lens = [p.theta_e * math.sqrt(p.lens_q), p.lens_q, math.sqrt(1.0 - p.lens_q**2)]
@@ -294,7 +301,7 @@ def _ray_coefficients(p: ArcParameters) -> Floats:
             _axes(p.lens_pa)[0],
             ellipse.ravel(),
             (ellipse @ (np.eye(2) - shear)).ravel(),
-            [p.src_dx, p.src_dy],
+            [p.src_dx, p.src_dy, 2.0 - p.slope],
         ]
     )
 
@@ -312,31 +319,79 @@ def _root_rings(p: ArcParameters, tolerance: float) -> Floats:
     n = p.src_n
     b = gammaincinv(2.0 * n, 0.5)
     reach = p.src_reff * (gammainccinv(2.0 * n, 0.01 * tolerance) / b) ** n / math.sqrt(p.src_q)
-    reach += p.theta_e / math.sqrt(p.lens_q) + math.hypot(p.src_dx, p.src_dy)
-    reach /= 1.0 - math.hypot(p.gamma1, p.gamma2)
+    reach += math.hypot(p.src_dx, p.src_dy)
+    reach = _image_radius(reach, p)
     first = 0.5 * p.theta_e if p.theta_e > 0.0 else p.src_reff
     count = max(1, math.ceil(math.log2(reach / first)))
     return np.concatenate([[0.0], first * 2.0 ** np.arange(count + 1)])
 
 
+def _image_radius(reach: float, p: ArcParameters) -> float:
+    """Radius beyond which nothing lands within ``reach`` of the axis on the source plane.
+
+    The deflection at ``r`` is at most ``pull r^(2 - slope)``, found on a fine grid of directions.
+    """
+    free = 1.0 - math.hypot(p.gamma1, p.gamma2)
+    if p.slope == 2.0:
+        return (reach + p.theta_e / math.sqrt(p.lens_q)) / free
+    c = _ray_coefficients(p)
+    pulls = [abs(_power_law_pull(math.cos(a), math.sin(a), c)) for a in np.linspace(0.0, 1.6, 161)]
+    pull, power = 1.001 * max(pulls), 2.0 - p.slope
+    radius = reach + p.theta_e
+    while free * radius - pull * radius**power < reach:
+        radius *= 1.05
+    return radius
+
+
 @njit(cache=True, nogil=True)
-def _ray_line(phi: float, c: Floats) -> tuple[float, float, float, float]:
-    """Source position along the ray at angle phi: (r ax + bx, r ay + by), on the ellipse's axes."""
+def _power_law_pull(major: float, minor: float, c: Floats) -> complex:
+    """Deflection by the power law at distance 1 in a direction on its axes, as major + i minor.
+
+    Tessore & Metcalf (2015, A&A 580, A79), eq. 13, the terms of its series added until they are lost
+    in rounding.
+    """
+    q, t = c[1], 1.0 - c[15]
+    psi = math.sqrt(q * q * major * major + minor * minor)
+    term = complex(q * major / psi, minor / psi)
+    turn = -(1.0 - q) / (1.0 + q) * term * term
+    total = term
+    for n in range(1, 2000):
+        term *= turn * ((2.0 * n - (2.0 - t)) / (2.0 * n + (2.0 - t)))
+        total += term
+        if abs(term) < 1e-16:
+            break
+    # c[0] is theta_e sqrt(q), the b of the paper
+    return total * (2.0 * c[0] / (1.0 + q) * (c[0] / psi) ** (t - 1.0))
+
+
+@njit(cache=True, nogil=True)
+def _ray_line(phi: float, c: Floats) -> tuple[float, float, float, float, float, float]:
+    """Source position along the ray at angle phi, on the ellipse's axes.
+
+    (ax, dx, bx, ay, dy, by): it is ``r ax + r^(2 - slope) dx + bx``, and the same in y.
+    """
     east, north = math.cos(phi), math.sin(phi)
     major = east * c[3] + north * c[4]
     minor = east * c[4] - north * c[3]
-    psi = math.sqrt(c[1] * c[1] * major * major + minor * minor)
-    u, v = major / psi, minor / psi
-    e = c[2]
-    if e > 1e-4:  # else the next term is below e^2 / 3
-        u, v = math.atan(e * u) / e, math.atanh(e * v) / e
-    shift_east = c[0] * (u * c[3] + v * c[4]) + c[13]
-    shift_north = c[0] * (u * c[4] - v * c[3]) + c[14]
+    if c[15] == 0.0:
+        psi = math.sqrt(c[1] * c[1] * major * major + minor * minor)
+        u, v = major / psi, minor / psi
+        e = c[2]
+        if e > 1e-4:  # else the next term is below e^2 / 3
+            u, v = math.atan(e * u) / e, math.atanh(e * v) / e
+        u, v = c[0] * u, c[0] * v
+    else:
+        pull = _power_law_pull(major, minor, c)
+        u, v = pull.real, pull.imag
+    pull_east = u * c[3] + v * c[4]
+    pull_north = u * c[4] - v * c[3]
     return (
         c[9] * east + c[10] * north,
-        -c[5] * shift_east - c[6] * shift_north,
+        -c[5] * pull_east - c[6] * pull_north,
+        -c[5] * c[13] - c[6] * c[14],
         c[11] * east + c[12] * north,
-        -c[7] * shift_east - c[8] * shift_north,
+        -c[7] * pull_east - c[8] * pull_north,
+        -c[7] * c[13] - c[8] * c[14],
     )
 
 
@@ -370,23 +425,29 @@ def _evaluate(cell: Floats, c: Floats, profile: Floats, k: float, frame: float) 
     radii, radial, angles, angular = np.empty(9), np.empty(9), np.empty(9), np.empty(9)
     _nodes(cell[0], cell[1], radii, radial)
     _nodes(cell[2], cell[3], angles, angular)
+    powers = radii ** c[15]
+    across_nodes = (cell[1] - cell[0]) / (radii[5] - radii[0])
     flux, coarse, nearest = 0.0, 0.0, np.inf
     along_r, along_phi = 0.0, 0.0  # extent on the source plane, squared
     first_x, first_y = np.zeros(6), np.zeros(6)
     for i in range(6):
-        ax, bx, ay, by = _ray_line(angles[i], c)
+        ax, dx, bx, ay, dy, by = _ray_line(angles[i], c)
         for j in range(6):
-            x, y = radii[j] * ax + bx, radii[j] * ay + by
+            x = radii[j] * ax + powers[j] * dx + bx
+            y = radii[j] * ay + powers[j] * dy + by
             flux += _light(x, y, profile) * radii[j] * radial[j] * angular[i]
             nearest = min(nearest, x * x + y * y)
             if i == 0:
                 first_x[j], first_y[j] = x, y
             along_phi = max(along_phi, (x - first_x[j]) ** 2 + (y - first_y[j]) ** 2)
-        along_r = max(along_r, (ax * ax + ay * ay) * (cell[1] - cell[0]) ** 2)
+        long_x = ax * (radii[5] - radii[0]) + dx * (powers[5] - powers[0])
+        long_y = ay * (radii[5] - radii[0]) + dy * (powers[5] - powers[0])
+        along_r = max(along_r, (long_x * long_x + long_y * long_y) * across_nodes**2)
     for i in range(6, 9):
-        ax, bx, ay, by = _ray_line(angles[i], c)
+        ax, dx, bx, ay, dy, by = _ray_line(angles[i], c)
         for j in range(6, 9):
-            x, y = radii[j] * ax + bx, radii[j] * ay + by
+            x = radii[j] * ax + powers[j] * dx + bx
+            y = radii[j] * ay + powers[j] * dy + by
             coarse += _light(x, y, profile) * radii[j] * radial[j] * angular[i]
     error = abs(flux - coarse)
     extent2 = max(along_r, along_phi)
@@ -534,15 +595,17 @@ def _lay_rays(
             continue
         _nodes(cell[0], cell[1], radii, radial)
         _nodes(cell[2], cell[3], angles, angular)
+        powers = radii ** c[15]
         for i in range(6):
-            ax, bx, ay, by = _ray_line(angles[i], c)
+            ax, dx, bx, ay, dy, by = _ray_line(angles[i], c)
             # x falls towards the East
             x_step, y_step = -math.cos(angles[i]) * place[2], math.sin(angles[i]) * place[2]
             for j in range(6):
                 x, y = place[0] + radii[j] * x_step, place[1] + radii[j] * y_step
                 if not (-margin <= x < frame - margin and -margin <= y < frame - margin):
                     continue
-                sx, sy = radii[j] * ax + bx, radii[j] * ay + by
+                sx = radii[j] * ax + powers[j] * dx + bx
+                sy = radii[j] * ay + powers[j] * dy + by
                 flux = _light(sx, sy, profile) * radii[j] * radial[j] * angular[i]
                 total += flux
                 mean_x += flux * x

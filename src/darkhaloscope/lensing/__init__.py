@@ -11,7 +11,7 @@ Lengths are arcsec, fluxes nMgy, offsets (East, North), position angles degrees 
 arrays are (band, y, x) with pixel centres at integers.
 """
 
-from darkhaloscope.lensing.deflection import Lens, shear, sie, sis
+from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
 from darkhaloscope.lensing.psf import (
     Psf,
     gaussian_profile,
@@ -32,6 +32,7 @@ __all__ = [
     "Rendered",
     "Sersic",
     "arc_snr",
+    "epl",
     "gaussian_profile",
     "kernel",
     "moffat_alpha",

@@ -250,9 +250,7 @@ def trace(
     else:
         lens_numbers = lens.numbers()
         centre = np.zeros(2)
-        gamma = math.hypot(lens.gamma1, lens.gamma2)
-        offset = math.hypot(source.dx, source.dy)
-        reach = (outer + offset + lens.theta_e / math.sqrt(lens.q)) / (1.0 - gamma)
+        reach = lens.reach(outer + math.hypot(source.dx, source.dy))
     half = 0.5 * pixel_scale * 2.0 ** max(1, math.ceil(math.log2(2.0 * reach / pixel_scale)))
     smallest = pixel_scale / supersample * (1.0 + 1e-9)
     # Half the light lies within reff, so that the blurred image is about this bright or brighter.

@@ -320,5 +320,10 @@ def warm() -> None:
     """Compile (or load from numba's cache) everything that :func:`render` runs."""
     psfs = [Psf("moffat", nea_fwhm=1.3), Psf("gaussian", fwhm=1.3)]
     source = Sersic((1.0, 1.0), reff=0.3)
-    for lens in (None, Lens("SIS", 1.0), Lens("SIE", 1.0, q=0.7)):
+    for lens in (
+        None,
+        Lens("SIS", 1.0),
+        Lens("SIE", 1.0, q=0.7),
+        Lens("EPL", 1.0, q=0.7, slope=2.1),
+    ):
         render(lens, source, psfs, size=16, x=7.5, y=7.5)
