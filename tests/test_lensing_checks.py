@@ -20,6 +20,7 @@ from darkhaloscope.lensing import Lens, Psf, Sersic, render, sis, warm
 
 # The package exports the function of the same name, which hides the module.
 render_module = importlib.import_module("darkhaloscope.lensing.render")
+convolve_module = importlib.import_module("darkhaloscope.lensing.convolve")
 
 DOT = Sersic((1.0,), 0.01, n=0.5)
 
@@ -145,8 +146,8 @@ def renormalised_kernel(patch):
         arc = original(*args)
         return arc / arc.sum(axis=(1, 2), keepdims=True)
 
-    original = render_module._convolve
-    patch.setattr(render_module, "_convolve", convolve)
+    original = render_module.convolve
+    patch.setattr(render_module, "convolve", convolve)
 
 
 def degrees_as_radians_in(module):
@@ -185,7 +186,7 @@ def kernel_shifted(by):
     """What ifftshift for fftshift does: the kernel's centre is not at node 0."""
 
     def plant(patch):
-        original = render_module._to_pixels
+        original = convolve_module._to_pixels
 
         def shifted(light, hat, per_pixel):
             spectrum = original(light, hat, per_pixel)
@@ -193,18 +194,19 @@ def kernel_shifted(by):
             half = np.fft.rfftfreq(spectrum.shape[0])
             return spectrum * np.exp(-2j * np.pi * by * (f[:, None] + half[None, :]))
 
-        patch.setattr(render_module, "_to_pixels", shifted)
+        patch.setattr(convolve_module, "_to_pixels", shifted)
 
     plant.__name__ = f"kernel_shifted_by_{by}"
     return plant
 
 
 def no_padding(patch):
-    patch.setattr(render_module, "_frame", lambda size: (size // 2, size))
+    for module in (render_module, convolve_module):
+        patch.setattr(module, "frame", lambda size: (size // 2, size))
 
 
 def pixel_twice(patch):
-    patch.setattr(render_module, "transfer", doubled(render_module.transfer))
+    patch.setattr(convolve_module, "transfer", doubled(convolve_module.transfer))
 
 
 def doubled(transfer):

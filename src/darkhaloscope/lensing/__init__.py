@@ -12,6 +12,7 @@ arrays are (band, y, x) with pixel centres at integers.
 """
 
 from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
+from darkhaloscope.lensing.points import Images, Point, image_positions
 from darkhaloscope.lensing.psf import (
     Psf,
     gaussian_profile,
@@ -23,17 +24,21 @@ from darkhaloscope.lensing.psf import (
     moffat_profile,
     psf_profile,
 )
-from darkhaloscope.lensing.render import Rendered, arc_snr, render, warm
+from darkhaloscope.lensing.render import Components, Rendered, arc_snr, render, warm
 from darkhaloscope.lensing.sources import Sersic, sersic_b, sersic_profile
 
 __all__ = [
+    "Components",
+    "Images",
     "Lens",
+    "Point",
     "Psf",
     "Rendered",
     "Sersic",
     "arc_snr",
     "epl",
     "gaussian_profile",
+    "image_positions",
     "kernel",
     "moffat_alpha",
     "moffat_alpha_from_nea",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from darkhaloscope.errors import UserError
 
 
@@ -31,3 +33,13 @@ def require_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise :class:`UserError` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise UserError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def require_fluxes(flux: Sequence[float]) -> tuple[float, ...]:
+    """The fluxes as a tuple; :class:`UserError` for none, or one that is not in [0, 1e12] nMgy."""
+    values = tuple(np.atleast_1d(np.asarray(flux)).tolist())
+    if not values:
+        raise UserError("source flux is empty; it must hold one value in nMgy for each band.")
+    for value in values:
+        require_in("source flux", value, 0.0, 1e12, unit="nMgy")
+    return tuple(float(value) for value in values)

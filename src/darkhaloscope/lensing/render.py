@@ -1,37 +1,29 @@
 """From a lens, a source and PSFs to a noiseless arc on a stamp.
 
-Rays carry the lensed light (:mod:`rays`). Each is spread with a cubic B-spline on a grid of half
-pixels (finer for a PSF narrower than two pixels); the grid is transformed once for all bands,
-divided by the spline's own transform, multiplied by each PSF's, and brought back at the pixel
-centres only. Spreading and dividing is a non-uniform Fourier transform (Dutt & Rokhlin 1993,
-SIAM J. Sci. Comput. 14, 1368): a ray keeps its place to a small part of a grid step, so that the
-centroid of an arc does not jump from node to node, and the PSF removes what the grid cannot hold.
-
-The frame reaches half a stamp beyond the stamp on each side, and the transform as far again, so
-that light outside the stamp comes in through the PSF and none comes round.
+Rays carry the lensed light (:mod:`rays` for a Sersic source, :mod:`points` for an unresolved one),
+and the stamp is what each PSF makes of them (:mod:`convolve`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy.fft import irfft2, next_fast_len, rfft2
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE, pixel_to_sky, sky_to_pixel
 from darkhaloscope.lensing.checks import require_in
+from darkhaloscope.lensing.convolve import convolve, frame
 from darkhaloscope.lensing.deflection import Lens
-from darkhaloscope.lensing.psf import Psf, transfer
-from darkhaloscope.lensing.rays import FWHM_PER_CELL, trace
+from darkhaloscope.lensing.points import Point, image_positions
+from darkhaloscope.lensing.psf import Psf
+from darkhaloscope.lensing.rays import FWHM_PER_CELL, Rays, trace
 from darkhaloscope.lensing.sources import Sersic
 
 FloatArray = NDArray[np.float64]
-ComplexArray = NDArray[np.complex128]
 
 SUPERSAMPLE = 128
 """Finest sampling allowed by default: rays per pixel side where the brightness has a cusp."""
@@ -39,8 +31,41 @@ SUPERSAMPLE = 128
 MAX_SIZE = 512
 """Largest stamp, pixels a side."""
 
-MAX_NODES = 4096
-"""Largest grid, nodes a side (128 MiB): it stops large stamps with a PSF narrower than two pixels."""
+
+@dataclass(frozen=True)
+class Components:
+    """A source made of several: a bulge and a disc, a galaxy and its active nucleus.
+
+    Parameters
+    ----------
+    parts : sequence of Sersic or Point
+        Each with its own fluxes per band, shape and position; all with the same number of bands.
+
+    Raises
+    ------
+    UserError
+        No parts, or parts of different numbers of bands.
+    """
+
+    parts: Sequence[Sersic | Point]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            raise UserError("source parts is empty; it must hold at least one source.")
+        bands = sorted({len(part.flux) for part in self.parts})
+        if len(bands) > 1:
+            raise UserError(
+                f"source parts have {' and '.join(map(str, bands))} fluxes; each must have one "
+                "for every band."
+            )
+
+    @property
+    def flux(self) -> tuple[float, ...]:
+        """Total flux of the parts in nMgy, one value a band."""
+        return tuple(
+            float(sum(fluxes)) for fluxes in zip(*(part.flux for part in self.parts), strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -55,154 +80,31 @@ class Rendered:
     arc_flux_total : ndarray, shape (band,)
         Lensed flux in nMgy before the PSF, over the whole plane.
     magnification : float
-        ``arc_flux_total`` over the source's flux; 1 without a lens.
+        ``arc_flux_total`` over the source's flux; 1 without a lens. For a source of several parts,
+        whose colours make it differ from band to band, that of the fluxes summed over the bands.
     supersample : int
         Rays per pixel side in the finest part of the image plane, at least 1.
+    magnification_band : ndarray, shape (band,)
+        ``arc_flux_total`` over the source's flux in each band: the parts' magnifications weighted
+        by their fluxes. Missing (NaN) in a band where several parts have no flux at all. Not given,
+        it is ``magnification`` in every band.
     """
 
     arc: FloatArray
     arc_flux_total: FloatArray
     magnification: float
     supersample: int
+    magnification_band: FloatArray = field(default_factory=lambda: np.empty(0))
 
-
-@njit(cache=True, nogil=True)
-def _spread(
-    x: FloatArray,
-    y: FloatArray,
-    flux: FloatArray,
-    per_pixel: int,
-    low: float,
-    high: float,
-    grid: FloatArray,
-) -> None:
-    """Add rays to a periodic grid, each as a cubic B-spline over 4x4 nodes of the same total.
-
-    ``x, y`` in stamp pixels; pixel p is node ``p * per_pixel``, modulo the grid. Rays outside
-    ``low .. high`` on either axis are left out: their light would come round.
-    """
-    nodes = grid.shape[0]
-    wx = np.empty(4)
-    wy = np.empty(4)
-    for k in range(x.size):
-        if not (low <= x[k] <= high and low <= y[k] <= high):
-            continue
-        for axis in range(2):
-            place = (x[k] if axis == 0 else y[k]) * per_pixel
-            f = place - math.floor(place)
-            g = 1.0 - f
-            w = wx if axis == 0 else wy
-            w[0] = g * g * g / 6.0
-            w[1] = (4.0 - 3.0 * f * f * (2.0 - f)) / 6.0
-            w[2] = (4.0 - 3.0 * g * g * (2.0 - g)) / 6.0
-            w[3] = f * f * f / 6.0
-        i0 = math.floor(x[k] * per_pixel) - 1
-        j0 = math.floor(y[k] * per_pixel) - 1
-        for j in range(4):
-            row = (j0 + j) % nodes
-            part = flux[k] * wy[j]
-            for i in range(4):
-                grid[row, (i0 + i) % nodes] += part * wx[i]
-
-
-@njit(cache=True, nogil=True)
-def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexArray:
-    """Multiply by a transfer function and keep every ``per_pixel``-th node.
-
-    Taking every m-th node is, among frequencies, adding those that alias (the sampling theorem).
-    ``light`` is a half transform (y, x); so is the result, for a grid ``per_pixel`` times smaller.
-    """
-    nodes = light.shape[0]
-    half = nodes // 2
-    small = nodes // per_pixel
-    out = np.empty((small, small // 2 + 1), dtype=np.complex128)
-    for ky in range(small):
-        for kx in range(small // 2 + 1):
-            value = 0.0 + 0.0j
-            for a in range(per_pixel):
-                fy = ky + a * small
-                my = nodes - fy if fy > half else fy
-                for b in range(per_pixel):
-                    fx = kx + b * small
-                    if fx > half:
-                        mx = nodes - fx
-                        back = nodes - fy if fy > 0 else 0
-                        value += np.conj(light[back, mx]) * hat[my, mx]
-                    else:
-                        value += light[fy, fx] * hat[my, fx]
-            out[ky, kx] = value / (per_pixel * per_pixel)
-    return out
-
-
-def _nodes_per_pixel(psfs: Sequence[Psf], pixel_scale: float, pixels: int) -> int:
-    """Nodes on a pixel's side, four or more on the narrowest FWHM, for a grid of that many pixels."""
-    narrowest = min(psf.fwhm for psf in psfs)
-    for nodes in (2, 4, 8):
-        if narrowest / pixel_scale * nodes >= 4.0:
-            if pixels * nodes > MAX_NODES:
-                raise UserError(
-                    f"size is too large for a PSF fwhm of {narrowest:g} arcsec; it must be at most "
-                    f"{MAX_NODES // (3 * nodes)} pixels."
-                )
-            return nodes
-    raise UserError(
-        f"PSF fwhm is {narrowest:g} arcsec; it must be at least half a pixel, "
-        f"{0.5 * pixel_scale:g} arcsec."
-    )
-
-
-def _spline_transform(nodes: int) -> tuple[FloatArray, FloatArray]:
-    """Transform of the cubic B-spline on the y and on the (half) x frequencies of a grid."""
-    full = np.sinc(np.fft.fftfreq(nodes)) ** 4
-    return full, np.sinc(np.fft.rfftfreq(nodes)) ** 4
-
-
-def _convolve(
-    x: FloatArray,
-    y: FloatArray,
-    flux: FloatArray,
-    psfs: Sequence[Psf | None],
-    size: int,
-    pixel_scale: float,
-) -> FloatArray:
-    """Rays (stamp pixels, flux) seen through each PSF, per unit flux: (band, y, x), per pixel."""
-    arc = np.zeros((len(psfs), size, size))
-    drawn = [psf for psf in psfs if psf is not None]
-    if not drawn:
-        return arc
-    around, small = _frame(size)
-    per_pixel = _nodes_per_pixel(drawn, pixel_scale, small)
-    nodes = small * per_pixel
-    grid = np.zeros((nodes, nodes))
-    _spread(x, y, flux, per_pixel, -float(around), size - 1.0 + around, grid)
-    light = rfft2(grid)
-    full, half = _spline_transform(nodes)
-    light /= full[:, None]
-    light /= half[None, :]
-    for i, psf in enumerate(psfs):
-        if psf is not None:
-            hat = transfer(psf, nodes, per_pixel, pixel_scale)
-            spectrum = _to_pixels(light, hat, per_pixel)
-            arc[i] = irfft2(spectrum, s=(small, small))[:size, :size]
-    return arc
-
-
-def _frame(size: int) -> tuple[int, int]:
-    """Pixels of the frame around the stamp on each side, and pixels of the periodic grid.
-
-    A stamp's pixel and a ray of the frame are never further apart than half the grid, so that the
-    PSF is taken at their true distance.
-    """
-    grid = int(next_fast_len(max(3 * size, size + 64), real=True))
-    grid += grid % 2
-    while next_fast_len(grid, real=True) != grid:
-        grid += 2
-    return grid // 2 - size, grid
+    def __post_init__(self) -> None:
+        if self.magnification_band.size == 0:
+            same = np.full(self.arc_flux_total.shape, self.magnification)
+            object.__setattr__(self, "magnification_band", same)
 
 
 def render(
     lens: Lens | None,
-    source: Sersic,
+    source: Sersic | Point | Components,
     psfs: Sequence[Psf | None],
     *,
     size: int,
@@ -217,7 +119,7 @@ def render(
     ----------
     lens : Lens or None
         Its centre is ``(dx, dy)`` from the target. None draws the source itself.
-    source : Sersic
+    source : Sersic, Point or Components
         One flux a band in nMgy; its position counts from the lens centre (from the target without a
         lens).
     psfs : sequence of Psf or None
@@ -240,40 +142,74 @@ def render(
     ------
     UserError
         A parameter out of its range, NaN included; a lens or source position outside the frame;
-        numbers of fluxes and PSFs that differ.
+        numbers of fluxes and PSFs that differ; a point source on a caustic.
     """
     _check(psfs, source, size, x, y, pixel_scale, supersample)
     dx, dy = (0.0, 0.0) if lens is None else (lens.dx, lens.dy)
     lens_x, lens_y = (float(value) for value in sky_to_pixel(dx, dy, x, y, pixel_scale))
-    around, _ = _frame(size)
+    around, _ = frame(size)
     low, high = -float(around), size - 1.0 + around
-    source_x, source_y = sky_to_pixel(source.dx, source.dy, lens_x, lens_y, pixel_scale)
-    if not (low <= source_x <= high and low <= source_y <= high):
-        raise UserError(
-            f"source dx, dy put the source at pixel ({source_x:.1f}, {source_y:.1f}); on each axis "
-            f"it must be between {low:g} and {high:g} for a stamp of {size} pixels."
-        )
+    parts = source.parts if isinstance(source, Components) else (source,)
+    for part in parts:
+        source_x, source_y = sky_to_pixel(part.dx, part.dy, lens_x, lens_y, pixel_scale)
+        if not (low <= source_x <= high and low <= source_y <= high):
+            raise UserError(
+                f"source dx, dy put the source at pixel ({source_x:.1f}, {source_y:.1f}); on each "
+                f"axis it must be between {low:g} and {high:g} for a stamp of {size} pixels."
+            )
     east, north = pixel_to_sky([high, low], [low, high], lens_x, lens_y, pixel_scale)
+    inside = (east[0], east[1], north[0], north[1])
     widths = [psf.fwhm for psf in psfs if psf is not None]
-    rays = trace(
+    resolution = min(widths, default=math.inf) / FWHM_PER_CELL
+    arc = np.zeros((len(psfs), size, size))
+    total = np.zeros(len(psfs))
+    finest = math.inf
+    for part in parts:
+        rays = _rays(lens, part, inside, pixel_scale, resolution, supersample)
+        ray_x, ray_y = sky_to_pixel(rays.east, rays.north, lens_x, lens_y, pixel_scale)
+        flux = np.asarray(part.flux)
+        arc += flux[:, None, None] * convolve(ray_x, ray_y, rays.flux, psfs, size, pixel_scale)
+        total += flux * rays.total
+        finest = min(finest, rays.finest)
+    if len(parts) == 1:
+        magnification, by_band = rays.total, np.empty(0)
+    else:
+        flux = np.asarray(source.flux)
+        by_band = np.divide(total, flux, out=np.full(flux.shape, math.nan), where=flux > 0.0)
+        magnification = float(total.sum() / flux.sum()) if flux.any() else math.nan
+    supersampled = max(1, round(2.0 * pixel_scale / finest))
+    return Rendered(arc, total, magnification, supersampled, by_band)
+
+
+def _rays(
+    lens: Lens | None,
+    source: Sersic | Point,
+    inside: tuple[float, float, float, float],
+    pixel_scale: float,
+    resolution: float,
+    supersample: int,
+) -> Rays:
+    """The light of one source of unit flux, as rays about the lens centre; see :func:`rays.trace`."""
+    if isinstance(source, Point):
+        if lens is None:
+            east, north, flux = np.array([source.dx]), np.array([source.dy]), np.ones(1)
+        else:
+            east, north, flux = image_positions(lens, source.dx, source.dy)
+        flux = np.abs(flux)
+        return Rays(east, north, flux, float(flux.sum()), 2.0 * pixel_scale)
+    return trace(
         lens,
         source,
-        frame=(east[0], east[1], north[0], north[1]),
+        frame=inside,
         pixel_scale=pixel_scale,
-        resolution=min(widths, default=math.inf) / FWHM_PER_CELL,
+        resolution=resolution,
         supersample=supersample,
     )
-    ray_x, ray_y = sky_to_pixel(rays.east, rays.north, lens_x, lens_y, pixel_scale)
-    arc = _convolve(ray_x, ray_y, rays.flux, psfs, size, pixel_scale)
-    flux = np.asarray(source.flux)
-    arc *= flux[:, None, None]
-    finest = max(1, round(2.0 * pixel_scale / rays.finest))
-    return Rendered(arc, flux * rays.total, rays.total, finest)
 
 
 def _check(
     psfs: Sequence[Psf | None],
-    source: Sersic,
+    source: Sersic | Point | Components,
     size: int,
     x: float,
     y: float,
@@ -326,4 +262,5 @@ def warm() -> None:
         Lens("SIE", 1.0, q=0.7),
         Lens("EPL", 1.0, q=0.7, slope=2.1),
     ):
-        render(lens, source, psfs, size=16, x=7.5, y=7.5)
+        for drawn in (source, Point((1.0, 1.0), dx=0.3)):
+            render(lens, drawn, psfs, size=16, x=7.5, y=7.5)

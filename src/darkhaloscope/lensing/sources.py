@@ -16,8 +16,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainccinv, gammaincinv, gammaln
 
-from darkhaloscope.errors import UserError
-from darkhaloscope.lensing.checks import require_in
+from darkhaloscope.lensing.checks import require_fluxes, require_in
 
 FloatArray = NDArray[np.float64]
 
@@ -58,12 +57,7 @@ class Sersic:
     dy: float = 0.0
 
     def __post_init__(self) -> None:
-        flux = tuple(np.atleast_1d(np.asarray(self.flux)).tolist())
-        if not flux:
-            raise UserError("source flux is empty; it must hold one value in nMgy for each band.")
-        for value in flux:
-            require_in("source flux", value, 0.0, 1e12, unit="nMgy")
-        object.__setattr__(self, "flux", tuple(float(value) for value in flux))
+        object.__setattr__(self, "flux", require_fluxes(self.flux))
         require_in("source reff", self.reff, 0.01, 60.0, unit="arcsec")
         require_in("source n", self.n, *SERSIC_N)
         require_in("source q", self.q, 0.05, 1.0)
