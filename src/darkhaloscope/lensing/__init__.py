@@ -12,6 +12,7 @@ arrays are (band, y, x) with pixel centres at integers.
 """
 
 from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
+from darkhaloscope.lensing.pixel_psf import PixelPsf
 from darkhaloscope.lensing.points import Images, Point, image_positions
 from darkhaloscope.lensing.psf import (
     Psf,
@@ -31,6 +32,7 @@ __all__ = [
     "Components",
     "Images",
     "Lens",
+    "PixelPsf",
     "Point",
     "Psf",
     "Rendered",

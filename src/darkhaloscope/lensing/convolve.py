@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from darkhaloscope.errors import UserError
+from darkhaloscope.lensing.pixel_psf import PixelPsf, limit_band, pixel_transfer
 from darkhaloscope.lensing.psf import Psf, transfer
 
 FloatArray = NDArray[np.float64]
@@ -99,7 +100,7 @@ def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexA
     return out
 
 
-def _nodes_per_pixel(psfs: Sequence[Psf], pixel_scale: float, pixels: int) -> int:
+def _nodes_per_pixel(psfs: Sequence[Psf | PixelPsf], pixel_scale: float, pixels: int) -> int:
     """Nodes on a pixel's side, four or more on the narrowest FWHM, for a grid of that many pixels."""
     narrowest = min(psf.fwhm for psf in psfs)
     for nodes in (2, 4, 8):
@@ -126,7 +127,7 @@ def convolve(
     x: FloatArray,
     y: FloatArray,
     flux: FloatArray,
-    psfs: Sequence[Psf | None],
+    psfs: Sequence[Psf | PixelPsf | None],
     size: int,
     pixel_scale: float,
 ) -> FloatArray:
@@ -145,7 +146,10 @@ def convolve(
     light /= full[:, None]
     light /= half[None, :]
     for i, psf in enumerate(psfs):
-        if psf is not None:
+        if isinstance(psf, PixelPsf):
+            spectrum = limit_band(light, per_pixel) * pixel_transfer(psf, small)
+            arc[i] = irfft2(spectrum, s=(small, small))[:size, :size]
+        elif psf is not None:
             hat = transfer(psf, nodes, per_pixel, pixel_scale)
             spectrum = _to_pixels(light, hat, per_pixel)
             arc[i] = irfft2(spectrum, s=(small, small))[:size, :size]

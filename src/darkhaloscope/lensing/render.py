@@ -18,6 +18,7 @@ from darkhaloscope.geometry import PIXEL_SCALE, pixel_to_sky, sky_to_pixel
 from darkhaloscope.lensing.checks import require_in
 from darkhaloscope.lensing.convolve import convolve, frame
 from darkhaloscope.lensing.deflection import Lens
+from darkhaloscope.lensing.pixel_psf import PixelPsf
 from darkhaloscope.lensing.points import Point, image_positions
 from darkhaloscope.lensing.psf import Psf
 from darkhaloscope.lensing.rays import FWHM_PER_CELL, Rays, trace
@@ -105,7 +106,7 @@ class Rendered:
 def render(
     lens: Lens | None,
     source: Sersic | Point | Components,
-    psfs: Sequence[Psf | None],
+    psfs: Sequence[Psf | PixelPsf | None],
     *,
     size: int,
     x: float,
@@ -122,7 +123,7 @@ def render(
     source : Sersic, Point or Components
         One flux a band in nMgy; its position counts from the lens centre (from the target without a
         lens).
-    psfs : sequence of Psf or None
+    psfs : sequence of Psf, PixelPsf or None
         One a band; None draws nothing in that band.
     size : int
         Pixels a side, 8 to 512.
@@ -142,7 +143,8 @@ def render(
     ------
     UserError
         A parameter out of its range, NaN included; a lens or source position outside the frame;
-        numbers of fluxes and PSFs that differ; a point source on a caustic.
+        numbers of fluxes and PSFs that differ; a point source on a caustic; a pixelised PSF larger
+        than the frame (twice the stamp), or of another pixel scale.
     """
     _check(psfs, source, size, x, y, pixel_scale, supersample)
     dx, dy = (0.0, 0.0) if lens is None else (lens.dx, lens.dy)
@@ -208,7 +210,7 @@ def _rays(
 
 
 def _check(
-    psfs: Sequence[Psf | None],
+    psfs: Sequence[Psf | PixelPsf | None],
     source: Sersic | Point | Components,
     size: int,
     x: float,
@@ -230,6 +232,20 @@ def _check(
             f"{len(psfs)} PSFs were given for {len(source.flux)} source fluxes; "
             "there must be one of each for every band."
         )
+    widest = 2 * frame(size)[0] + size
+    for psf in psfs:
+        if isinstance(psf, PixelPsf):
+            side = psf.image.shape[0]
+            if side > widest:
+                raise UserError(
+                    f"PSF image is {side} pixels a side; for a stamp of {size} pixels it must be at "
+                    f"most {widest}, the frame."
+                )
+            if abs(psf.pixel_scale / pixel_scale - 1.0) > 1e-3:
+                raise UserError(
+                    f"PSF pixel_scale is {psf.pixel_scale:g} arcsec; it must be the stamp's, "
+                    f"{pixel_scale:g} arcsec."
+                )
 
 
 def arc_snr(arc_band: ArrayLike, invvar: ArrayLike) -> float:
