@@ -13,6 +13,7 @@ arrays are (band, y, x) with pixel centres at integers.
 
 from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
 from darkhaloscope.lensing.pixel_psf import PixelPsf
+from darkhaloscope.lensing.pixel_source import PixelSource
 from darkhaloscope.lensing.points import Images, Point, image_positions
 from darkhaloscope.lensing.psf import (
     Psf,
@@ -33,6 +34,7 @@ __all__ = [
     "Images",
     "Lens",
     "PixelPsf",
+    "PixelSource",
     "Point",
     "Psf",
     "Rendered",

@@ -1,7 +1,7 @@
 """From a lens, a source and PSFs to a noiseless arc on a stamp.
 
-Rays carry the lensed light (:mod:`rays` for a Sersic source, :mod:`points` for an unresolved one),
-and the stamp is what each PSF makes of them (:mod:`convolve`).
+Rays carry the lensed light (:mod:`rays` for a Sersic source, :mod:`points` for an unresolved one,
+:mod:`pixel_source` for an image), and the stamp is what each PSF makes of them (:mod:`convolve`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from darkhaloscope.lensing.checks import require_in
 from darkhaloscope.lensing.convolve import convolve, frame
 from darkhaloscope.lensing.deflection import Lens
 from darkhaloscope.lensing.pixel_psf import PixelPsf
+from darkhaloscope.lensing.pixel_source import PixelSource, trace_pixels
 from darkhaloscope.lensing.points import Point, image_positions
 from darkhaloscope.lensing.psf import Psf
 from darkhaloscope.lensing.rays import FWHM_PER_CELL, Rays, trace
@@ -39,7 +40,7 @@ class Components:
 
     Parameters
     ----------
-    parts : sequence of Sersic or Point
+    parts : sequence of Sersic, Point or PixelSource
         Each with its own fluxes per band, shape and position; all with the same number of bands.
 
     Raises
@@ -48,7 +49,7 @@ class Components:
         No parts, or parts of different numbers of bands.
     """
 
-    parts: Sequence[Sersic | Point]
+    parts: Sequence[Sersic | Point | PixelSource]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -67,6 +68,9 @@ class Components:
         return tuple(
             float(sum(fluxes)) for fluxes in zip(*(part.flux for part in self.parts), strict=True)
         )
+
+
+Source = Sersic | Point | PixelSource | Components
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Rendered:
 
 def render(
     lens: Lens | None,
-    source: Sersic | Point | Components,
+    source: Source,
     psfs: Sequence[Psf | PixelPsf | None],
     *,
     size: int,
@@ -120,7 +124,7 @@ def render(
     ----------
     lens : Lens or None
         Its centre is ``(dx, dy)`` from the target. None draws the source itself.
-    source : Sersic, Point or Components
+    source : Sersic, Point, PixelSource or Components
         One flux a band in nMgy; its position counts from the lens centre (from the target without a
         lens).
     psfs : sequence of Psf, PixelPsf or None
@@ -185,7 +189,7 @@ def render(
 
 def _rays(
     lens: Lens | None,
-    source: Sersic | Point,
+    source: Sersic | Point | PixelSource,
     inside: tuple[float, float, float, float],
     pixel_scale: float,
     resolution: float,
@@ -199,6 +203,15 @@ def _rays(
             east, north, flux = image_positions(lens, source.dx, source.dy)
         flux = np.abs(flux)
         return Rays(east, north, flux, float(flux.sum()), 2.0 * pixel_scale)
+    if isinstance(source, PixelSource):
+        return trace_pixels(
+            lens,
+            source,
+            frame=inside,
+            pixel_scale=pixel_scale,
+            resolution=resolution,
+            supersample=supersample,
+        )
     return trace(
         lens,
         source,
@@ -211,7 +224,7 @@ def _rays(
 
 def _check(
     psfs: Sequence[Psf | PixelPsf | None],
-    source: Sersic | Point | Components,
+    source: Source,
     size: int,
     x: float,
     y: float,
@@ -278,5 +291,5 @@ def warm() -> None:
         Lens("SIE", 1.0, q=0.7),
         Lens("EPL", 1.0, q=0.7, slope=2.1),
     ):
-        for drawn in (source, Point((1.0, 1.0), dx=0.3)):
+        for drawn in (source, Point((1.0, 1.0), dx=0.3), PixelSource((1.0, 1.0), np.eye(4), 0.1)):
             render(lens, drawn, psfs, size=16, x=7.5, y=7.5)
