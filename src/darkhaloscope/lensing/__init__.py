@@ -12,6 +12,15 @@ arrays are (band, y, x) with pixel centres at integers.
 """
 
 from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
+from darkhaloscope.lensing.photometry import (
+    arc_snr,
+    flux_from_mag,
+    gain_from_invvar,
+    poisson_noise,
+    snr_matched_filter,
+    snr_peak,
+    snr_region,
+)
 from darkhaloscope.lensing.pixel_psf import PixelPsf
 from darkhaloscope.lensing.pixel_source import PixelSource
 from darkhaloscope.lensing.points import Images, Point, image_positions
@@ -26,7 +35,7 @@ from darkhaloscope.lensing.psf import (
     moffat_profile,
     psf_profile,
 )
-from darkhaloscope.lensing.render import Components, Rendered, arc_snr, render, warm
+from darkhaloscope.lensing.render import Components, Rendered, render, warm
 from darkhaloscope.lensing.sources import Sersic, sersic_b, sersic_profile
 
 __all__ = [
@@ -41,6 +50,8 @@ __all__ = [
     "Sersic",
     "arc_snr",
     "epl",
+    "flux_from_mag",
+    "gain_from_invvar",
     "gaussian_profile",
     "image_positions",
     "kernel",
@@ -49,6 +60,7 @@ __all__ = [
     "moffat_fwhm",
     "moffat_nea_fwhm",
     "moffat_profile",
+    "poisson_noise",
     "psf_profile",
     "render",
     "sersic_b",
@@ -56,5 +68,8 @@ __all__ = [
     "shear",
     "sie",
     "sis",
+    "snr_matched_filter",
+    "snr_peak",
+    "snr_region",
     "warm",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE, pixel_to_sky, sky_to_pixel
@@ -259,26 +259,6 @@ def _check(
                     f"PSF pixel_scale is {psf.pixel_scale:g} arcsec; it must be the stamp's, "
                     f"{pixel_scale:g} arcsec."
                 )
-
-
-def arc_snr(arc_band: ArrayLike, invvar: ArrayLike) -> float:
-    """Signal-to-noise of an arc in one band: ``sqrt(sum arc^2 invvar)``.
-
-    The signal-to-noise of a matched filter with the arc's own shape, for uncorrelated noise.
-
-    Parameters
-    ----------
-    arc_band : array_like, shape (y, x)
-        nMgy per pixel.
-    invvar : array_like, shape (y, x)
-        Inverse variance in 1/nMgy^2, 0 where there is no data.
-
-    Returns
-    -------
-    float
-    """
-    arc, weight = np.asarray(arc_band, dtype=float), np.asarray(invvar, dtype=float)
-    return math.sqrt(float(np.sum(arc * arc * weight)))
 
 
 def warm() -> None:
