@@ -11,6 +11,7 @@ Lengths are arcsec, fluxes nMgy, offsets (East, North), position angles degrees 
 arrays are (band, y, x) with pixel centres at integers.
 """
 
+from darkhaloscope.lensing.batch import render_many
 from darkhaloscope.lensing.deflection import Lens, epl, shear, sie, sis
 from darkhaloscope.lensing.photometry import (
     arc_snr,
@@ -63,6 +64,7 @@ __all__ = [
     "poisson_noise",
     "psf_profile",
     "render",
+    "render_many",
     "sersic_b",
     "sersic_profile",
     "shear",
