@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from darkhaloscope.audit import GATES, REQUIRED, GateLimits
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.config.sections import GateName, GatesSection
 from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import Plan
@@ -420,3 +423,12 @@ def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("seed: 1\nlens:\n  theta_e: 1\n  theta_e: 2\n")
     with pytest.raises(UserError, match="line 4: the key theta_e stands twice"):
         load_experiment(str(tmp_path / "e.yaml"))
+
+
+def test_the_gates_that_can_be_required_are_those_that_are_reported() -> None:
+    assert set(get_args(GateName)) == set(GATES)
+    assert experiment().gates.required == REQUIRED == GateLimits().required
+    shared = {f.name for f in fields(GateLimits)} & set(GatesSection.model_fields)
+    assert {name: getattr(GateLimits(), name) for name in shared} == {
+        name: getattr(experiment().gates, name) for name in shared
+    }

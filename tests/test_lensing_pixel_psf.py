@@ -23,8 +23,9 @@ from darkhaloscope.lensing import (
 )
 from darkhaloscope.lensing.pixel_psf import limit_band
 
-REAL = Path("/work/shared/data/dr9/dr9_0591m305_grz_copsf_63.fits")
-needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"no real coadd PSF at {REAL}")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL = SHARED / "dr9" / "dr9_0591m305_grz_copsf_63.fits"
+needs_real = pytest.mark.skipif(not REAL.exists(), reason="../shared/data is not here")
 SKEW = np.array([[0.01, 0.05, 0.02], [0.08, 0.6, 0.12], [0.02, 0.07, 0.03]])
 
 

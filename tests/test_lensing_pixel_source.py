@@ -22,8 +22,9 @@ from darkhaloscope.lensing import (
     render,
 )
 
-COSMOS = Path("/work/shared/data/cosmos/real_galaxy_images.fits")
-needs_cosmos = pytest.mark.skipif(not COSMOS.exists(), reason=f"no COSMOS galaxies at {COSMOS}")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+COSMOS = SHARED / "cosmos" / "real_galaxy_images.fits"
+needs_cosmos = pytest.mark.skipif(not COSMOS.exists(), reason="../shared/data is not here")
 PSF = Psf("gaussian", fwhm=1.0)
 STAMP = {"size": 48, "x": 23.3, "y": 23.8}
 

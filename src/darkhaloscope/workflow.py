@@ -128,7 +128,7 @@ def run_blocks(
     for marker in finished:
         markers[marker["block"]] = _kept(marker)
         on_block(marker)
-    todo = (block for block in range(layout.blocks) if block not in markers)
+    missing = (block for block in range(layout.blocks) if block not in markers)
 
     mark = token(run, spec)
 
@@ -138,7 +138,7 @@ def run_blocks(
             run, layout, block, cubes, spec, dask_key_name=key("write", f"{block:06d}", mark)
         )
 
-    for marker in _windowed(client, todo, graph):
+    for marker in _windowed(client, missing, graph):
         markers[marker["block"]] = _kept(marker)
         on_block(marker)
     return [markers[block] for block in sorted(markers)]

@@ -65,12 +65,14 @@ def _size(e: Estimate) -> float:
 
 
 def split_gate(quality: Quality) -> Gate:
+    """No region and no host is in two splits."""
     leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits)
     outcome: Outcome = "not_enough" if quality.rows == 0 else "fail" if leaks else "pass"
     return Gate("split_integrity", leaks, (leaks, leaks), 0.0, outcome, "there are no rows")
 
 
 def coverage_gate(quality: Quality) -> Gate:
+    """Outcome columns are there on every injection with coverage, and on no control."""
     table = quality.coverage
     wrong = int(table.missing.sum() + table.present.sum())
     total = int(table.injections.sum() + table.controls.sum())
@@ -141,6 +143,7 @@ def scatter_gate(found: Closure, limits: GateLimits) -> Gate:
 
 
 def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:
+    """What the core reader sees beyond the re-rendered arcs, over all pairs."""
     value, lo, hi = core.excess
     outcome = below(lo, hi, limits.excess_auc) if core.regions >= limits.regions else "not_enough"
     missing = (
@@ -198,6 +201,7 @@ def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
 
 
 def dose_gates(dose: pd.DataFrame, limits: GateLimits) -> list[Gate]:
+    """No core light without an arc (intercept 0), and all of an arc's (slope 1), in each band."""
     gates = []
     for name, column, promised, limit in (
         ("zero_dose_intercept", "intercept", 0.0, limits.residual_pedestal),
