@@ -20,6 +20,8 @@ GATES = {
     "split_integrity": ("regions and hosts in more than one split", ""),
     "column_coverage": ("outcome columns missing on injections or present on controls", ""),
     "arc_localisation": ("fraction of arcs that are elsewhere", ""),
+    "row_integrity": ("rows that no correct data set has, most of one kind", ""),
+    "closure_scatter": ("fraction of arcs that are off by themselves", ""),
     "excess_auc": ("core AUC beyond that of the re-rendered arcs", ""),
     "rerendered": ("fraction of audit rows that cannot be drawn again", ""),
     "core_auc": ("core AUC", ""),
