@@ -69,7 +69,7 @@ def _any(section: ClusterSection) -> Iterator[Client]:
                 memory_limit=section.memory,
                 dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
-                silence_logs=logging.ERROR,
+                silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster) as client,
         ):

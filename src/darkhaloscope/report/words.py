@@ -31,7 +31,7 @@ GATES = {
 }
 """What each gate holds against its limit, and in which unit."""
 
-COUNTED = ("split_integrity", "column_coverage", "rerendered")
+COUNTED = ("split_integrity", "column_coverage", "row_integrity", "rerendered")
 """Gates whose value is counted, not estimated: no interval."""
 
 INTERVALS = (
