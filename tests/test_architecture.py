@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
     "errors", "draw", "variables", "storage", "progress", "config", "geometry", "lensing", "survey",
-    "plan", "fix", "inject", "store", "audit", "prepare", "workflow", "cluster", "report", "commands", "cli",
+    "plan", "fix", "selftest", "inject", "store", "audit", "prepare", "workflow", "cluster", "report",
+    "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

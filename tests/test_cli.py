@@ -82,7 +82,9 @@ def assert_one_sentence(answer: Answer, *words: str) -> None:
         assert word in answer.err, answer.err
 
 
-@pytest.mark.parametrize("command", ["sky", "targets", "plan", "run", "audit", "report", "demo"])
+@pytest.mark.parametrize(
+    "command", ["sky", "targets", "plan", "run", "audit", "report", "selftest", "demo"]
+)
 def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str) -> None:
     answer = dhs(command, "--help")
     assert answer.code == 0

@@ -150,6 +150,16 @@ def report(
 
 
 @app.command()
+def selftest() -> None:
+    """Check the renderer's physics before a long run; exit code 1 if a check fails.
+
+    Example: [bold]dhs selftest[/bold]
+    """
+    checks = commands.selftest(console=console)
+    raise typer.Exit(0 if all(check.passed for check in checks) else commands.EXIT_BUG)
+
+
+@app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", help="Folder of the results.")] = "demo",
     workers: Workers = None,

@@ -15,14 +15,26 @@ import numpy as np
 import pandas as pd
 from distributed import Client
 from rich.console import Console
+from rich.table import Table
 
-from darkhaloscope import __version__, audit, prepare, report, storage, store, survey, workflow
+from darkhaloscope import (
+    __version__,
+    audit,
+    lensing,
+    prepare,
+    report,
+    storage,
+    store,
+    survey,
+    workflow,
+)
 from darkhaloscope.audit import AuditResult, AuditSpec
 from darkhaloscope.cluster import connect
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
+from darkhaloscope.selftest import Check, run_checks
 from darkhaloscope.store import Layout
 
 EXIT_BUG, EXIT_USER = 1, 2
@@ -234,6 +246,33 @@ def make_report(folder: str, *, source: str | None = None, console: Console | No
     place = report.write_report(source or folder, folder)
     console.print(f"report: {place}", soft_wrap=True)
     return place
+
+
+def selftest(*, console: Console | None = None) -> list[Check]:
+    """Check the renderer against what physics gives, and print a table of the checks.
+
+    See :func:`darkhaloscope.selftest.run_checks`; what fails is explained below the table.
+    """
+    console = console or Console()
+    with console.status("compiling the renderer, once"):
+        lensing.warm()
+    checks = run_checks()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    for name in ("measured", "expected", "within"):
+        table.add_column(name, justify="right")
+    table.add_column("unit")
+    table.add_column("")
+    for check in checks:
+        result = "[green]ok[/green]" if check.passed else "[red]FAILED[/red]"
+        numbers = (f"{check.value:.4g}", f"{check.expected:.4g}", f"{check.tolerance:.2g}")
+        table.add_row(check.name, *numbers, check.unit, result)
+    console.print(table)
+    failed = [check for check in checks if not check.passed]
+    for check in failed:
+        console.print(f"{check.name}: {check.says}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed", highlight=False)
+    return checks
 
 
 def demo(
