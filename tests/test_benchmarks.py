@@ -1,0 +1,96 @@
+"""The benchmark runs and its figures keep their names. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import render as benchmark
+import truth
+from rich.console import Console
+
+RENDERERS = {
+    "ours_integrate",
+    "ours_effective",
+    "lenstronomy",
+    "lenstronomy_8_on",
+    "lenstronomy_8_off",
+    "naive",
+}
+FIGURES = {
+    "draws",
+    "bands",
+    "threads",
+    "max_supersampling",
+    "machine",
+    "ratio_median",
+    "lower_bounds",
+    "stopped_by_memory",
+    "ratio_to_8_on_median",
+    "ratio_to_8_off_median",
+    "by_reff",
+    "per_draw",
+} | RENDERERS
+
+
+def test_the_figures_and_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["render.py", "--quick", "--draws", "2", "--json", str(out)])
+    benchmark.main()
+    figures = json.loads(out.read_text())
+    assert set(figures) == FIGURES
+    assert figures["draws"] == len(figures["per_draw"]) == 2
+    assert figures["max_supersampling"] == 8
+    assert sum(row["draws"] for row in figures["by_reff"]) == 2
+    for name in RENDERERS:
+        row = figures[name]
+        for key in ("flux", "pixel", "centroid"):
+            assert math.isfinite(row[f"{key}_median"])
+            assert 0.0 <= row[f"{key}_median"] <= row[f"{key}_worst"]
+        assert row["ms_median"] > 0.0
+    assert figures["ours_integrate"]["meets"] == figures["ours_effective"]["meets"] == 2
+    assert figures["naive"]["pixel_worst"] > 0.01
+    assert math.isfinite(figures["ratio_median"])
+
+
+@pytest.mark.filterwarnings("ignore:.axes. should not be:DeprecationWarning")
+def test_lenstronomy_is_set_up_right() -> None:
+    """On a smooth arc, with the lens of either kind, it agrees with the integrator at x5."""
+    for slope in (2.0, 2.2):
+        draw = replace(
+            truth.draws(1)[0],
+            theta_e=1.2, slope=slope, reff=0.5, n=1.0, source_q=0.8, source_dx=0.4, source_dy=-0.5,
+            nea_fwhm=1.3, moffat_beta=3.5, size=64, x=31.7, y=31.2,
+        )  # fmt: skip
+        right = truth.truth_of(draw, pixel="integrate").arc[0]
+        peer = benchmark.Lenstronomy(draw, 31)
+        for fine in (False, True):
+            found = benchmark.errors(peer.runner(5, fine)(), right)
+            assert benchmark.meets(found), (slope, fine, found)
+        assert not benchmark.meets(benchmark.errors(np.roll(right, 1, axis=1), right))
+
+
+@pytest.mark.filterwarnings("ignore:.axes. should not be:DeprecationWarning")
+def test_a_climb_that_ends_nowhere_is_a_lower_bound() -> None:
+    """By the option, by memory, or with an accuracy that is met."""
+    draw = truth.draws(1)[0]
+    right = truth.truth_of(draw, pixel="integrate").arc[0]
+    peer = benchmark.Lenstronomy(draw, 10)
+    low = benchmark.climb(peer, right, 2, {})
+    assert (low["lower_bound"], low["supersampling"], low["stopped_by"]) == (True, 2, "option")
+    huge = benchmark.Lenstronomy(draw, 2000)
+    assert huge.gigabytes(3) > benchmark.MEMORY_GB
+    met = benchmark.climb(peer, peer.runner(1, False)(), 32, {})
+    assert (met["lower_bound"], met["supersampling"], met["stopped_by"]) == (False, 1, "accuracy")
+
+
+def test_tables_are_printed_from_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = benchmark.run(1, 1)
+    assert figures["lower_bounds"] == 1
+    benchmark.show(figures, Console(width=100))
+    assert "lower bound" in capsys.readouterr().out
