@@ -137,3 +137,14 @@ def test_stretch_bounds_the_map(q, gamma, r, half, seed):
     b0, b1 = source(e0, n0), source(e0 + reach * np.cos(turn), n0 + reach * np.sin(turn))
     moved = np.hypot(b1[0] - b0[0], b1[1] - b0[1]).max()
     assert moved <= stretch(r, half, lens.numbers()) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("r", [0.0, 5e-324, 1.75e-161, 1e-155, 1e-100])
+@pytest.mark.parametrize("model", ["SIS", "SIE", "EPL"])
+def test_no_ray_at_or_next_to_the_origin_is_lost(model: str, r: float) -> None:
+    """Squares underflow below 1e-154: a direction made of them could point beyond the unit circle."""
+    q = 1.0 if model == "SIS" else 0.109375
+    lens = Lens(model, 1.0, q=q, pa=30.0, slope=2.2 if model == "EPL" else 2.0)
+    for angle in np.linspace(0, 2 * np.pi, 97):
+        pull = lens_ray(r * np.cos(angle), r * np.sin(angle), lens.numbers())
+        assert np.isfinite(pull).all()

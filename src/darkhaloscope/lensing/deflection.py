@@ -26,6 +26,7 @@ from darkhaloscope.lensing.checks import require_choice, require_in
 FloatArray = NDArray[np.float64]
 
 # Below this argument atan(u)/u and atanh(u)/u are their series: the next term, u^6/7, is 1e-13.
+_ORIGIN = 1e-140  # arcsec: nearer, squares underflow and lose the direction; it is the centre
 _SERIES_LIMIT = 1e-2
 
 SLOPE = (1.4, 2.6)
@@ -157,7 +158,7 @@ def _atanh_over(e: float, z: float) -> float:
 def sis_ray(east: float, north: float, theta_e: float) -> tuple[float, float]:
     """Deflection of one ray by an SIS; zero at the centre, where its direction is not defined."""
     r = math.sqrt(east * east + north * north)
-    if r == 0.0:
+    if r < _ORIGIN:
         return 0.0, 0.0
     return theta_e * east / r, theta_e * north / r
 
@@ -170,7 +171,7 @@ def sie_ray(
     major = east * sin_pa + north * cos_pa
     minor = east * cos_pa - north * sin_pa
     psi = math.sqrt(q * q * major * major + minor * minor)
-    if psi == 0.0:
+    if psi < _ORIGIN:
         return 0.0, 0.0
     e = math.sqrt((1.0 - q) * (1.0 + q))
     strength = theta_e * math.sqrt(q)
@@ -191,7 +192,7 @@ def epl_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]:
     u = q * (east * sin_pa + north * cos_pa)
     v = east * cos_pa - north * sin_pa
     radius = math.sqrt(u * u + v * v)
-    if radius == 0.0:
+    if radius < _ORIGIN:
         return 0.0, 0.0
     u /= radius
     v /= radius
