@@ -390,13 +390,13 @@ def test_csv_and_parquet_of_the_same_targets_are_one_identity(tmp_path: Path) ->
     table.to_parquet(tmp_path / "t.parquet")
     made = experiment(source__mag=22)
     digests = {
-        made.identity(Plan(made, read_targets(str(tmp_path / name))).contents())
+        made.identity(Plan(made, read_targets(str(tmp_path / name))).contents)
         for name in ("t.csv", "t.parquet")
     }
     assert len(digests) == 1
     table.loc[0, "mag_z"] = 17.6
     table.to_csv(tmp_path / "t.csv", index=False)
-    changed = made.identity(Plan(made, read_targets(str(tmp_path / "t.csv"))).contents())
+    changed = made.identity(Plan(made, read_targets(str(tmp_path / "t.csv"))).contents)
     assert changed not in digests
 
 

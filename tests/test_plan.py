@@ -398,25 +398,25 @@ def test_duplicates_and_bad_objids_are_refused() -> None:
 def test_the_contents_follow_the_tables_and_not_their_order() -> None:
     table = targets([("0591m305", 1), ("0591m305", 2), ("0594m305", 3)], mag_g=[20.0, np.nan, 21.0])
     exp = experiment()
-    contents = Plan(exp, table).contents()
-    assert Plan(exp, table.iloc[::-1]).contents() == contents
-    assert Plan(exp, table[list(reversed(table.columns))]).contents() == contents
+    contents = Plan(exp, table).contents
+    assert Plan(exp, table.iloc[::-1]).contents == contents
+    assert Plan(exp, table[list(reversed(table.columns))]).contents == contents
     # A missing value is a missing value, whatever bits say so.
     other_nan = np.array([0xFFF8000000000001], dtype=np.uint64).view(float)[0]
     assert np.isnan(other_nan)
     same = table.assign(mag_g=[20.0, other_nan, 21.0])
-    assert Plan(exp, same).contents() == contents
+    assert Plan(exp, same).contents == contents
     for changed in (
         table.assign(ra=table["ra"] + 1e-9),
         table.assign(target_id=[7, 8, 9]),
         table.iloc[:2],
         table.assign(mag_g=[20.0, 20.0, 21.0]),
     ):
-        assert Plan(exp, changed).contents() != contents
+        assert Plan(exp, changed).contents != contents
     joint = pd.DataFrame({"lens.q": [0.5, 0.9]})
-    with_joint = Plan(exp, table, joint).contents()
+    with_joint = Plan(exp, table, joint).contents
     assert with_joint["targets"] == contents["targets"]
-    assert Plan(exp, table, joint.iloc[::-1]).contents()["joint"] != with_joint["joint"]
+    assert Plan(exp, table, joint.iloc[::-1]).contents["joint"] != with_joint["joint"]
 
 
 # --- splits ---------------------------------------------------------------------------------------

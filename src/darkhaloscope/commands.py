@@ -159,7 +159,7 @@ def run(
     made = prepare.plan_of(exp)
     prepare.preflight(made)
     layout = prepare.layout_of(made)
-    document = exp.identity_document(made.contents())
+    document = exp.identity_document(made.contents)
     spec = prepare.spec_of_columns(
         exp,
         np.concatenate(
@@ -174,11 +174,10 @@ def run(
             prepare.write_plan(folder, made)
         _drop_conclusions(folder)
         with Bar(console, "inject and write", layout.rows, "rows") as bar:
-            fresh = set(range(layout.blocks)) - set(store.finished_blocks(folder))
 
-            def on_block(marker: dict[str, Any]) -> None:
-                rows = layout.rows_of(marker["block"])
-                bar.advance(rows.stop - rows.start, skipped=marker["block"] not in fresh)
+            def on_block(block: int, was_there: bool) -> None:
+                rows = layout.rows_of(block)
+                bar.advance(rows.stop - rows.start, skipped=was_there)
 
             markers = workflow.run_blocks(client, folder, made, layout, spec, on_block)
         same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)

@@ -7,7 +7,7 @@ same pixels.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -85,8 +85,9 @@ def inject_brick(rows: pd.DataFrame, cutouts: Cutouts, experiment: Experiment) -
     """
     _, target_of = np.unique(_objid(rows), return_inverse=True)
     cube = _empty_cube(rows, experiment)
+    out = {str(name): variable.values for name, variable in cube.data_vars.items()}
     for i, t in enumerate(target_of):
-        _fill_row(cube, i, int(t), cutouts, rows.iloc[i], experiment)
+        _fill_row(out, i, int(t), cutouts, rows.iloc[i], experiment)
     cube.attrs["notes"] = list(cutouts.notes)
     return cube
 
@@ -191,10 +192,14 @@ def _empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
 
 
 def _fill_row(
-    cube: xr.Dataset, i: int, t: int, cutouts: Cutouts, row: pd.Series, experiment: Experiment
+    out: dict[str, NDArray[Any]],
+    i: int,
+    t: int,
+    cutouts: Cutouts,
+    row: pd.Series,
+    experiment: Experiment,
 ) -> None:
-    """Make row ``i`` from target ``t`` of the cut-outs, or leave it failed with its reason."""
-    out = {name: variable.values for name, variable in cube.data_vars.items()}
+    """Make row ``i`` of a cube's arrays from target ``t`` of the cut-outs, or leave it failed."""
     out["target_x"][i], out["target_y"][i] = cutouts.target_x[t], cutouts.target_y[t]
     reason = Reason(int(cutouts.reason[t]))
     if reason is not Reason.OK:

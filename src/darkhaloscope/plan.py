@@ -8,6 +8,7 @@ adding or removing targets, bricks or blocks changes no other row.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ class Plan:
         self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
         self.blocks = -(-self.rows // self.block)
 
+    @functools.cached_property
     def contents(self) -> dict[str, str]:
         """sha256 of the contents of the target table and of the joint table.
 

@@ -59,7 +59,7 @@ def plan_of(exp: Experiment) -> Plan:
 def layout_of(made: Plan) -> Layout:
     """The data set that a plan becomes."""
     exp = made.experiment
-    identity = exp.identity(made.contents())
+    identity = exp.identity(made.contents)
     splits = exp.targets.splits.model_dump()
     return Layout(
         made.rows,
@@ -125,8 +125,8 @@ def preflight(made: Plan) -> None:
     """
     exp = made.experiment
     layout = survey_of(exp)
-    widths = {f"psfsize_{band}" for band in exp.survey.bands}
-    if "psfsize" in exp.survey.absent and not widths & set(made.targets.columns):
+    has_widths = any(f"psfsize_{band}" in made.targets for band in exp.survey.bands)
+    if "psfsize" in exp.survey.absent and not has_widths:
         raise UserError(
             "survey.absent names psfsize and the target table has no column psfsize_"
             f"{exp.survey.reference}: no PSF width is known anywhere; add that column (arcsec)"
@@ -147,7 +147,7 @@ def preflight(made: Plan) -> None:
             "check survey.root, survey.hemisphere and survey.layout, and the targets' bricks"
         )
     for kind in ("maskbits", "psfsize"):
-        if kind in exp.survey.absent or (kind == "psfsize" and widths & set(made.targets.columns)):
+        if kind in exp.survey.absent or (kind == "psfsize" and has_widths):
             continue
         bands = [None] if kind == "maskbits" else list(exp.survey.bands)
         places = [layout.url(kind, b, band) for b in bricks for band in bands]

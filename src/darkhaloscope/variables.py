@@ -33,6 +33,41 @@ NO_PSF = 255
 """``psf_source`` where a band has no pixels or no width is known."""
 
 
+GateName = Literal[
+    "closure_flux",
+    "closure_centroid",
+    "closure_blur",
+    "residual_pedestal",
+    "split_integrity",
+    "column_coverage",
+    "arc_localisation",
+    "row_integrity",
+    "closure_scatter",
+    "excess_auc",
+    "closure_residual",
+    "rerendered",
+    "core_auc",
+    "core_auc_strict",
+    "zero_dose_intercept",
+    "zero_dose_slope",
+]
+"""Every gate that an audit reports; an experiment may require any of them."""
+
+REQUIRED_GATES: tuple[GateName, ...] = (
+    "closure_flux",
+    "closure_centroid",
+    "closure_blur",
+    "residual_pedestal",
+    "split_integrity",
+    "column_coverage",
+    "arc_localisation",
+    "row_integrity",
+    "closure_scatter",
+    "excess_auc",
+)
+"""What an experiment requires unless it says otherwise."""
+
+
 def default_bad_bits(bands: Iterable[str]) -> tuple[str, ...]:
     """Names of the mask bits that make a pixel bad unless the user says otherwise.
 

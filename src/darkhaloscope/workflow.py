@@ -40,8 +40,8 @@ RERENDER_ROWS = 32
 how many workers there are, so that sums over rows are the same to the last bit."""
 
 Arrays = dict[str, np.ndarray]
-OnBlock = Callable[[dict[str, Any]], None]
-"""Told of each finished block: its marker."""
+OnBlock = Callable[[int, bool], None]
+"""Told of each finished block: its number, and whether it was there before."""
 
 
 def key(stage: str, *parts: object) -> str:
@@ -118,7 +118,7 @@ def run_blocks(
     layout : Layout
     spec : AuditSpec
     on_block : callable
-        Called with the marker of each block, also of those that were finished before.
+        Called for each block, also for those that were finished before.
     """
     identity = layout.attributes["identity"]
     markers: dict[int, dict[str, Any]] = {}
@@ -127,7 +127,7 @@ def run_blocks(
     store.check_objects(run, finished)
     for marker in finished:
         markers[marker["block"]] = _kept(marker)
-        on_block(marker)
+        on_block(marker["block"], True)
     missing = (block for block in range(layout.blocks) if block not in markers)
 
     mark = token(run, spec)
@@ -140,7 +140,7 @@ def run_blocks(
 
     for marker in _windowed(client, missing, graph):
         markers[marker["block"]] = _kept(marker)
-        on_block(marker)
+        on_block(marker["block"], False)
     return [markers[block] for block in sorted(markers)]
 
 

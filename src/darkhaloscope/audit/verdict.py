@@ -11,33 +11,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from darkhaloscope.audit.causes import Cause, Limits
 from darkhaloscope.audit.intervals import MIN_REGIONS, Outcome
+from darkhaloscope.variables import REQUIRED_GATES, GateName
 
 SCHEMA = 1
-REQUIRED = (
-    "closure_flux",
-    "closure_centroid",
-    "closure_blur",
-    "residual_pedestal",
-    "split_integrity",
-    "column_coverage",
-    "arc_localisation",
-    "row_integrity",
-    "closure_scatter",
-    "excess_auc",
-)
-GATES = (
-    *REQUIRED,
-    "closure_residual",
-    "rerendered",
-    "core_auc",
-    "core_auc_strict",
-    "zero_dose_intercept",
-    "zero_dose_slope",
-)
+REQUIRED = REQUIRED_GATES
+GATES = get_args(GateName)
 """Every gate that an audit reports; an experiment may require any of them."""
 
 PHYSICS, BUG, SHORTCUT, UNDECIDED = "physics", "bug", "shortcut", "undecided"

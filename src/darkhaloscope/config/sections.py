@@ -26,7 +26,12 @@ from pydantic import (
 )
 
 from darkhaloscope.draw import Draw, parse_draw
-from darkhaloscope.variables import default_bad_bits, default_reference_band
+from darkhaloscope.variables import (
+    REQUIRED_GATES,
+    GateName,
+    default_bad_bits,
+    default_reference_band,
+)
 
 PIXEL_VERSION = 1
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
@@ -258,26 +263,6 @@ class AuditSection(_Section):
         return self
 
 
-GateName = Literal[
-    "closure_flux",
-    "closure_centroid",
-    "closure_blur",
-    "residual_pedestal",
-    "split_integrity",
-    "column_coverage",
-    "arc_localisation",
-    "row_integrity",
-    "closure_scatter",
-    "excess_auc",
-    "closure_residual",
-    "rerendered",
-    "core_auc",
-    "core_auc_strict",
-    "zero_dose_intercept",
-    "zero_dose_slope",
-]
-
-
 class GatesSection(_Section):
     """What this experiment accepts: limits, and which gates it must pass."""
 
@@ -293,18 +278,7 @@ class GatesSection(_Section):
     """Largest AUC(observed) - AUC(re-rendered)."""
     core_auc: float = Field(0.70, gt=0.5, lt=1)
     core_auc_strict: float = Field(0.65, gt=0.5, lt=1)
-    required: tuple[GateName, ...] = (
-        "closure_flux",
-        "closure_centroid",
-        "closure_blur",
-        "residual_pedestal",
-        "split_integrity",
-        "column_coverage",
-        "arc_localisation",
-        "row_integrity",
-        "closure_scatter",
-        "excess_auc",
-    )
+    required: tuple[GateName, ...] = REQUIRED_GATES
     """Gates that must pass. Core-neutral experiments add ``core_auc``; a correct data set of small
     rings has a high core AUC, so it is not required by default."""
 
