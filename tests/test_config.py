@@ -117,7 +117,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"source.colour.y": 0.3}, ["source.colour.y is 'y'"]),
     ({"targets.splits": {"train": 0.5}}, ["targets.splits", "0.8", "add up to 1"]),
     ({"targets.positions": [[400, 0]]}, ["targets", "(400, 0) is not on the sky"]),
-    ({"targets.region": "healpix"}, ["targets.region is 'healpix'"]),
+    ({"targets.region": "tile"}, ["targets.region is 'tile'"]),
     ({"audit.theta_e_edges": [2, 1]}, ["audit", "must rise"]),
 ]
 

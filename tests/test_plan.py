@@ -16,8 +16,10 @@ from numpy.random import Generator, Philox
 
 from darkhaloscope.config import Experiment, Splits, parse_experiment
 from darkhaloscope.errors import UserError
-from darkhaloscope.plan import COLUMNS, Plan, block_rows, region_split, uniforms
+from darkhaloscope.plan import COLUMNS, Plan, block_rows, uniforms
 from darkhaloscope.survey.bricks import brick_name
+from darkhaloscope.survey.regions import split_of
+from darkhaloscope.variables import SPLITS
 
 VARIED = {
     "theta_e": {"uniform": [0.5, 2.5]},
@@ -428,7 +430,7 @@ def test_splits_are_cumulated_fractions_of_xxh64() -> None:
     names = np.unique(names)
     place = np.array([xxhash.xxh64(str(n).encode(), seed=0).intdigest() / 2**64 for n in names])
     truth = np.digitize(place, [0.7, 0.85])
-    found = np.array([region_split(str(n), splits) for n in names])
+    found = np.array([split_of(str(n), splits.fractions) for n in names])
     np.testing.assert_array_equal(found, truth)
     shares = np.bincount(found, minlength=3) / len(names)
     assert np.abs(shares - [0.7, 0.15, 0.15]).max() < 5 * math.sqrt(0.25 / len(names))
@@ -439,12 +441,18 @@ def test_a_split_of_everything_takes_everything(only: int) -> None:
     fractions = [0.0, 0.0, 0.0]
     fractions[only] = 1.0
     splits = Splits(train=fractions[0], val=fractions[1], test=fractions[2])
-    assert {region_split(f"{i:04d}p000", splits) for i in range(300)} == {only}
+    assert {split_of(f"{i:04d}p000", splits.fractions) for i in range(300)} == {only}
 
 
 def test_a_region_is_in_one_split() -> None:
-    bricks = [f"{100 + i:04d}p000" for i in range(60)]
-    places = [(b, k) for b in bricks for k in range(4)]
-    rows = all_rows(Plan(experiment(plan={"repeats": 2}), targets(places)))
-    assert (rows.groupby("region_id")["region_split"].nunique() == 1).all()
-    assert set(rows["region_split"]) == {0, 1, 2}
+    ra, dec = (axis.ravel() for axis in np.meshgrid(np.arange(10.0, 18.0, 0.05), [-4.9, -4.7]))
+    bricks = brick_name(ra, dec).tolist()
+    table = targets([(b, k) for k, b in enumerate(bricks)], ra=ra, dec=dec)
+    for region in ("brick", "healpix"):
+        made = Plan(experiment(plan={"repeats": 2}, targets={"region": region}), table)
+        rows = all_rows(made)
+        free = rows[rows["region_split"] != SPLITS.index("guard")]
+        assert (free.groupby("region_id")["region_split"].nunique() == 1).all()
+        assert set(free["region_split"]) == {0, 1, 2}
+        assert made.n_regions == rows["region_id"].nunique()
+        assert (rows.groupby("target_id")["region_split"].nunique() == 1).all()

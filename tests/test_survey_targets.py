@@ -21,7 +21,7 @@ from darkhaloscope.survey import (
     select_targets,
     write_targets,
 )
-from darkhaloscope.survey.bricks import target_id
+from darkhaloscope.survey.bricks import brick_name, target_id
 from darkhaloscope.survey.selection import lrg_cuts
 from darkhaloscope.survey.targets import normalise
 
@@ -265,3 +265,60 @@ def test_parquet_has_units(tmp_path: Path) -> None:
     assert schema.field("ra").metadata[b"unit"] == b"deg"
     assert json.loads(schema.metadata[b"units"])["mag_z"] == "mag (AB)"
     pd.testing.assert_frame_equal(read_targets(url), frame)
+
+
+def test_limits_of_the_plain_cut(tmp_path: Path) -> None:
+    url = str(tmp_path / "t.parquet")
+    pd.concat([catalogue(), catalogue(objid=2, flux_z=1.0)]).to_parquet(url)
+    chosen = select_targets([url], cuts="plain", limits=["z=19:20.3", "r-z=1:"])
+    assert chosen["objid"].tolist() == [1]
+    assert select_targets([url], cuts="plain", limits=["z=:30"])["objid"].tolist() == [1, 2]
+    for text in ("z=19", "y=1:2", "z=a:b", "g-r-z=0:1"):
+        with pytest.raises(UserError, match="is no limit"):
+            select_targets([url], cuts="plain", limits=[text])
+    with pytest.raises(UserError, match="at least one"):
+        select_targets([url], cuts="plain")
+    with pytest.raises(UserError, match="go with the cuts"):
+        select_targets([url], limits=["z=19:20"])
+
+
+def test_a_source_comes_once(tmp_path: Path) -> None:
+    """Files named twice; a brick's overlap without its flag; a sweep beside the tractor catalogues."""
+    one = catalogue()
+    assert len(select_lrg([one, one])) == 1
+    bare = one.drop(columns="brick_primary").assign(dec=-30.4)
+    home, neighbour = bare.assign(brickname="0591m305"), bare.assign(brickname="0591m302", objid=9)
+    both = [home, neighbour.assign(dec=-30.40001)]  # fitted twice, a little apart
+    for pair in (both, both[::-1]):
+        other = catalogue(brickname="0591m302", objid=4, dec=-30.3)
+        assert sorted(select_lrg([*pair, other])["objid"]) == [1, 4]
+    assert len(select_lrg([neighbour])) == 1  # nothing is lost where only one brick is given
+    for folder, name in (("south/tractor/059", "tractor-0591m305"),
+                         ("south/sweep/9.0", "sweep-050m035-060m030"),
+                         ("south/sweep/9.0", "sweep-050m035-060m030-pz")):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        Table.from_pandas(one).write(tmp_path / folder / f"{name}.fits")
+    assert len(select_targets([str(tmp_path)])) == 1
+    (tmp_path / "south/tractor/059/tractor-0591m305.fits").unlink()
+    assert len(select_targets([str(tmp_path)])) == 1
+
+
+def test_north_and_south_together() -> None:
+    """Above 32.375 deg and north of the Galactic plane the North counts, elsewhere the South."""
+    places = [(200.0, 33.0), (200.0, 32.0), (0.0, 33.0)]  # the last lies south of the plane
+    south = pd.concat([catalogue(ra=a, dec=d, objid=k) for k, (a, d) in enumerate(places)])
+    north = south.assign(release=9011)
+    both = select_lrg([south, north])
+    assert (both["target_id"].to_numpy() >> 42).tolist() == [9010, 9010, 9011]
+    assert both["objid"].tolist() == [1, 2, 0]
+    assert len(select_lrg([north])) == 3  # alone, it is all there is
+
+
+@needs_shared
+def test_the_tiling_agrees_with_a_real_sweep() -> None:
+    """Rows of a sweep are primary by construction, and have no flag."""
+    sweep = SHARED / "catalogues" / "dr8_sweep-320m005-330p000.fits"
+    raw = Table.read(sweep)
+    assert "BRICK_PRIMARY" not in raw.colnames
+    assert brick_name(raw["RA"], raw["DEC"]).tolist() == raw["BRICKNAME"].tolist()
+    assert len(select_targets([str(sweep), str(TRACTOR)], cuts="all")) == 12

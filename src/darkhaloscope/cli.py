@@ -73,13 +73,43 @@ def targets(
     out: Annotated[
         str, typer.Option("--out", help="Parquet file that is written.")
     ] = "targets.parquet",
-    cuts: Annotated[str, typer.Option(help="lrg (DESI LRGs, Zhou et al. 2023) or all.")] = "lrg",
+    cuts: Annotated[
+        str, typer.Option(help="lrg (DESI LRGs, Zhou et al. 2023), plain (see --cut) or all.")
+    ] = "lrg",
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--cut", help="For plain: --cut z=18:20.3 --cut g-r=0.5: (AB, observed)."),
+    ] = None,
+    region: Annotated[
+        str, typer.Option(help="What splits keep in one piece: brick or healpix (nside 64).")
+    ] = "brick",
+    size: Annotated[
+        int, typer.Option(min=16, max=256, help="Stamp side in pixels: how wide the guard is.")
+    ] = 64,
+    splits: Annotated[
+        str, typer.Option(help="Fractions of the regions in train, val and test.")
+    ] = "0.7,0.15,0.15",
 ) -> None:
     """Select lens galaxies from catalogues.
 
     Example: [bold]dhs targets my-sky/south --out targets.parquet[/bold]
     """
-    commands.targets(sources, out, cuts=cuts, console=console)
+    if region not in ("brick", "healpix"):
+        raise UserError(f"--region is brick or healpix, not {region}")
+    try:
+        fractions = [float(part) for part in splits.split(",")]
+    except ValueError:
+        raise UserError(f"--splits {splits} is not three numbers, like 0.7,0.15,0.15") from None
+    commands.targets(
+        sources,
+        out,
+        cuts=cuts,
+        limits=limits or (),
+        region="healpix" if region == "healpix" else "brick",
+        size=size,
+        splits=fractions,
+        console=console,
+    )
 
 
 @app.command()

@@ -36,6 +36,8 @@ from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
 from darkhaloscope.selftest import Check, run_checks
 from darkhaloscope.store import Layout
+from darkhaloscope.survey import regions
+from darkhaloscope.variables import SPLITS
 
 EXIT_BUG, EXIT_USER = 1, 2
 EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
@@ -74,9 +76,20 @@ def sky(
 
 
 def targets(
-    sources: Sequence[str], out: str, *, cuts: str = "lrg", console: Console | None = None
+    sources: Sequence[str],
+    out: str,
+    *,
+    cuts: str = "lrg",
+    limits: Sequence[str] = (),
+    region: regions.RegionKind = "brick",
+    size: int = 64,
+    splits: Sequence[float] = (0.7, 0.15, 0.15),
+    console: Console | None = None,
 ) -> pd.DataFrame:
     """Select lens galaxies from tractor or sweep catalogues, and write them as Parquet.
+
+    The table also says the region and the split of each target (as text); an experiment decides both
+    anew, by its ``targets`` section and ``stamp.size``, with the same result for the same settings.
 
     Parameters
     ----------
@@ -84,17 +97,34 @@ def targets(
         Catalogue files, or the root of a release whose tractor catalogues are all read.
     out : str
         Where the Parquet file goes.
-    cuts : {"lrg", "all"}
-        ``lrg``: the DESI LRG selection of Zhou et al. 2023; ``all``: every source with ra and dec.
+    cuts : {"lrg", "plain", "all"}
+        ``lrg``: the DESI LRG selection of Zhou et al. 2023; ``plain``: extended sources within
+        ``limits``; ``all``: every source.
+    limits : sequence of str
+        For ``plain``: ``z=18:20.3`` or ``g-r=0.5:``, magnitudes (AB) as observed and colours.
+    region : {"brick", "healpix"}
+    size : int
+        Pixels on a side of the stamps that will be cut.
+    splits : sequence of 3 floats
+        Fractions of the regions in train, val and test.
     """
     console = console or Console()
-    chosen = survey.select_targets(sources, cuts=cuts)
+    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-9:
+        raise UserError(
+            f"the splits {', '.join(f'{s:g}' for s in splits)} are not three fractions that add up to 1"
+        )
+    chosen = survey.select_targets(sources, cuts=cuts, limits=limits)
     if chosen.empty:
         raise UserError(f"no source of {', '.join(sources)} passes the cuts {cuts}; try --cuts all")
+    ids, split = regions.assign(
+        chosen["ra"], chosen["dec"], kind=region, fractions=splits, size=size, brick=chosen["brick"]
+    )
+    chosen = chosen.assign(region_id=ids, region_split=np.array(SPLITS)[split])
     survey.write_targets(chosen, out)
     console.print(
         f"{len(chosen)} targets in {chosen['brick'].nunique()} bricks -> {out}", soft_wrap=True
     )
+    _say_splits(ids, split, console)
     return chosen
 
 
@@ -120,6 +150,7 @@ def plan(
         f"{made.block} rows; identity {layout.attributes['identity'][:12]}",
         soft_wrap=True,
     )
+    _say_splits(made.regions[0], made.regions[1], console)
     if out is not None:
         prepare.write_plan(out, made)
         console.print(f"rows written below {storage.join(out, 'plan')}", soft_wrap=True)
@@ -165,8 +196,9 @@ def run(
         np.concatenate(
             [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
         ),
-        n_regions=len(made.bricks),
+        n_regions=made.n_regions,
     )
+    _say_splits(made.regions[0], made.regions[1], console)
     with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
@@ -292,6 +324,15 @@ def demo(
             overrides={"survey.root": root, "targets.path": table},
             console=console,
         )
+
+
+def _say_splits(region: np.ndarray, split: np.ndarray, console: Console) -> None:
+    """What came out of the splitting by regions."""
+    console.print(
+        f"{len(np.unique(region))} regions; targets by split: {regions.counts(split)}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _failed_rows(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

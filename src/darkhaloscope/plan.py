@@ -19,9 +19,10 @@ import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from darkhaloscope.config import Experiment, Splits, parse_experiment
+from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
+from darkhaloscope.survey import regions
 from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
 
 COLUMNS = (
@@ -83,10 +84,19 @@ def uniforms(seed: int, brick: str, j: int, k: NDArray[np.int64]) -> NDArray[np.
     return made
 
 
-def region_split(region_id: str, splits: Splits) -> int:
-    """Index into ``variables.SPLITS``: xxh64(utf-8 region, seed 0) / 2^64 against the cumulated fractions."""
-    place = xxhash.xxh64_intdigest(region_id.encode(), seed=0) / 2**64
-    return 0 if place < splits.train else 1 if place < splits.train + splits.val else 2
+def regions_of(
+    experiment: Experiment, targets: pd.DataFrame
+) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
+    """Region and split of each target, as the experiment asks; see :func:`survey.regions.assign`."""
+    section = experiment.targets
+    return regions.assign(
+        targets["ra"].to_numpy(float),
+        targets["dec"].to_numpy(float),
+        kind=section.region,
+        fractions=section.splits.fractions,
+        size=experiment.stamp.size,
+        brick=targets["brick"].to_numpy(str),
+    )
 
 
 def block_rows(rows: int, size: int, bands: int) -> int:
@@ -182,6 +192,16 @@ class Plan:
             made["joint"] = digest.hexdigest()
         return made
 
+    @functools.cached_property
+    def regions(self) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
+        """Region and split of every target, in the order of :attr:`targets`."""
+        return regions_of(self.experiment, self.targets)
+
+    @property
+    def n_regions(self) -> int:
+        """How many regions hold the targets."""
+        return len(np.unique(self.regions[0]))
+
     def targets_of(self, brick: str) -> pd.DataFrame:
         """The targets of one brick, by OBJID."""
         return self.targets.iloc[self._targets_of[brick]].reset_index(drop=True)
@@ -235,7 +255,10 @@ def brick_rows(
     brick = str(targets["brick"].iloc[0])
     k = targets["objid"].to_numpy(np.int64)
     per_target = experiment.plan.repeats * _grid_cells(experiment)
-    parts = [_rows_of_turn(experiment, targets, brick, k, j, joint) for j in range(per_target)]
+    region = regions_of(experiment, targets)
+    parts = [
+        _rows_of_turn(experiment, targets, brick, region, k, j, joint) for j in range(per_target)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -243,6 +266,7 @@ def _rows_of_turn(
     experiment: Experiment,
     targets: pd.DataFrame,
     brick: str,
+    region: tuple[NDArray[np.str_], NDArray[np.uint8]],
     k: NDArray[np.int64],
     j: int,
     joint: pd.DataFrame | None,
@@ -252,7 +276,6 @@ def _rows_of_turn(
     value = _parameter_values(experiment, table, k, j, joint)
     bands = experiment.survey.bands
     control = table[:, COLUMNS.index("plan.control")] < experiment.plan.control_fraction
-    region = brick
     frame: dict[str, object] = {
         "brick": brick,
         "slot": (np.int64(j) << 32) | k,
@@ -261,8 +284,8 @@ def _rows_of_turn(
         "host_id": targets["target_id"].to_numpy(np.int64),
         "ra": targets["ra"].to_numpy(float),
         "dec": targets["dec"].to_numpy(float),
-        "region_id": region,
-        "region_split": np.uint8(region_split(region, experiment.targets.splits)),
+        "region_id": region[0].astype(object),
+        "region_split": region[1],
         "lens_model": np.where(control, 0, LENS_MODELS.index(experiment.lens.model)),
         "src_model": np.where(control, 0, SOURCE_MODELS.index("SERSIC")),
     }

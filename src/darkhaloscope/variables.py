@@ -25,7 +25,8 @@ MAG_ZERO_POINT = 22.5
 
 LENS_MODELS = ("CONTROL", "SIS", "SIE")
 SOURCE_MODELS = ("NONE", "SERSIC")
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "guard")
+"""``guard``: too near to a region of another split, so in none."""
 PSF_MODELS = ("NONE", "GAUSSIAN", "MOFFAT")
 PIXEL_RESPONSES = ("EFFECTIVE", "INTEGRATE")
 PSF_SOURCES = ("map", "manifest", "fallback")
@@ -140,7 +141,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("region_id", PAIR, "str", "", "what splits, folds and bootstraps keep in one piece"),
     Variable(
         "region_split", PAIR, "u1", "",
-        "xxh64(region_id, seed 0) / 2^64 against the cumulated fractions", _enumerate(SPLITS),
+        "xxh64(region_id, seed 0) / 2^64 against the cumulated fractions, or guard", _enumerate(SPLITS),
     ),
     Variable("lens_model", PAIR, "u1", "", "the deflector", _enumerate(LENS_MODELS)),
     Variable("theta_e", PAIR, "f4", "arcsec", "Einstein radius, intermediate axis; 0 on controls"),

@@ -33,7 +33,7 @@ from darkhaloscope.variables import (
     default_reference_band,
 )
 
-PIXEL_VERSION = 1
+PIXEL_VERSION = 2
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
 
 Band = Literal["g", "r", "i", "z"]
@@ -110,6 +110,11 @@ class Splits(_Section):
             raise ValueError(f"train + val + test = {total:g}; the three must add up to 1")
         return self
 
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """The three, in order."""
+        return self.train, self.val, self.test
+
 
 class TargetsSection(_Section):
     """Which galaxies are lenses, and what a region is."""
@@ -118,8 +123,9 @@ class TargetsSection(_Section):
     """Table of targets (CSV, FITS or Parquet) with ra and dec in degrees."""
     positions: tuple[tuple[float, float], ...] = ()
     """Further (ra, dec) in degrees, without a magnitude: ``source.mag`` serves them."""
-    region: Literal["brick"] = "brick"
-    """What is kept in one piece by splits, folds and bootstraps."""
+    region: Literal["brick", "healpix"] = "brick"
+    """What is kept in one piece by splits, folds and bootstraps: a brick of 0.25 deg, or a pixel of
+    HEALPix (nside 64, nested)."""
     splits: Splits = Splits()
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from darkhaloscope import store
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.report.style import number, png
+from darkhaloscope.variables import SPLITS
 
 EXAMPLES = 8
 LOOK_ROWS = 200_000
@@ -157,7 +158,7 @@ def _example(row: xr.Dataset, bands: Sequence[str]) -> Example:
         snr=number(row["arc_snr"].item(), 3),
         magnification=number(row["magnification"].item(), 3),
         lacking=f", no data in {' and '.join(empty)}" if empty else "",
-        split={0: "train", 1: "val", 2: "test"}.get(int(row["region_split"].item()), "–"),
+        split=dict(enumerate(SPLITS)).get(int(row["region_split"].item()), "–"),
     )
 
 

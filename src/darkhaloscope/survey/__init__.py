@@ -7,6 +7,7 @@ coadd     the pixels of the targets of one brick
 tiles     one FITS file in memory, and windows of its images
 targets   lists of targets: a user's table made uniform
 selection targets out of tractor or sweep catalogues
+regions   regions of the sky, their splits, and the guard between these
 sky       a small synthetic sky, laid out as a release (its files: skyfiles)
 """
 

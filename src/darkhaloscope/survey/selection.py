@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import aiohttp
@@ -10,9 +12,11 @@ import botocore.exceptions
 import fsspec
 import numpy as np
 import pandas as pd
+from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
+from darkhaloscope.survey import bricks as tiling
 from darkhaloscope.survey.targets import (
     by_lower_name,
     flux_to_mag,
@@ -29,19 +33,39 @@ _LRG_MASKBITS = 1 << 1 | 1 << 12 | 1 << 13
 
 _Choice = Callable[[pd.DataFrame, str], NDArray[np.bool_]]
 
-_TRACTOR = ("tractor/*/", "south/tractor/*/", "north/tractor/*/", "")
+_CATALOGUES = tuple(
+    (f"{side}{folder}", name)
+    for name, folders in (
+        (re.compile(r"tractor-[0-9]{4}[pm][0-9]{3}\.fits"), ("tractor/*/", "")),
+        (re.compile(r"sweep-[0-9]{3}[pm][0-9]{3}-[0-9]{3}[pm][0-9]{3}\.fits"), ("sweep/*/", "")),
+    )
+    for folder in folders
+    for side in ("", "south/", "north/")
+)
+"""Where the catalogues of a release lie below its root or one of its hemispheres, and their names: a
+sweep has others beside it (``-pz``, ``-ex``) that list no fluxes."""
+
+_NORTH_DEC = 32.375
+"""Declination in deg above which, north of the Galactic plane, the North's catalogues count where both
+surveys observed (https://www.legacysurvey.org/dr9/description/)."""
 
 
-def select_targets(sources: Iterable[str], *, cuts: str = "lrg") -> pd.DataFrame:
+def select_targets(
+    sources: Iterable[str], *, cuts: str = "lrg", limits: Sequence[str] = ()
+) -> pd.DataFrame:
     """Targets out of catalogues, or out of all tractor catalogues of a release.
 
     Parameters
     ----------
     sources : iterable of str
-        Catalogue files (FITS, CSV, Parquet), or folders: roots of releases (``south/tractor/...``), or
-        flat ones with ``tractor-*.fits``.
-    cuts : {'lrg', 'all'}
-        ``lrg``: :func:`select_lrg`. ``all``: every primary source.
+        Catalogue files (FITS, CSV, Parquet), or folders: roots of releases (``south/tractor/...``,
+        else ``south/sweep/...``), or flat ones with ``tractor-*.fits`` or ``sweep-*.fits``.
+    cuts : {'lrg', 'plain', 'all'}
+        ``lrg``: :func:`select_lrg`. ``plain``: :func:`select_simple` with ``limits``. ``all``: every
+        primary source.
+    limits : sequence of str
+        Least and greatest value of a magnitude or a colour, either may be left out: ``z=18:20.3``,
+        ``g-r=0.5:``.
 
     Returns
     -------
@@ -51,14 +75,30 @@ def select_targets(sources: Iterable[str], *, cuts: str = "lrg") -> pd.DataFrame
     Raises
     ------
     UserError
-        For unknown cuts, a folder without catalogues, or a catalogue that cannot be read.
+        For unknown cuts or limits, a folder without catalogues, or a catalogue that cannot be read.
     """
+    if cuts not in ("lrg", "plain", "all"):
+        raise UserError(f"cuts are 'lrg', 'plain' or 'all', not {cuts!r}.")
+    if (cuts == "plain") != bool(limits):
+        raise UserError(
+            "limits like z=18:20.3 go with the cuts 'plain', and these need at least one."
+        )
+    ranges = dict(_limit(text) for text in limits)
     catalogues = [url for source in sources for url in _catalogues(source)]
     if cuts == "lrg":
         return select_lrg(catalogues)
-    if cuts == "all":
-        return select_simple(catalogues, {}, exclude_types=("DUP",))
-    raise UserError(f"cuts are 'lrg' or 'all', not {cuts!r}.")
+    if cuts == "plain":
+        return select_simple(catalogues, ranges)
+    return select_simple(catalogues, {}, exclude_types=("DUP",))
+
+
+def _limit(text: str) -> tuple[str, tuple[float | None, float | None]]:
+    """``z=18:20.3`` as a name and its range."""
+    if match := re.fullmatch(r"([griz](?:-[griz])?)=([^:]*):([^:]*)", text.replace(" ", "")):
+        with contextlib.suppress(ValueError):
+            low, high = (float(end) if end else None for end in match.group(2, 3))
+            return match[1], (low, high)
+    raise UserError(f"{text!r} is no limit: write z=18:20.3, or g-r=0.5: for a colour.")
 
 
 def _catalogues(source: str) -> list[str]:
@@ -66,9 +106,12 @@ def _catalogues(source: str) -> list[str]:
         return [source]
     try:
         filesystem, path = fsspec.url_to_fs(source)
-        for folder in _TRACTOR:
-            if found := filesystem.glob(f"{path.rstrip('/')}/{folder}tractor-*.fits"):
-                return sorted(filesystem.unstrip_protocol(name) for name in found)
+        found = [
+            filesystem.unstrip_protocol(name)
+            for folder, pattern in _CATALOGUES
+            for name in filesystem.glob(f"{path.rstrip('/')}/{folder}*.fits")
+            if pattern.fullmatch(PurePosixPath(name).name)
+        ]
     except (
         OSError,
         ValueError,
@@ -79,9 +122,13 @@ def _catalogues(source: str) -> list[str]:
     ) as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{source} cannot be listed: {text}.") from error
-    raise UserError(
-        f"there are no tractor catalogues (south/tractor/*/tractor-*.fits) in {source}."
-    )
+    # Sweeps hold the same sources once more: they are read only where there is nothing else.
+    tractor = [url for url in found if PurePosixPath(url).name.startswith("tractor-")]
+    if not found:
+        raise UserError(
+            f"there are no tractor catalogues (south/tractor/*/tractor-*.fits) and no sweeps in {source}."
+        )
+    return sorted(set(tractor or found))
 
 
 def select_lrg(
@@ -193,6 +240,7 @@ def select_simple(
 
 def _select(sources: Iterable[str | pd.DataFrame], chosen: _Choice) -> pd.DataFrame:
     parts = []
+    listed: set[str] = set()
     columns: pd.DataFrame | None = None
     for number, source in enumerate(sources, start=1):
         label = source if isinstance(source, str) else f"catalogue {number}"
@@ -201,16 +249,37 @@ def _select(sources: Iterable[str | pd.DataFrame], chosen: _Choice) -> pd.DataFr
             continue
         uniform = normalise(table, label)
         columns = uniform.iloc[:0]
-        parts.append(uniform[chosen(table, label)])
+        listed |= set(uniform["brick"])
+        keep = chosen(table, label)
+        parts.append(uniform[keep].assign(_north=_is_north(table)[keep]))
     if columns is None:
         raise UserError("none of the catalogues has a row to select from.")
-    return pd.concat(parts, ignore_index=True)
+    # A tractor catalogue and a sweep, or a file named twice, list the same source twice.
+    whole = pd.concat(parts).drop_duplicates(["brick", "target_id", "ra", "dec"])
+    # Catalogues without the flag brick_primary: a source of an overlap is the brick's whose primary
+    # area holds it, where that brick is among the catalogues.
+    home = tiling.brick_name(whole["ra"], whole["dec"])
+    whole = whole[(home == whole["brick"].to_numpy(str)) | ~np.isin(home, sorted(listed))]
+    north = whole.pop("_north").to_numpy(bool)
+    if north.any() and not north.all():
+        place = SkyCoord(whole["ra"], whole["dec"], unit="deg")
+        whole = whole[north == ((place.dec.deg > _NORTH_DEC) & (place.galactic.b.deg > 0))]
+    return whole.reset_index(drop=True)
 
 
 def _primary(table: pd.DataFrame, lower: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Rows that lie in their own brick's primary area, as far as the catalogue says."""
     if "brick_primary" in lower:
         return np.array(table[lower["brick_primary"]], dtype=bool)
     return np.ones(len(table), dtype=bool)
+
+
+def _is_north(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows of the North (BASS and MzLS): the last digit of RELEASE is 1 (8001, 9011)."""
+    lower = by_lower_name(table)
+    if "release" not in lower:
+        return np.zeros(len(table), dtype=bool)
+    return numbers(table[lower["release"]]) % 10 == 1
 
 
 def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[np.bool_]:
@@ -228,7 +297,7 @@ def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[
     if hemisphere is not None:
         south = np.full(len(table), hemisphere == "south")
     elif "release" in lower:
-        south = column("release") % 10 != 1
+        south = ~_is_north(table)
     else:
         raise UserError(f"{label} has no column release: say whether it is north or south.")
 

@@ -28,8 +28,6 @@ from darkhaloscope.errors import UserError
 from darkhaloscope.survey import bricks
 from darkhaloscope.variables import MAG_ZERO_POINT
 
-"""AB magnitude of one nanomaggy."""
-
 BANDS = ("g", "r", "i", "z")
 
 _BRICK_NAME = re.compile(r"[0-9]{4}[pm][0-9]{3}")
