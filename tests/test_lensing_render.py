@@ -299,18 +299,21 @@ def test_east_is_at_smaller_x_and_north_at_larger_y():
 
 def test_lens_offset_moves_lens_and_source_together():
     lens, moved = Lens("SIS", 1.0), Lens("SIS", 1.0, dx=-2 * PIXEL_SCALE, dy=PIXEL_SCALE)
-    source, psf = Sersic((1.0,), 0.2, dx=0.2, dy=0.1), [Psf("moffat", fwhm=1.0)]
+    source, psf = Sersic((1.0,), 0.2, n=0.5, dx=0.2, dy=0.1), [Psf("moffat", fwhm=1.0)]
     here = render(lens, source, psf, size=40, x=20.25, y=19.5).arc[0]
     there = render(moved, source, psf, size=40, x=20.25, y=19.5).arc[0]
-    np.testing.assert_allclose(there[1:, 2:], here[:-1, :-2], atol=1e-6 * here.max())
+    np.testing.assert_allclose(there[1:, 2:], here[:-1, :-2], atol=1e-5 * here.max())
 
 
-def test_a_shift_of_whole_pixels_moves_whole_pixels():
-    lens, source = Lens("SIE", 1.0, q=0.7, pa=30.0), Sersic((1.0,), 0.2, dx=0.2, dy=0.1)
+@pytest.mark.parametrize("n", [0.5, 1.0])
+def test_a_shift_of_whole_pixels_moves_whole_pixels(n):
+    """To the faint light that is left out far from the stamp's centre."""
+    lens, source = Lens("SIE", 1.0, q=0.7, pa=30.0), Sersic((1.0,), 0.2, n=n, dx=0.2, dy=0.1)
     psf = [Psf("moffat", fwhm=0.7)]
     here = render(lens, source, psf, size=40, x=18.3, y=19.6).arc[0]
     there = render(lens, source, psf, size=40, x=21.3, y=17.6).arc[0]
-    np.testing.assert_allclose(there[:-2, 3:], here[2:, :-3], atol=1e-9 * here.max())
+    np.testing.assert_allclose(there[:-2, 3:], here[2:, :-3], atol=3e-5 * here.max())
+    assert np.median(np.abs(there[:-2, 3:] - here[2:, :-3])) < 1e-7 * here.max()
 
 
 @pytest.mark.parametrize("place", [(0.0, 16.0), (31.0, 3.0), (-6.0, 15.0), (15.0, 37.3)])

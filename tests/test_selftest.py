@@ -131,14 +131,15 @@ def kernel_renormalised(patch):
 
 
 def no_padding(patch):
-    for module in (render_module, convolve_module):
-        patch.setattr(module, "frame", lambda size: (size // 2, size + size % 2))
+    def grid_pixels(psfs, extent, size, scale):
+        return size + size % 2
+
+    patch.setattr(convolve_module, "_grid_pixels", grid_pixels)
 
 
 def stamp_alone(patch):
     """Rays outside the stamp are left out before the PSF is applied."""
-    original = convolve_module.frame
-    patch.setattr(convolve_module, "frame", lambda size: (0, original(size)[1]))
+    patch.setattr(convolve_module, "frame", lambda size: 0)
 
 
 def degrees_as_radians_in(module):

@@ -1,14 +1,15 @@
 """Light of rays on a stamp, seen through each band's PSF.
 
-Each ray is spread with a cubic B-spline on a grid of half pixels (finer for a PSF narrower than two
-pixels); the grid is transformed once for all bands, divided by the spline's own transform,
-multiplied by each PSF's, and brought back at the pixel centres only. Spreading and dividing is a
-non-uniform Fourier transform (Dutt & Rokhlin 1993, SIAM J. Sci. Comput. 14, 1368): a ray keeps its
-place to a small part of a grid step, so that the centroid of an arc does not jump from node to
-node, and the PSF removes what the grid cannot hold.
+Each ray is spread with a cubic B-spline on a grid of four nodes or more to the FWHM of the PSF: one,
+two, four or eight to the pixel. The grid is transformed once for all bands, divided by the spline's
+own transform, multiplied by each PSF's, and brought back at the pixel centres only. Spreading and
+dividing is a non-uniform Fourier transform (Dutt & Rokhlin 1993, SIAM J. Sci. Comput. 14, 1368): a
+ray keeps its place to a small part of a grid step, so that the centroid of an arc does not jump from
+node to node, and the PSF removes what the grid cannot hold.
 
-The frame reaches half a stamp beyond the stamp on each side, and the transform as far again, so
-that light outside the stamp comes in through the PSF and none comes round.
+The frame reaches half a stamp beyond the stamp on each side, so that light outside the stamp comes
+in through the PSF. The grid is periodic, and as large as the light asks for (:func:`_grid_pixels`):
+no light of it comes round.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 MAX_NODES = 4096
-"""Largest grid, nodes a side (128 MiB): it stops large stamps with a PSF narrower than two pixels."""
+"""Largest grid, about, nodes a side (128 MiB): it stops large stamps with a PSF narrower than two pixels."""
+
+FAR_LIGHT = 1e-5
+"""Part of the light that may lie beyond the square about the stamp's centre that is convolved."""
+
+GAUSSIAN_REACH = 2.5
+"""Where a Gaussian is taken to end, in FWHM: 3e-8 of its peak."""
+
+_KINK = 8.0  # pixels kept free about half a grid, where a periodic Moffat has a kink that rings
+_GRID_STEP = 16  # grids are multiples of it, so that arcs of about the same extent share transforms
 
 
 @njit(cache=True, nogil=True)
@@ -72,6 +82,28 @@ def _spread(
 
 
 @njit(cache=True, nogil=True)
+def _extent(x: FloatArray, y: FloatArray, flux: FloatArray, centre: float, most: float) -> float:
+    """Half-side in pixels of the square about ``(centre, centre)`` that holds the light.
+
+    All but :data:`FAR_LIGHT` of what is no further than ``most`` on either axis. ``flux`` is not
+    negative.
+    """
+    rings = np.zeros(int(most) + 2)
+    total = 0.0
+    for k in range(x.size):
+        distance = max(abs(x[k] - centre), abs(y[k] - centre))
+        if distance <= most:
+            rings[int(distance)] += flux[k]
+            total += flux[k]
+    outside = 0.0
+    for ring in range(rings.size - 1, -1, -1):
+        outside += rings[ring]
+        if outside > FAR_LIGHT * total:
+            return min(ring + 1.0, most)
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
 def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexArray:
     """Multiply by a transfer function and keep every ``per_pixel``-th node.
 
@@ -100,12 +132,16 @@ def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexA
     return out
 
 
-def _nodes_per_pixel(psfs: Sequence[Psf | PixelPsf], pixel_scale: float, pixels: int) -> int:
-    """Nodes on a pixel's side, four or more on the narrowest FWHM, for a grid of that many pixels."""
+def _nodes_per_pixel(psfs: Sequence[Psf | PixelPsf], pixel_scale: float, size: int) -> int:
+    """Nodes on a pixel's side, four or more on the narrowest FWHM."""
     narrowest = min(psf.fwhm for psf in psfs)
-    for nodes in (2, 4, 8):
-        if narrowest / pixel_scale * nodes >= 4.0:
-            if pixels * nodes > MAX_NODES:
+    # One node a pixel: not for a kernel made from pixels, which may hold waves up to half a cycle a
+    # pixel whatever its width; and a Moffat's transform falls off more slowly than a Gaussian's.
+    smooth = all(isinstance(psf, Psf) for psf in psfs)
+    gaussian = all(isinstance(psf, Psf) and psf.model == "gaussian" for psf in psfs)
+    for nodes in (1, 2, 4, 8) if smooth else (2, 4, 8):
+        if narrowest / pixel_scale * nodes >= (5.0 if nodes == 1 and not gaussian else 4.0):
+            if 3 * size * nodes > MAX_NODES:
                 raise UserError(
                     f"size is too large for a PSF fwhm of {narrowest:g} arcsec; it must be at most "
                     f"{MAX_NODES // (3 * nodes)} pixels."
@@ -115,6 +151,30 @@ def _nodes_per_pixel(psfs: Sequence[Psf | PixelPsf], pixel_scale: float, pixels:
         f"PSF fwhm is {narrowest:g} arcsec; it must be at least half a pixel, "
         f"{0.5 * pixel_scale:g} arcsec."
     )
+
+
+def _grid_pixels(
+    psfs: Sequence[Psf | PixelPsf], extent: float, size: int, pixel_scale: float
+) -> int:
+    """Pixels a side of the periodic grid for light within ``extent`` of the stamp's centre.
+
+    On a grid of P pixels the PSF at a distance d also stands for d - P. No ray is further than
+    ``d = extent + (size - 1) / 2`` from a pixel of the stamp on either axis, so that none comes
+    round where P is twice that; or d and as much as the PSF reaches, for a PSF that ends.
+    """
+    furthest = extent + 0.5 * (size - 1)
+    reach = 0.0
+    for psf in psfs:
+        ends = isinstance(psf, Psf) and psf.model == "gaussian"
+        reach = max(reach, GAUSSIAN_REACH * psf.fwhm / pixel_scale if ends else math.inf)
+    needed = max(furthest + min(furthest + _KINK, reach), size)
+    for psf in psfs:
+        if isinstance(psf, PixelPsf):
+            needed = max(needed, psf.image.shape[0])
+    pixels = _GRID_STEP * math.ceil(needed / _GRID_STEP)
+    while next_fast_len(pixels, real=True) != pixels:
+        pixels += _GRID_STEP
+    return pixels
 
 
 def _spline_transform(nodes: int) -> tuple[FloatArray, FloatArray]:
@@ -136,11 +196,13 @@ def convolve(
     drawn = [psf for psf in psfs if psf is not None]
     if not drawn:
         return arc
-    around, small = frame(size)
-    per_pixel = _nodes_per_pixel(drawn, pixel_scale, small)
+    per_pixel = _nodes_per_pixel(drawn, pixel_scale, size)
+    centre = 0.5 * (size - 1)
+    extent = _extent(x, y, np.abs(flux), centre, centre + frame(size))
+    small = _grid_pixels(drawn, extent, size, pixel_scale)
     nodes = small * per_pixel
     grid = np.zeros((nodes, nodes))
-    _spread(x, y, flux, per_pixel, -float(around), size - 1.0 + around, grid)
+    _spread(x, y, flux, per_pixel, centre - extent, centre + extent, grid)
     light = rfft2(grid)
     full, half = _spline_transform(nodes)
     light /= full[:, None]
@@ -156,14 +218,6 @@ def convolve(
     return arc
 
 
-def frame(size: int) -> tuple[int, int]:
-    """Pixels of the frame around the stamp on each side, and pixels of the periodic grid.
-
-    A stamp's pixel and a ray of the frame are never further apart than half the grid, so that the
-    PSF is taken at their true distance.
-    """
-    grid = int(next_fast_len(max(3 * size, size + 64), real=True))
-    grid += grid % 2
-    while next_fast_len(grid, real=True) != grid:
-        grid += 2
-    return grid // 2 - size, grid
+def frame(size: int) -> int:
+    """Pixels on each side of the stamp whose light is laid on the grid: half a stamp, or more."""
+    return max((size + 1) // 2, 32 - size // 2)

@@ -153,7 +153,7 @@ def render(
     _check(psfs, source, size, x, y, pixel_scale, supersample)
     dx, dy = (0.0, 0.0) if lens is None else (lens.dx, lens.dy)
     lens_x, lens_y = (float(value) for value in sky_to_pixel(dx, dy, x, y, pixel_scale))
-    around, _ = frame(size)
+    around = frame(size)
     low, high = -float(around), size - 1.0 + around
     parts = source.parts if isinstance(source, Components) else (source,)
     for part in parts:
@@ -245,7 +245,7 @@ def _check(
             f"{len(psfs)} PSFs were given for {len(source.flux)} source fluxes; "
             "there must be one of each for every band."
         )
-    widest = 2 * frame(size)[0] + size
+    widest = 2 * frame(size) + size
     for psf in psfs:
         if isinstance(psf, PixelPsf):
             side = psf.image.shape[0]
