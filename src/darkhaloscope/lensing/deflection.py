@@ -26,14 +26,15 @@ from darkhaloscope.lensing.checks import require_choice, require_in
 FloatArray = NDArray[np.float64]
 
 # Below this argument atan(u)/u and atanh(u)/u are their series: the next term, u^6/7, is 1e-13.
-_ORIGIN = 1e-140  # arcsec: nearer, squares underflow and lose the direction; it is the centre
+ORIGIN = 1e-140  # arcsec: nearer, squares underflow and lose the direction; it is the centre
 _SERIES_LIMIT = 1e-2
 
 SLOPE = (1.4, 2.6)
 """Allowed slopes of an EPL: 2 is isothermal."""
 
 _SERIES_LEFT_OUT = 1e-14
-_SERIES_STARTS = 8  # where the coefficients of the series begin in Lens.numbers()
+SERIES_STARTS = 9  # where the coefficients of the series begin in Lens.numbers()
+_SERIES_Q = 0.35  # an SIE flatter than this has so many that arcs of tangents are faster
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,19 @@ class Lens:
         """What :func:`lens_ray` reads: theta_e, q, sin pa, cos pa, gamma1, gamma2, t, largest, ...
 
         ``t = slope - 1``; ``largest`` is the most that the lens can deflect at a distance of 1
-        arcsec; for an EPL the coefficients of its series follow.
+        arcsec; then ``(theta_e / sqrt(q))^t``, and for an EPL the coefficients of its series, which
+        an SIE that is not too flat has, too (:mod:`quads`).
         """
         pa = math.radians(self.pa)
         lens = [self.theta_e, self.q, math.sin(pa), math.cos(pa), self.gamma1, self.gamma2]
+        scale = self.theta_e / math.sqrt(self.q)
         if self.slope == 2.0:
-            return np.array([*lens, 1.0, self.theta_e / math.sqrt(self.q)])
+            terms = _epl_series(self.q, 1.0) if _SERIES_Q <= self.q < 1.0 else []
+            return np.array([*lens, 1.0, scale, scale, *terms])
         t = self.slope - 1.0
         series = _epl_series(self.q, t)
-        return np.array([*lens, t, _epl_largest(self.theta_e, self.q, t, series), *series])
+        largest = _epl_largest(self.theta_e, self.q, t, series)
+        return np.array([*lens, t, largest, scale**t, *series])
 
     def reach(self, distance: float) -> float:
         """Radius in arcsec beyond which no ray lands within ``distance`` of the axis behind."""
@@ -158,7 +163,7 @@ def _atanh_over(e: float, z: float) -> float:
 def sis_ray(east: float, north: float, theta_e: float) -> tuple[float, float]:
     """Deflection of one ray by an SIS; zero at the centre, where its direction is not defined."""
     r = math.sqrt(east * east + north * north)
-    if r < _ORIGIN:
+    if r < ORIGIN:
         return 0.0, 0.0
     return theta_e * east / r, theta_e * north / r
 
@@ -171,7 +176,7 @@ def sie_ray(
     major = east * sin_pa + north * cos_pa
     minor = east * cos_pa - north * sin_pa
     psi = math.sqrt(q * q * major * major + minor * minor)
-    if psi < _ORIGIN:
+    if psi < ORIGIN:
         return 0.0, 0.0
     e = math.sqrt((1.0 - q) * (1.0 + q))
     strength = theta_e * math.sqrt(q)
@@ -192,13 +197,13 @@ def epl_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]:
     u = q * (east * sin_pa + north * cos_pa)
     v = east * cos_pa - north * sin_pa
     radius = math.sqrt(u * u + v * v)
-    if radius < _ORIGIN:
+    if radius < ORIGIN:
         return 0.0, 0.0
     u /= radius
     v /= radius
     w_re, w_im = v * v - u * u, -2.0 * u * v
     re, im = lens[lens.size - 1], 0.0
-    for n in range(lens.size - 2, _SERIES_STARTS - 1, -1):
+    for n in range(lens.size - 2, SERIES_STARTS - 1, -1):
         re, im = lens[n] + re * w_re - im * w_im, re * w_im + im * w_re
     b = lens[0] * math.sqrt(q)
     strength = 2.0 * b / (1.0 + q) * (b / radius) ** (t - 1.0)
@@ -247,17 +252,14 @@ def stretch(r: float, half: float, lens: FloatArray) -> float:
             steep = half * max(1.0, largest / nearest - 1.0)
             return min(steep, jump) + half * gamma
         return jump + half * gamma
-    if t < 1.0:
-        jump = half + 2.0 * largest * (r + half) ** (1.0 - t)
-    elif nearest > 0.0:
-        jump = half + 2.0 * largest * nearest ** (1.0 - t)
-    else:
-        return math.inf
-    if nearest > 0.0:
-        twice_kappa = (2.0 - t) * (lens[0] / (math.sqrt(lens[1]) * nearest)) ** t
-        bend = abs(1.0 - t) * largest * nearest**-t
-        jump = min(jump, half * (max(1.0, twice_kappa - 1.0) + bend))
-    return jump + half * gamma
+    if nearest <= 0.0:
+        if t > 1.0:
+            return math.inf
+        return half + 2.0 * largest * (r + half) ** (1.0 - t) + half * gamma
+    power = nearest**-t
+    steep = max(1.0, (2.0 - t) * lens[8] * power - 1.0) + abs(1.0 - t) * largest * power
+    furthest = (r + half) ** (1.0 - t) if t < 1.0 else nearest * power
+    return min(half + 2.0 * largest * furthest, half * steep) + half * gamma
 
 
 @njit(cache=True, nogil=True)

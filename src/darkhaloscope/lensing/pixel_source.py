@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from darkhaloscope.errors import UserError
 from darkhaloscope.lensing.checks import require_choice, require_fluxes, require_in
 from darkhaloscope.lensing.deflection import Lens, lens_ray, stretch
-from darkhaloscope.lensing.rays import FWHM_PER_CELL, RIPPLE, Rays
+from darkhaloscope.lensing.rays import FWHM_PER_CELL, RIPPLE, Rays, ripple_of, root_cell
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -32,7 +32,6 @@ _GAUSS = 0.5 / math.sqrt(3.0)
 _MARGIN = 2  # pixels beyond the image that cubics reach
 _OVERSHOOT = 1.3  # of cubics: their weights' magnitudes add up to 1.25^2 at most between pixels
 _RULE_ERROR = 0.05  # of a 2x2 rule on a cell within one source pixel, over its brightness range
-_RIPPLE_2, _RIPPLE_4 = 6e-3, 0.15  # as for a Sersic source
 
 
 class PixelSource:
@@ -274,12 +273,7 @@ def _trace(
             else:
                 divide = _RULE_ERROR * (high - low) * side * side > allowed
             if inside and side > resolution:
-                pattern = 1.0
-                if side <= 2.0 * resolution:
-                    pattern = _RIPPLE_2
-                elif side <= 4.0 * resolution:
-                    pattern = _RIPPLE_4
-                divide = divide or pattern * bound > ripple * side * side
+                divide = divide or ripple_of(side, resolution) * bound > ripple * side * side
         if divide:
             for i in range(4):
                 stack[depth, 0] = east + 0.5 * (h if i % 2 else -h)
@@ -314,13 +308,7 @@ def trace_pixels(
     """
     rows, columns = source.image.shape
     outer = source.scale * (0.5 * math.hypot(rows, columns) + 2.0 * _MARGIN)
-    if lens is None:
-        lens_numbers, centre = np.empty(0), np.array([source.dx, source.dy])
-        reach = outer
-    else:
-        lens_numbers, centre = lens.numbers(), np.zeros(2)
-        reach = lens.reach(outer + math.hypot(source.dx, source.dy))
-    half = 0.5 * pixel_scale * 2.0 ** max(1, math.ceil(math.log2(2.0 * reach / pixel_scale)))
+    lens_numbers, centre, half = root_cell(lens, source.dx, source.dy, outer, pixel_scale)
     # The area over which the light is spread, 1 / sum I^2, and the PSF's.
     area = source.scale**2 / float(np.square(source.image).sum())
     blurred = 0.5 / (area + math.pi * (FWHM_PER_CELL * resolution) ** 2)

@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from darkhaloscope.lensing.deflection import Lens, lens_ray, stretch
+from darkhaloscope.lensing.deflection import Lens, stretch
+from darkhaloscope.lensing.quads import A_EAST, A_NORTH, EAST, NORTH, ROWS, lens_rays
 from darkhaloscope.lensing.sources import (
     Sersic,
     elliptical_ray,
@@ -27,8 +28,9 @@ from darkhaloscope.lensing.sources import (
 
 FloatArray = NDArray[np.float64]
 
-CELL_ERROR = 1e-5
-"""Error that one cell may have, as a part of the flux found so far, the source's own at least."""
+CELL_ERROR = 4e-5
+"""Error that one cell may have, as a part of the source's flux times the root of the magnification
+found so far: an arc that is longer has more cells, whose errors add up."""
 
 OUTSIDE = 1e-6
 """Part of the source's flux that may lie outside the largest cell."""
@@ -38,6 +40,7 @@ CUSP_DEPTH = 64
 Sersic source of n = 4 and 0.05 arcsec has 5 % of its flux within 0.004 arcsec."""
 
 _GAUSS = 0.5 / math.sqrt(3.0)
+_U, _V = ROWS, ROWS + 1
 FWHM_PER_CELL = 2.3
 """PSF widths (FWHM) to the side of a cell that the PSF blurs to nothing. A comb of cells leaves a
 ripple of twice the PSF's transform at one wave a cell, times cos(pi / sqrt(3)) = -0.24 for two
@@ -74,6 +77,39 @@ def _grown(rays: FloatArray) -> FloatArray:
 
 
 @njit(cache=True, nogil=True)
+def ripple_of(side: float, resolution: float) -> float:
+    """Ripple that cells of a side leave after the PSF, at most, as a part of their brightness."""
+    if side <= 2.0 * resolution:
+        return _RIPPLE_2
+    return _RIPPLE_4 if side <= 4.0 * resolution else 1.0
+
+
+@njit(cache=True, nogil=True)
+def _four_rays(
+    east: float, north: float, step: float, lens: FloatArray, source: FloatArray, out: FloatArray
+) -> None:
+    """Four rays, ``step`` from a place on either axis, and where they land on the source.
+
+    ``out`` (:data:`quads.ROWS` + 2, 4) gets East and North in its first rows, and in its last two
+    the source's elliptical coordinates.
+    """
+    for i in range(4):
+        out[EAST, i] = east + (step if i % 2 else -step)
+        out[NORTH, i] = north + (step if i // 2 else -step)
+        out[A_EAST, i] = out[A_NORTH, i] = 0.0
+    if lens.size > 0:
+        lens_rays(out, lens)
+    for i in range(4):
+        out[_U, i], out[_V, i] = elliptical_ray(
+            out[EAST, i] - out[A_EAST, i] - source[0],
+            out[NORTH, i] - out[A_NORTH, i] - source[1],
+            source[2],
+            source[3],
+            source[4],
+        )
+
+
+@njit(cache=True, nogil=True)
 def _trace(
     lens: FloatArray,
     source: FloatArray,
@@ -90,8 +126,7 @@ def _trace(
     ``lens`` is empty where there is none. ``frame`` is (east_min, east_max, north_min, north_max).
     """
     lensed = lens.size > 0
-    s_east, s_north, q = source[0], source[1], source[2]
-    sin_pa, cos_pa, reff = source[3], source[4], source[5]
+    q, reff = source[2], source[5]
     inverse_n, b, peak = source[6], source[7], source[8]
     k = inverse_n
     # Fourth derivative of exp(-b R^k), as p^4 + c3 p^3 + c2 p^2 + c1 p over R^4, along the radius,
@@ -104,12 +139,14 @@ def _trace(
     count = 0
     total = 0.0
     finest = 2.0 * half
-    stack = np.empty((256, 3))
-    stack[0, 0], stack[0, 1], stack[0, 2] = centre[0], centre[1], half
-    depth = 1
-    u = np.empty(4)
-    v = np.empty(4)
+    four = np.empty((ROWS + 2, 4))
+    u, v = four[_U], four[_V]
     light = np.empty(4)
+    # Cells that wait: centre, half a side, and where on the source the centre's ray lands.
+    stack = np.empty((256, 5))
+    _four_rays(centre[0], centre[1], 0.0, lens, source, four)
+    stack[0] = centre[0], centre[1], half, u[0], v[0]
+    depth = 1
     while depth > 0:
         depth -= 1
         east, north, h = stack[depth, 0], stack[depth, 1], stack[depth, 2]
@@ -123,20 +160,15 @@ def _trace(
         )
 
         # The most light that the cell can hold, from how near to the source any of its rays comes.
-        a_east, a_north = 0.0, 0.0
         reach = diagonal
         r_lens = 0.0
         if lensed:
-            a_east, a_north = lens_ray(east, north, lens)
             r_lens = math.sqrt(east * east + north * north)
             reach = stretch(r_lens, diagonal, lens)
-        cu, cv = elliptical_ray(
-            east - a_east - s_east, north - a_north - s_north, q, sin_pa, cos_pa
-        )
-        r_centre = math.sqrt(cu * cu + cv * cv)
+        r_centre = math.sqrt(stack[depth, 3] ** 2 + stack[depth, 4] ** 2)
         r_near = max(0.0, r_centre - reach / math.sqrt(q))
         bound = peak * side * side * math.exp(-sersic_exponent(r_near / reff, inverse_n, b))
-        allowed = tolerance * max(1.0, total)
+        allowed = tolerance * math.sqrt(max(1.0, total))
         if bound <= 0.1 * allowed:
             flux = peak * side * side * math.exp(-sersic_exponent(r_centre / reff, inverse_n, b))
             total += flux
@@ -148,16 +180,9 @@ def _trace(
             continue
 
         # Four Gauss-Legendre rays, and how far apart they land in the source plane.
-        step = _GAUSS * side
+        _four_rays(east, north, _GAUSS * side, lens, source, four)
         r2_max = 0.0
         for i in range(4):
-            e = east + (step if i % 2 else -step)
-            n = north + (step if i // 2 else -step)
-            if lensed:
-                a_east, a_north = lens_ray(e, n, lens)
-            u[i], v[i] = elliptical_ray(
-                e - a_east - s_east, n - a_north - s_north, q, sin_pa, cos_pa
-            )
             r2 = u[i] * u[i] + v[i] * v[i]
             r2_max = max(r2_max, r2)
             light[i] = math.exp(-sersic_exponent(math.sqrt(r2) / reff, inverse_n, b))
@@ -178,18 +203,11 @@ def _trace(
             relative = p * (c1 + p * (c2 + p * (c3 + p))) * spread2 * spread2 / 4320.0
             divide = bound * min(1.0, relative) > allowed
             if inside and side > resolution:
-                pattern = 1.0
-                if side <= 2.0 * resolution:
-                    pattern = _RIPPLE_2
-                elif side <= 4.0 * resolution:
-                    pattern = _RIPPLE_4
-                divide = divide or pattern * flux > ripple * side * side
+                divide = divide or ripple_of(side, resolution) * flux > ripple * side * side
         if divide:
-            q_half = 0.5 * h
+            _four_rays(east, north, 0.5 * h, lens, source, four)
             for i in range(4):
-                stack[depth, 0] = east + (q_half if i % 2 else -q_half)
-                stack[depth, 1] = north + (q_half if i // 2 else -q_half)
-                stack[depth, 2] = q_half
+                stack[depth] = four[EAST, i], four[NORTH, i], 0.5 * h, u[i], v[i]
                 depth += 1
             continue
 
@@ -199,11 +217,27 @@ def _trace(
             if count + 4 > rays.shape[1]:
                 rays = _grown(rays)
             for i in range(4):
-                rays[0, count] = east + (step if i % 2 else -step)
-                rays[1, count] = north + (step if i // 2 else -step)
+                rays[0, count], rays[1, count] = four[EAST, i], four[NORTH, i]
                 rays[2, count] = 0.25 * peak * side * side * light[i]
                 count += 1
     return rays, count, total, finest
+
+
+def root_cell(
+    lens: Lens | None, dx: float, dy: float, outer: float, pixel_scale: float
+) -> tuple[FloatArray, FloatArray, float]:
+    """What the subdivision starts from: the lens's numbers, a cell's centre and half its side.
+
+    The cell holds the image of all within ``outer`` of the source's position ``dx, dy`` (arcsec);
+    its side is a pixel's times a power of two. The numbers are empty without a lens.
+    """
+    if lens is None:
+        numbers, centre, reach = np.empty(0), np.array([dx, dy], dtype=float), outer
+    else:
+        numbers, centre = lens.numbers(), np.zeros(2)
+        reach = lens.reach(outer + math.hypot(dx, dy))
+    half = 0.5 * pixel_scale * 2.0 ** max(1, math.ceil(math.log2(2.0 * reach / pixel_scale)))
+    return numbers, centre, half
 
 
 def trace(
@@ -235,7 +269,7 @@ def trace(
         The finest cells have ``2 / supersample`` of a pixel a side, two rays a side each; only
         those on the source's centre are cut further, :data:`CUSP_DEPTH` times.
     tolerance : float
-        Error allowed to a cell, as a part of the flux found so far (of the source's own at first).
+        Error allowed to a cell; see :data:`CELL_ERROR`.
 
     Returns
     -------
@@ -243,15 +277,7 @@ def trace(
     """
     numbers = source.numbers()
     outer = sersic_radius_outside(source.reff, source.n, OUTSIDE) / math.sqrt(source.q)
-    if lens is None:
-        lens_numbers = np.empty(0)
-        centre = np.array([source.dx, source.dy], dtype=float)
-        reach = outer
-    else:
-        lens_numbers = lens.numbers()
-        centre = np.zeros(2)
-        reach = lens.reach(outer + math.hypot(source.dx, source.dy))
-    half = 0.5 * pixel_scale * 2.0 ** max(1, math.ceil(math.log2(2.0 * reach / pixel_scale)))
+    lens_numbers, centre, half = root_cell(lens, source.dx, source.dy, outer, pixel_scale)
     smallest = pixel_scale / supersample * (1.0 + 1e-9)
     # Half the light lies within reff, so that the blurred image is about this bright or brighter.
     blurred = 0.5 / (math.pi * (source.reff**2 + (FWHM_PER_CELL * resolution) ** 2))
