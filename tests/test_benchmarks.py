@@ -29,6 +29,7 @@ FIGURES = {
     "max_supersampling",
     "machine",
     "ratio_median",
+    "ratio_quartiles",
     "lower_bounds",
     "stopped_by_memory",
     "ratio_to_8_on_median",
