@@ -33,7 +33,7 @@ from darkhaloscope.variables import (
     default_reference_band,
 )
 
-PIXEL_VERSION = 2
+PIXEL_VERSION = 3
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
 
 Band = Literal["g", "r", "i", "z"]
