@@ -10,9 +10,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
-    "errors", "draw", "variables", "storage", "progress", "config", "geometry", "lensing", "survey",
-    "plan", "fix", "selftest", "inject", "store", "audit", "prepare", "workflow", "cluster", "report",
-    "commands", "cli",
+    "errors", "draw", "variables", "storage", "progress", "config", "geometry", "mapping", "lensing",
+    "survey", "plan", "fix", "selftest", "inject", "store", "audit", "prepare", "workflow", "cluster",
+    "report", "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

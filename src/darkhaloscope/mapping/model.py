@@ -1,0 +1,124 @@
+"""What a mapping file says: which column of a foreign table holds which variable, and how."""
+
+from __future__ import annotations
+
+import importlib.resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from darkhaloscope import storage
+from darkhaloscope.errors import UserError
+from darkhaloscope.variables import BAND, BY_NAME, PAIR
+
+SHIPPED = ("seed",)
+"""Mappings that come with the package, by name."""
+
+Names = dict[str, str]
+"""Column by variable; a variable with a band has ``{band}`` in its column's name."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tables(_Section):
+    """Folders of Parquet files, cut by the values of one column and joined by another."""
+
+    stamps: str
+    metrics: str
+    partition: str
+    key: str
+
+
+class Images(_Section):
+    """Columns of ``.npz`` blobs, and the arrays inside them."""
+
+    stamp: str
+    ctrl: str
+    member: str
+    """Name of a band's (y, x) array inside a blob, with ``{band}``."""
+
+
+class Shear(_Section):
+    """External shear as a size and an angle (radians from +x toward +y of the array)."""
+
+    size: str
+    angle: str
+
+
+class Mapping(_Section):
+    """How a foreign table says what the data set's variables say.
+
+    Every group maps variables (docs/data-set.md) to columns; the group says the convention of the
+    column. Variables that stand in no group keep their own names.
+    """
+
+    name: str
+    tables: Tables | None = None
+    images: Images | None = None
+    same: Names = {}
+    """The same quantity in the same unit."""
+    west: Names = {}
+    """Offsets toward +x of the array, arcsec; the variable counts toward east."""
+    ellipticity: Names = {}
+    """e; the variable is the axis ratio q = (1 - e) / (1 + e)."""
+    array_angle: Names = {}
+    """Radians from +x toward +y of the array; the variable is in degrees east of north."""
+    semi_major: Names = {}
+    """Half-light semi-major axis a; the variable is sqrt(a b), with the axis ratio ``src_q``."""
+    shear: Shear | None = None
+    control: str | None = None
+    """A column that is true (1) on controls."""
+    constants: dict[str, float | str] = {}
+    """Values that all injections share, where the table has no column for them."""
+
+    @property
+    def renamed(self) -> Names:
+        """Every variable that has a column of another name, by group order."""
+        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
+        return {name: column for group in groups for name, column in group.items()}
+
+    @model_validator(mode="after")
+    def _names_are_variables(self) -> Mapping:
+        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
+        twice = sum(map(len, groups)) - len(self.renamed)
+        if twice:
+            raise ValueError("a variable stands in two groups; each has one convention")
+        for name in (*self.renamed, *self.constants):
+            if name not in BY_NAME or BY_NAME[name].dims not in (PAIR, BAND):
+                raise ValueError(f"{name} is no variable of a row; docs/data-set.md lists them")
+        for name, column in self.renamed.items():
+            if (BY_NAME[name].dims == BAND) != ("{band}" in column):
+                raise ValueError(
+                    f"{name}: {column} must hold {{band}} if, and only if, {name} has a band"
+                )
+        return self
+
+
+def load_mapping(name: str) -> Mapping:
+    """A mapping by the name of a shipped one, or from a YAML file (path or fsspec URL).
+
+    Raises
+    ------
+    UserError
+        There is none of that name, or the file says something that a mapping cannot say.
+    """
+    try:
+        if name in SHIPPED:
+            text = (importlib.resources.files(__package__) / f"{name}.yaml").read_bytes()
+        else:
+            text = storage.read(name)
+        document: Any = yaml.safe_load(text.decode())
+        return Mapping.model_validate(document)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no mapping {name}; give one of {', '.join(SHIPPED)}, or a YAML file"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"the mapping {name} is wrong at {where}: {first['msg']}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the mapping {name} is no YAML: {str(error).splitlines()[0]}") from None

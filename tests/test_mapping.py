@@ -1,0 +1,267 @@
+"""Foreign tables: the seed's conventions mean what lenstronomy means on array axes, and come back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LightModel.light_model import LightModel
+from lenstronomy.Util.param_util import phi_q2_ellipticity, shear_polar2cartesian
+
+from darkhaloscope import lensing
+from darkhaloscope.errors import UserError
+from darkhaloscope.mapping import (
+    Mapping,
+    decode_stamp,
+    encode_stamp,
+    export_rows,
+    import_rows,
+    load_mapping,
+)
+from darkhaloscope.variables import BY_NAME, VARIABLES
+
+SEED = load_mapping("seed")
+BANDS = ("g", "r", "z")
+
+THEIRS = pd.DataFrame(
+    {
+        "lens_model": ["SIE", "SIE", "CONTROL"],
+        "is_control": [0, 0, 1],
+        "theta_e_arcsec": [0.9, 1.4, 0.0],
+        "lens_e": [0.25, 0.1, 0.0],
+        "lens_phi_rad": [0.3, 2.2, 0.0],
+        "shear": [0.07, 0.03, 0.0],
+        "shear_phi_rad": [0.5, 2.9, 0.0],
+        "src_reff_arcsec": [0.3, 0.15, 0.0],
+        "src_e": [0.4, 0.2, 0.0],
+        "src_phi_rad": [1.1, 2.7, 0.0],
+        "src_x_arcsec": [0.31, -0.12, 0.0],
+        "src_y_arcsec": [-0.2, 0.37, 0.0],
+        "psfsize_r": [1.3, 1.2, 1.1],
+        "psf_source_g": [0, 2, 1],
+        "brickname": ["0591m305", "0591m305", "0594m305"],
+        "region_id": [7, 7, 8],
+        "region_split": ["train", "train", "test"],
+    }
+)
+
+
+def rays() -> tuple[np.ndarray, np.ndarray]:
+    """Points on array axes: x right, y up, arcsec."""
+    return tuple(np.random.default_rng(3).uniform(-3, 3, (2, 50)))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_the_seeds_lens_deflects_as_lenstronomy_on_array_axes(row: int) -> None:
+    t = THEIRS.iloc[row]
+    e1, e2 = phi_q2_ellipticity(t.lens_phi_rad, (1 - t.lens_e) / (1 + t.lens_e))
+    g1, g2 = shear_polar2cartesian(t.shear_phi_rad, t.shear)
+    x, y = rays()
+    truth = LensModel(["SIE", "SHEAR"]).alpha(
+        x, y, [{"theta_E": t.theta_e_arcsec, "e1": e1, "e2": e2}, {"gamma1": g1, "gamma2": g2}]
+    )
+    ours = import_rows(THEIRS, SEED, BANDS).isel(pair=row)
+    theta_e, q, pa, gamma1, gamma2 = (
+        float(ours[name]) for name in ("theta_e", "lens_q", "lens_pa", "gamma1", "gamma2")
+    )
+    alpha_e, alpha_n = np.add(
+        lensing.sie(-x, y, theta_e, q, pa), lensing.shear(-x, y, gamma1, gamma2)
+    )
+    np.testing.assert_allclose(-alpha_e, truth[0], atol=2e-5)
+    np.testing.assert_allclose(alpha_n, truth[1], atol=2e-5)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_the_seeds_source_shines_as_lenstronomy_on_array_axes(row: int) -> None:
+    t = THEIRS.iloc[row]
+    q = (1 - t.src_e) / (1 + t.src_e)
+    e1, e2 = phi_q2_ellipticity(t.src_phi_rad, q)
+    x, y = np.random.default_rng(4).uniform(-0.6, 0.6, (2, 50))
+    truth = LightModel(["SERSIC_ELLIPSE"]).surface_brightness(
+        x,
+        y,
+        [
+            {
+                "amp": 1.0, "R_sersic": t.src_reff_arcsec * np.sqrt(q), "n_sersic": 1.0,
+                "e1": e1, "e2": e2, "center_x": t.src_x_arcsec, "center_y": t.src_y_arcsec,
+            }
+        ],
+    )  # fmt: skip
+    ours = import_rows(THEIRS, SEED, BANDS).isel(pair=row)
+    source = lensing.Sersic(
+        flux=(1.0,),
+        reff=float(ours["src_reff"]),
+        n=float(ours["src_n"]),
+        q=float(ours["src_q"]),
+        pa=float(ours["src_pa"]),
+        dx=float(ours["src_dx"]),
+        dy=float(ours["src_dy"]),
+    )
+    # Elliptical radii, for the two differ in b(n): lenstronomy has an approximation of it.
+    centre = lensing.sersic_profile(source.dx, source.dy, source)
+    mine = -np.log(lensing.sersic_profile(-x, y, source) / centre) / lensing.sersic_b(1.0)
+    theirs = 1 - np.log(truth) / (1.9992 - 0.3271)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+def test_the_half_light_radius_of_the_seed_is_the_semi_major_axis() -> None:
+    """Half of the light lies inside the ellipse with semi-axes a and a q, so sqrt(ab) = a sqrt(q)."""
+    ours = import_rows(THEIRS, SEED, BANDS)
+    q = (1 - THEIRS["src_e"]) / (1 + THEIRS["src_e"])
+    area = np.pi * THEIRS["src_reff_arcsec"] * (THEIRS["src_reff_arcsec"] * q)
+    np.testing.assert_allclose(np.pi * ours["src_reff"][:2] ** 2, area[:2], rtol=1e-6)
+
+
+def test_controls_have_no_arc_and_missing_columns_are_not_made_up() -> None:
+    ours = import_rows(THEIRS, SEED, BANDS)
+    assert ours["theta_e"].values[2] == 0
+    for name in ("lens_q", "lens_pa", "gamma1", "src_reff", "src_dx", "src_n"):
+        assert np.isnan(ours[name].values[2]), name
+        assert np.isfinite(ours[name].values[:2]).all(), name
+    assert ours["src_model"].values.tolist() == [1, 1, 0]
+    assert "arc_snr" not in ours
+    assert "src_flux" not in ours
+    np.testing.assert_array_equal(ours["psfsize"].values[:, 1], np.float32([1.3, 1.2, 1.1]))
+    assert np.isnan(ours["psfsize"].values[:, [0, 2]]).all()
+    np.testing.assert_array_equal(ours["psf_source"].values[:, 0], [0, 2, 1])
+    assert (ours["psf_source"].values[:, 1:] == 255).all()
+    assert ours["region_id"].values.tolist() == ["7", "7", "8"]
+    assert ours["region_split"].values.tolist() == [0, 0, 2]
+    for name, variable in ours.data_vars.items():
+        assert variable.dims == BY_NAME[str(name)].dims
+
+
+def test_a_column_of_controls_stands_for_the_lens_model() -> None:
+    ours = import_rows(THEIRS.drop(columns="lens_model"), SEED, BANDS)
+    assert np.isnan(ours["lens_q"].values[2])
+    assert np.isfinite(ours["lens_q"].values[:2]).all()
+
+
+def random_rows(count: int = 200) -> xr.Dataset:
+    """Rows of every variable but pixels; a third are controls."""
+    rng = np.random.default_rng(5)
+    control = np.arange(count) % 3 == 0
+    columns = {}
+    for variable in VARIABLES:
+        if variable.sharded:
+            continue
+        shape = (count, 3)[: len(variable.dims)]
+        if variable.dtype == "str":
+            values = np.array([f"{variable.name}{i}" for i in range(count)], object)
+        elif variable.flags is not None:
+            values = rng.choice(list(variable.flags), shape).astype(np.uint8)
+        elif variable.dtype == "i8":
+            values = rng.integers(0, 2**60, shape)
+        elif variable.dtype in ("u1", "bool"):
+            values = rng.integers(0, 2, shape).astype(variable.dtype)
+        else:
+            values = rng.uniform(0.05, 1.0, shape).astype(variable.dtype)
+        columns[variable.name] = (variable.dims, values)
+    rows = xr.Dataset(columns, coords={"band": np.array(BANDS, object)})
+    for name, low, high in (("lens_pa", -360, 360), ("src_pa", 0, 180), ("src_dx", -1, 1)):
+        rows[name].values[:] = rng.uniform(low, high, count)
+    rows["gamma1"].values[:], rows["gamma2"].values[:] = rng.normal(0, 0.05, (2, count))
+    rows["lens_model"].values[:] = np.where(control, 0, 2)
+    rows["src_model"].values[:] = np.where(control, 0, 1)
+    for name, variable in rows.data_vars.items():
+        if str(name).startswith(
+            ("lens_", "src_", "gamma", "psf_model", "psf_beta", "psf_fwhm")
+        ) or (name in ("arc_snr", "magnification", "total_injected_flux", "arc_flux_total")):
+            variable.values[control] = 0 if BY_NAME[str(name)].flags else np.nan
+    rows["theta_e"].values[control] = 0
+    return rows
+
+
+def test_export_and_import_give_the_same_rows_back() -> None:
+    rows = random_rows()
+    table = export_rows(rows, SEED)
+    stored = io.BytesIO()
+    table.to_parquet(stored, index=False)
+    back = import_rows(pd.read_parquet(stored), SEED, BANDS)
+    assert set(back.data_vars) == set(rows.data_vars)
+    for name, truth in rows.data_vars.items():
+        variable = BY_NAME[str(name)]
+        assert back[name].dtype == truth.dtype, name
+        if variable.dtype == "f4":
+            np.testing.assert_allclose(back[name], truth, rtol=3e-7, atol=6e-8, err_msg=name)
+        else:
+            np.testing.assert_array_equal(back[name], truth, err_msg=name)
+
+
+def test_the_seeds_column_names() -> None:
+    names = set(export_rows(random_rows(3), SEED).columns)
+    assert names >= {
+        *THEIRS.columns, "arc_snr", "magnification", "ra", "dec", "cutout_ok", "bad_pixel_frac",
+        "wise_brightmask_frac", "total_injected_flux_r", "psfdepth_r", "src_dmag",
+        *(f"{stem}_{b}" for stem in ("psf_fwhm_used", "psf_source", "psfsize") for b in BANDS),
+    }  # fmt: skip
+    assert not names & {"theta_e", "lens_q", "gamma1", "src_reff", "brick"}
+
+
+def test_blobs_are_what_a_seed_style_reader_opens() -> None:
+    stamp = np.random.default_rng(1).normal(size=(3, 8, 8)).astype(np.float32)
+    blob = encode_stamp(stamp, BANDS, "image_{band}")
+    with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
+        assert set(archive.files) == {"image_g", "image_r", "image_z"}
+        np.testing.assert_array_equal(archive["image_z"], stamp[2])
+    np.testing.assert_array_equal(decode_stamp(blob, BANDS, "image_{band}"), stamp)
+    assert encode_stamp(stamp, BANDS, "image_{band}") == blob
+
+
+def pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, image_g=np.array([{}]), image_r=np.zeros(2), image_z=np.zeros(2))
+    return buffer.getvalue()
+
+
+def of_one_band() -> bytes:
+    return encode_stamp(np.zeros((1, 2, 2), np.float32), "r", "image_{band}")
+
+
+@pytest.mark.parametrize("blob", [b"", b"PK\x03\x04 cut", pickled(), of_one_band()])
+def test_a_blob_that_is_none_is_one_sentence(blob: bytes) -> None:
+    with pytest.raises(UserError, match="image_g"):
+        decode_stamp(blob, BANDS, "image_{band}")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("lens_model", "BULGE", "holds 'BULGE', which is none of CONTROL"),
+        ("lens_e", "round", "lens_e holds values that are no numbers"),
+    ],
+)
+def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        import_rows(THEIRS.assign(**{column: value}), SEED, BANDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"colour": "red"}, "wrong at colour"),
+        ({"same": {"theta": "t"}}, "theta is no variable"),
+        ({"same": {"psfsize": "width"}}, "must hold {band}"),
+        ({"west": {"lens_q": "e"}}, "stands in two groups"),
+    ],
+)
+def test_a_wrong_mapping_is_one_sentence(tmp_path: Path, change: dict, says: str) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "ellipticity": {"lens_q": "e"}, **change}))
+    with pytest.raises(UserError, match=says):
+        load_mapping(str(path))
+
+
+def test_a_mapping_is_named_or_a_file(tmp_path: Path) -> None:
+    assert isinstance(SEED, Mapping)
+    with pytest.raises(UserError, match="there is no mapping"):
+        load_mapping(str(tmp_path / "none.yaml"))
+    (tmp_path / "bad.yaml").write_bytes(b"a: [")
+    with pytest.raises(UserError, match="is no YAML"):
+        load_mapping(str(tmp_path / "bad.yaml"))
