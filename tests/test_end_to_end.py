@@ -254,6 +254,27 @@ def test_a_finished_block_that_lost_an_object_is_an_error(
     assert shard.read_bytes() == whole
 
 
+def test_damage_is_verified_repaired_and_made_again(
+    real_run: commands.Outcome, scheduler: str, tmp_path: Path, quiet: Console
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(real_run.folder, folder)
+    shard = folder / "stamps.zarr" / "ctrl" / "c" / "1" / "0" / "0" / "0"
+    whole = bytearray(shard.read_bytes())
+    whole[1000] ^= 1
+    shard.write_bytes(whole)
+    (folder / "plan" / "00000.parquet").unlink()
+    found = commands.verify(str(folder), console=quiet)
+    assert {(f.block, f.where) for f in found.findings} == {(1, "ctrl"), (None, "plan")}
+    assert commands.repair(str(folder), console=quiet).blocks == (1,)
+    assert not (folder / "verdict.json").exists(), "no verdict over a part of a data set"
+    again = commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    assert again.verdict == real_run.verdict
+    for part in ("stamps.zarr", "blocks", "plan"):
+        assert digests(str(folder / part)) == digests(f"{real_run.folder}/{part}")
+    assert commands.verify_exit_code(commands.verify(str(folder), console=quiet)) == 0
+
+
 def test_a_scheduler_that_is_not_there_begins_nothing(tmp_path: Path, quiet: Console) -> None:
     with pytest.raises(UserError, match="cannot reach"):
         commands.run(

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray
 
 __version__ = "0.1.0"
 
 
-def open(url: str) -> xarray.Dataset:
+def open(
+    url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
+) -> xarray.Dataset:
     """A run's data set, pixels lazy, with ``stamp = ctrl + arc`` and closed lists as text.
 
     See :func:`darkhaloscope.store.open_run`. The import waits, so that ``darkhaloscope.lensing``
@@ -18,4 +22,4 @@ def open(url: str) -> xarray.Dataset:
     """
     from darkhaloscope.store import open_run
 
-    return open_run(url)
+    return open_run(url, split=split, drop_failed=drop_failed)

@@ -179,6 +179,55 @@ def report(
     commands.make_report(folder, source=source, console=console)
 
 
+Threads = Annotated[int, typer.Option(min=1, max=64, help="Blocks that are read at once.")]
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run's folder: a path or any fsspec URL.")],
+    threads: Threads = 4,
+) -> None:
+    """Prove that a run's folder holds what its markers and plan say; name what does not.
+
+    Example: [bold]dhs verify runs/real-brick[/bold]
+    """
+    found = commands.verify(run, threads=threads, console=console)
+    raise typer.Exit(commands.verify_exit_code(found))
+
+
+@app.command()
+def repair(
+    run: Annotated[str, typer.Argument(help="A run's folder that nothing writes to meanwhile.")],
+    threads: Threads = 4,
+) -> None:
+    """Drop what is broken in a run's folder; dhs run then makes it again, the same bytes.
+
+    Example: [bold]dhs repair runs/real-brick[/bold]
+    """
+    done = commands.repair(run, threads=threads, console=console)
+    raise typer.Exit(commands.repair_exit_code(done))
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A finished run's folder, or a Zarr group of pairs.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="An empty folder: a path or any fsspec URL.")],
+    stamps: Annotated[
+        bool, typer.Option("--stamps", help="Pixels as well, as .npz blobs.")
+    ] = False,
+    mapping: Annotated[
+        str, typer.Option(help="Column names: a shipped mapping (seed), or a YAML file.")
+    ] = "seed",
+) -> None:
+    """Write a data set as Parquet tables, for other people's readers.
+
+    Example: [bold]dhs export runs/real-brick --to tables --stamps[/bold]
+    """
+    commands.export(source, to, stamps=stamps, mapping=mapping, console=console)
+
+
 @app.command()
 def selftest() -> None:
     """Check the renderer's physics before a long run; exit code 1 if a check fails.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from distributed import Client
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +33,7 @@ from darkhaloscope.audit import AuditResult, AuditSpec
 from darkhaloscope.cluster import connect
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
 from darkhaloscope.selftest import Check, run_checks
@@ -202,7 +204,7 @@ def run(
     with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
-        if not resumed or not store.finished_blocks(folder):
+        if not resumed or not store.finished_blocks(folder) or not store.has_plan(folder):
             prepare.write_plan(folder, made)
         _drop_conclusions(folder)
         with Bar(console, "inject and write", layout.rows, "rows") as bar:
@@ -253,13 +255,7 @@ def audit_dataset(
         n_regions=len(np.unique(dataset["region_id"].values.astype(object))),
         seed=int(dataset.attrs.get("seed", exp.seed)),
     )
-    layout = Layout(
-        dataset.sizes["pair"],
-        (dataset["ctrl"].encoding.get("shards") or (MEASURE_ROWS,))[0],
-        spec.bands,
-        spec.size,
-        {},
-    )
+    layout = _layout_of(dataset)
     folder = storage.absolute((out or source).rstrip("/"))
     with connect(exp.cluster) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
@@ -269,6 +265,120 @@ def audit_dataset(
         result = _conclude(client, source, folder, stats, spec, exp, console)
     ok = dataset["cutout_ok"].values.astype(bool)
     return _finish(source, folder, result, (int((~ok).sum()), ok.size), exp, [], console)
+
+
+def verify(run: str, *, threads: int = 4, console: Console | None = None) -> store.Verification:
+    """Prove that a run's folder holds what its markers and its plan say; print what does not.
+
+    Parameters
+    ----------
+    run : str
+        A run's folder; a path or any fsspec URL.
+    threads : int
+        Blocks that are read at once; memory is that of so many blocks.
+    """
+    console = console or Console()
+    run = storage.absolute(run)
+    blocks = len(store.finished_blocks(run))
+    with Bar(console, "verify", blocks, "blocks") as bar:
+        found = store.verify_run(run, threads=threads, on_block=lambda _: bar.advance(1))
+    if found.findings:
+        table = Table(box=None, pad_edge=False)
+        for name in ("block", "where", "brick", "what is wrong"):
+            table.add_column(name, overflow="fold")
+        for finding in found.findings:
+            block = "" if finding.block is None else str(finding.block)
+            table.add_row(block, finding.where, finding.brick, finding.says)
+        console.print(table)
+    wrong = len(found.of_kind("broken", "foreign"))
+    console.print(
+        f"{found.finished} of {found.blocks} blocks are finished; "
+        + (f"{wrong} things are wrong" if wrong else "what is there is what it should be"),
+        highlight=False,
+    )
+    if found.of_kind("broken"):
+        console.print(f"dhs repair {run} drops what is broken", soft_wrap=True, highlight=False)
+    return found
+
+
+def verify_exit_code(found: store.Verification) -> int:
+    """0 proved complete, 1 something is wrong, 4 right as far as it goes."""
+    if found.of_kind("broken", "foreign"):
+        return EXIT_BUG
+    return 0 if found.finished == found.blocks else EXIT_INCOMPLETE
+
+
+def repair(run: str, *, threads: int = 4, console: Console | None = None) -> store.Repair:
+    """Verify a run's folder and drop what is broken, so that ``dhs run`` makes it again."""
+    console = console or Console()
+    run = storage.absolute(run)
+    done = store.repair_run(run, verify(run, threads=threads, console=console))
+    if done.needs_resume:
+        _drop_conclusions(run)
+    named = ", ".join(map(str, done.blocks)) or "none"
+    console.print(
+        f"dropped blocks: {named}; plan dropped: {'yes' if done.plan else 'no'}; metadata written "
+        f"again: {len(done.metadata)}; leftovers removed: {done.swept}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for finding in done.left:
+        console.print(
+            f"left alone: {finding.where} {finding.says}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+    if done.needs_resume:
+        console.print("dhs run with the same experiment and --out makes them again")
+    return done
+
+
+def repair_exit_code(done: store.Repair) -> int:
+    """0 nothing was or is wrong, 1 something is left that only its owner can mend, 4 to be resumed."""
+    if done.left:
+        return EXIT_BUG
+    return EXIT_INCOMPLETE if done.needs_resume else 0
+
+
+def export(
+    source: str,
+    to: str,
+    *,
+    stamps: bool = False,
+    mapping: str = "seed",
+    console: Console | None = None,
+) -> list[str]:
+    """Write a finished data set as Parquet tables in a mapping's column names; gives their names.
+
+    Parameters
+    ----------
+    source : str
+        A run's folder, or a Zarr group of pairs.
+    to : str
+        An empty folder, or one that is not there; a path or any fsspec URL.
+    stamps : bool
+        Pixels as well, as ``.npz`` blobs.
+    mapping : str
+        A shipped mapping's name, or a YAML file.
+    """
+    console = console or Console()
+    names = load_mapping(mapping)
+    dataset = store.open_dataset(source)
+    prepare.check_complete(dataset, source)
+    layout = _layout_of(dataset)
+    blocks = [layout.rows_of(block) for block in range(layout.blocks)]
+    with Bar(console, "export", layout.rows, "rows") as bar:
+        written = store.export_tables(
+            storage.absolute(source),
+            storage.absolute(to.rstrip("/")),
+            blocks,
+            names,
+            stamps=stamps,
+            on_block=lambda rows: bar.advance(rows.stop - rows.start),
+        )
+    console.print(f"{len(written)} tables -> {to}", soft_wrap=True, highlight=False)
+    return written
 
 
 def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:
@@ -354,6 +464,17 @@ def _with_cluster(
     if workers is not None:
         changed["cluster.workers"] = workers
     return changed
+
+
+def _layout_of(dataset: xr.Dataset) -> Layout:
+    """How a data set is cut into blocks, from what its arrays say."""
+    return Layout(
+        dataset.sizes["pair"],
+        (dataset["ctrl"].encoding.get("shards") or (MEASURE_ROWS,))[0],
+        tuple(str(band) for band in dataset["band"].values),
+        dataset.sizes["x"],
+        {},
+    )
 
 
 def _measure(client: Client, source: str, layout: Layout, spec: AuditSpec) -> dict[str, Any]:

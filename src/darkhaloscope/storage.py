@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import aiohttp
 import fsspec
@@ -82,6 +82,27 @@ def read(url: str) -> bytes:
     with _said_plainly(url, "read"):
         fs, path = _open(url)
         return bytes(fs.cat_file(path))
+
+
+def read_all(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]:
+    """All bytes of objects below a folder, asked for at once; None for one that is not there.
+
+    Raises
+    ------
+    StorageError
+        One is, or may be, there, and cannot be read.
+    """
+    with _said_plainly(folder, "read from"):
+        fs, path = _open(folder)
+        paths = [f"{path}/{name}" for name in objects]
+        # By ranges, whole as they are: ``cat`` would take a bracket in a path for a pattern.
+        answers = fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="return")
+        found: dict[str, bytes | None] = {}
+        for name, answer in zip(objects, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
+                raise answer
+            found[name] = None if isinstance(answer, BaseException) else bytes(answer)
+        return found
 
 
 def exists(url: str) -> bool:

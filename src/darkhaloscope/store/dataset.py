@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +24,14 @@ from zarr.storage import MemoryStore
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
-from darkhaloscope.variables import BY_NAME, VARIABLES, Variable
+from darkhaloscope.variables import BY_NAME, SPLITS, VARIABLES, Variable, numpy_dtype
 
 STAMPS = "stamps.zarr"
 INNER_CHUNK = 32
 """Pairs of one inner chunk: what a training loader reads at once."""
+
+MOST_PIECES = 16_384
+"""Lazy pieces of an opened array: with one for each inner chunk, opening ten million rows takes a minute."""
 
 _CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
 
@@ -139,6 +142,35 @@ def metadata_objects(layout: Layout) -> dict[str, bytes]:
     return dict(_metadata(layout.rows, layout.block, layout.bands, layout.size, attrs))
 
 
+def block_keys(block: int) -> dict[str, str]:
+    """The key below ``stamps.zarr`` of every variable's object of a block, with the variable's name."""
+    return {
+        "/".join([v.name, "c", str(block), *["0"] * (len(v.dims) - 1)]): v.name for v in VARIABLES
+    }
+
+
+def _group_in_memory(
+    layout: Layout, objects: Mapping[str, bytes]
+) -> tuple[MemoryStore, zarr.Group]:
+    """A data set in memory that holds its metadata and some objects."""
+    store = MemoryStore()
+    prototype = default_buffer_prototype()
+    metadata = {k: v for k, v in metadata_objects(layout).items() if k.endswith("zarr.json")}
+
+    async def lay_out() -> None:
+        for key, value in (metadata | dict(objects)).items():
+            await store.set(key, prototype.buffer.from_bytes(value))
+
+    sync(lay_out())
+    return store, zarr.open_group(store, mode="r+", use_consolidated=False)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
 def encode_block(layout: Layout, block: int, cube: xr.Dataset) -> dict[str, bytes | None]:
     """The objects of one block, encoded in memory.
 
@@ -149,26 +181,23 @@ def encode_block(layout: Layout, block: int, cube: xr.Dataset) -> dict[str, byte
         value, for which a Zarr store holds no object.
     """
     rows = layout.rows_of(block)
-    store = MemoryStore()
-    template = metadata_objects(layout)
-    prototype = default_buffer_prototype()
-
-    async def lay_out() -> None:
-        for key, value in template.items():
-            if key.endswith("zarr.json"):
-                await store.set(key, prototype.buffer.from_bytes(value))
-
-    sync(lay_out())
-    group = zarr.open_group(store, mode="r+", use_consolidated=False)
-    expected: dict[str, bytes | None] = {}
+    store, group = _group_in_memory(layout, {})
     for variable in VARIABLES:
-        array = group[variable.name]
-        assert isinstance(array, zarr.Array)
-        array[rows] = cube[variable.name].values
-        place = "/".join(["c", str(block), *["0"] * (len(variable.dims) - 1)])
-        expected[f"{variable.name}/{place}"] = None
+        _array(group, variable.name)[rows] = cube[variable.name].values
     encoded = _objects(store)
-    return {key: encoded.get(key) for key in expected}
+    return {key: encoded.get(key) for key in block_keys(block)}
+
+
+def decode_block(layout: Layout, block: int, objects: Mapping[str, bytes | None]) -> xr.Dataset:
+    """The rows of one block from its objects: the inverse of :func:`encode_block`."""
+    stored = {key: data for key, data in objects.items() if data is not None}
+    _, group = _group_in_memory(layout, stored)
+    rows = layout.rows_of(block)
+    columns = {}
+    for variable in VARIABLES:
+        values = np.asarray(_array(group, variable.name)[rows])
+        columns[variable.name] = (variable.dims, values.astype(numpy_dtype(variable), copy=False))
+    return xr.Dataset(columns, coords={"band": np.array(layout.bands, dtype=object)})
 
 
 def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
@@ -189,8 +218,10 @@ def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
         ) from None
 
 
-def read_rows(url: str, rows: slice) -> xr.Dataset:
+def read_rows(url: str, rows: slice, *, without: Sequence[str] = ()) -> xr.Dataset:
     """Some rows of a data set, in memory; text as Python strings, as a block holds them.
+
+    Variables named in ``without`` are not read.
 
     Raises
     ------
@@ -198,7 +229,7 @@ def read_rows(url: str, rows: slice) -> xr.Dataset:
         An object of these rows is damaged.
     """
     try:
-        part = open_dataset(url).isel(pair=rows).load()
+        part = open_dataset(url).drop_vars(without).isel(pair=rows).load()
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"rows {rows.start} to {rows.stop} of {url} cannot be decoded "
@@ -209,20 +240,38 @@ def read_rows(url: str, rows: slice) -> xr.Dataset:
     return part.assign({name: part[name].astype(object) for name in text})
 
 
-def open_run(url: str) -> xr.Dataset:
+def open_run(
+    url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
+) -> xr.Dataset:
     """A data set as people want it: lazy pixels, lazy ``stamp = ctrl + arc``, closed lists as text.
 
     Parameters
     ----------
     url : str
         A run's folder, or its ``stamps.zarr``; a path or any fsspec URL.
+    split : str or sequence of str, optional
+        ``train``, ``val``, ``test``, or several of them; default all rows.
+    drop_failed : bool
+        Leave out the rows that have no pixels.
 
     Raises
     ------
     UserError
-        There is no Zarr group.
+        There is no Zarr group, or no split of that name.
     """
-    dataset = open_dataset(url, chunks={})
+    wanted = set(SPLITS if split is None else [split] if isinstance(split, str) else split)
+    if unknown := sorted(wanted - set(SPLITS)):
+        raise UserError(f"there is no split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
+    plain, dataset = open_dataset(url), open_dataset(url, chunks={})
+    piece = _lazy_rows(plain.sizes["pair"])
+    pixels = [v.name for v in VARIABLES if v.sharded and v.name in plain]
+    dataset = dataset.assign({name: plain[name].chunk(pair=piece) for name in pixels})
+    if split is not None or drop_failed:
+        codes = [SPLITS.index(name) for name in wanted]
+        keep = np.isin(plain["region_split"].values, codes)
+        if drop_failed:
+            keep &= plain["cutout_ok"].values
+        dataset = dataset.isel(pair=np.flatnonzero(keep))
     named = {
         name: xr.apply_ufunc(
             _lookup(flags).__getitem__, variable, dask="parallelized", output_dtypes=[object]
@@ -231,6 +280,12 @@ def open_run(url: str) -> xr.Dataset:
         if str(name) in BY_NAME and (flags := BY_NAME[str(name)].flags) is not None
     }
     return dataset.assign(named).assign(stamp=dataset["ctrl"] + dataset["arc"])
+
+
+def _lazy_rows(rows: int) -> int:
+    """Rows of one lazy piece: an inner chunk, or as many as keep the pieces of all rows few."""
+    pieces = -(-rows // (INNER_CHUNK * MOST_PIECES))
+    return INNER_CHUNK << max(pieces - 1, 0).bit_length()
 
 
 def _lookup(flags: Mapping[int, str]) -> NDArray[np.object_]:

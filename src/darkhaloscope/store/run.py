@@ -84,7 +84,7 @@ def write_block(
         "objects": {key: _described(data) for key, data in encoded.items()},
         "statistics": _sha256(npz),
         "statistics_spec": statistics_spec,
-        "counts": _counts(cube),
+        "counts": count_outcomes(cube),
         "notes": sorted(set(notes)),
     }
     # A finished block is never written over by another one, not even until the marker refuses.
@@ -93,10 +93,10 @@ def write_block(
         raise _written_otherwise(run, block)
     stored = {key: data for key, data in encoded.items() if data is not None}
     storage.write_all(storage.join(run, STAMPS), stored)
-    storage.write(_block_url(run, block, "npz"), npz)
+    storage.write(block_url(run, block, "npz"), npz)
     text = json.dumps(marker, indent=1, sort_keys=True).encode()
     try:
-        storage.create(_block_url(run, block, "json"), text)
+        storage.create(block_url(run, block, "json"), text)
     except FileExistsError:
         raise _written_otherwise(run, block) from None
     return marker
@@ -105,7 +105,7 @@ def write_block(
 def _written_otherwise(run: str, block: int) -> UserError:
     return UserError(
         f"block {block} of {run} is already written with other contents: another version wrote "
-        f"there, or a file was out of reach for one of two writers; delete {_block_url(run, block, 'json')} "
+        f"there, or a file was out of reach for one of two writers; delete {block_url(run, block, 'json')} "
         "and run again, or choose a new --out"
     )
 
@@ -119,11 +119,12 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _block_url(run: str, block: int, kind: str) -> str:
+def block_url(run: str, block: int, kind: str) -> str:
+    """Where a block's marker (``json``) or statistics (``npz``) are."""
     return storage.join(run, "blocks", f"{block:06d}.{kind}")
 
 
-def _counts(cube: xr.Dataset) -> dict[str, dict[str, int]]:
+def count_outcomes(cube: xr.Dataset) -> dict[str, dict[str, int]]:
     """Rows by class and reason."""
     control = cube["lens_model"].values == 0
     reason = cube["reason"].values
@@ -144,7 +145,7 @@ def read_marker(run: str, block: int, identity: str) -> dict[str, Any] | None:
     UserError
         It is another experiment's, of a newer version, or no JSON.
     """
-    url = _block_url(run, block, "json")
+    url = block_url(run, block, "json")
     try:
         marker = json.loads(storage.read(url))
     except FileNotFoundError:
@@ -179,7 +180,7 @@ def check_objects(run: str, markers: Iterable[Mapping[str, Any]]) -> None:
                 is_now = f"has {stored[key]} bytes" if key in stored else "is missing"
                 raise UserError(
                     f"block {marker['block']} of {run} is not what its marker says: {key} {is_now}; "
-                    f"delete {_block_url(run, marker['block'], 'json')} and run again, "
+                    f"delete {block_url(run, marker['block'], 'json')} and run again, "
                     "the block is made anew"
                 )
 
@@ -192,7 +193,7 @@ def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[An
     UserError
         The file is missing or is not what the marker says.
     """
-    url = _block_url(run, marker["block"], "npz")
+    url = block_url(run, marker["block"], "npz")
     try:
         data = storage.read(url)
     except FileNotFoundError:
@@ -200,7 +201,7 @@ def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[An
     if _sha256(data) != marker["statistics"]:
         raise UserError(
             f"{url} is missing or not what its marker says; delete "
-            f"{_block_url(run, marker['block'], 'json')} and run again"
+            f"{block_url(run, marker['block'], 'json')} and run again"
         )
     return decode_statistics(data)
 

@@ -1,0 +1,324 @@
+"""Proof that a run's folder holds what its markers and its plan say, block by block.
+
+Every object of a finished block is read once: its checksum against the marker, then, decoded from the
+same bytes, the counts of outcomes, finite values, and the planned columns against ``plan/``. What is
+in the folder beside that is named too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from darkhaloscope import storage
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.store.dataset import (
+    STAMPS,
+    Layout,
+    attributes,
+    block_keys,
+    decode_block,
+    metadata_objects,
+)
+from darkhaloscope.store.planned import PLAN, PlanParts
+from darkhaloscope.store.run import count_outcomes, read_marker, read_run
+from darkhaloscope.variables import VARIABLES, Variable
+
+THREADS = 4
+"""Blocks that are verified at once: each holds one block's pixels."""
+
+Kind = Literal["broken", "leftover", "foreign"]
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    ``broken``: of the run, and not what it should be; ``leftover``: what a killed writer left, harmless;
+    ``foreign``: not of the run.
+    """
+
+    kind: Kind
+    block: int | None
+    where: str
+    """An array, or a file below the run's folder."""
+    brick: str
+    """The brick of the first bad row, or the bricks of the block; empty where none is meant."""
+    says: str
+
+
+class Verification(NamedTuple):
+    """What was found in a run's folder."""
+
+    blocks: int
+    finished: int
+    """Blocks that have a marker."""
+    findings: tuple[Finding, ...]
+
+    def of_kind(self, *kinds: Kind) -> list[Finding]:
+        """The findings of some kinds."""
+        return [finding for finding in self.findings if finding.kind in kinds]
+
+    @property
+    def broken_blocks(self) -> list[int]:
+        """Blocks that must be made again."""
+        return sorted({f.block for f in self.of_kind("broken") if f.block is not None})
+
+
+OnBlock = Callable[[int], None]
+
+
+def layout_of_run(run: str) -> Layout:
+    """The layout that ``run.json`` speaks of.
+
+    Raises
+    ------
+    UserError
+        There is no run, or ``run.json`` is damaged.
+    """
+    summary = read_run(run)
+    if summary is None:
+        raise UserError(f"{run} holds no run (no run.json); give the folder of a run")
+    try:
+        document = summary["document"]
+        return Layout(
+            int(summary["rows"]),
+            int(summary["block"]),
+            tuple(document["survey"]["bands"]),
+            int(document["stamp"]["size"]),
+            attributes(summary["identity"], document["seed"], document["targets"]["splits"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run}/run.json is damaged; choose a new --out") from None
+
+
+def verify_run(
+    run: str, *, threads: int = THREADS, on_block: OnBlock = lambda _: None
+) -> Verification:
+    """Compare a run's folder with its markers and its plan.
+
+    Parameters
+    ----------
+    run : str
+        A path or any fsspec URL.
+    threads : int
+        Blocks at once; memory is that of so many blocks, whatever the size of the run.
+    on_block : callable
+        Told of each verified block.
+
+    Raises
+    ------
+    UserError
+        There is no run, another version made it, or the place cannot be read.
+    """
+    layout = layout_of_run(run)
+    stored = storage.sizes(run)
+    _refuse_another_version(run, layout, stored)
+    parts = PlanParts(run)
+    finished = sorted(_numbers(stored, "json"))
+    findings = [
+        *_beside_the_blocks(run, layout, stored),
+        *(
+            Finding("broken", None, f"{PLAN}/{name}", "", "cannot be read")
+            for name in parts.damaged
+        ),
+    ]
+    inside = [block for block in finished if block < layout.blocks]
+    with ThreadPoolExecutor(threads) as pool:
+        running = {
+            pool.submit(_verify_block, run, layout, block, stored, parts): block for block in inside
+        }
+        for done in as_completed(running):
+            findings += done.result()
+            on_block(running.pop(done))
+    findings.sort(key=lambda f: (-1 if f.block is None else f.block, f.where, f.says))
+    return Verification(layout.blocks, len(inside), tuple(dict.fromkeys(findings)))
+
+
+def _refuse_another_version(run: str, layout: Layout, stored: Mapping[str, int]) -> None:
+    """A whole data set of other arrays is another version's, and not damage."""
+    ours = {variable.name for variable in VARIABLES}
+    for block in sorted(_numbers(stored, "json")):
+        try:
+            marker = read_marker(run, block, layout.attributes["identity"])
+        except UserError:
+            continue
+        theirs = {key.split("/")[0] for key in (marker or {"objects": ()})["objects"]}
+        on_disk = {key.split("/")[1] for key in stored if key.startswith(f"{STAMPS}/")}
+        if theirs != ours and theirs <= on_disk:
+            raise UserError(
+                f"the arrays of {run} are not those that this version of darkhaloscope makes; "
+                "use the version in its run.json"
+            )
+        return
+
+
+def _numbers(stored: Mapping[str, int], kind: str) -> set[int]:
+    """Numbers of the blocks that have a file of a kind below ``blocks/``."""
+    pattern = re.compile(rf"blocks/([0-9]{{6,}})\.{kind}")
+    return {int(match[1]) for key in stored if (match := pattern.fullmatch(key))}
+
+
+# --- what is not of a block -------------------------------------------------------------------
+
+
+def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> Iterator[Finding]:
+    """Metadata that are wrong, leftovers, and what is not of the run."""
+    summary = read_run(run)
+    assert summary is not None
+    text = json.dumps(
+        summary["document"], sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
+    if hashlib.sha256(text).hexdigest() != summary["identity"]:
+        says = "its identity is not that of its document"
+        yield Finding("broken", None, "run.json", "", says)
+    metadata = metadata_objects(layout)
+    read = storage.read_all(storage.join(run, STAMPS), list(metadata))
+    for key, wanted in metadata.items():
+        if read[key] != wanted:
+            says = "is missing" if read[key] is None else "is not what the experiment makes"
+            yield Finding("broken", None, f"{STAMPS}/{key}", "", says)
+    expected = {f"{STAMPS}/{key}" for key in metadata}
+    for block in range(layout.blocks):
+        expected |= {f"{STAMPS}/{key}" for key in block_keys(block)}
+        expected |= {f"blocks/{block:06d}.{kind}" for kind in ("json", "npz")}
+    for key in stored:
+        if key.endswith(storage.PARTIAL):
+            yield Finding("leftover", None, key, "", "was left by a killed writer")
+        elif key.startswith((f"{STAMPS}/", "blocks/")) and key not in expected:
+            yield Finding("foreign", None, key, "", "is not of this run")
+
+
+# --- one block --------------------------------------------------------------------------------
+
+
+def _verify_block(
+    run: str, layout: Layout, block: int, stored: Mapping[str, int], parts: PlanParts
+) -> list[Finding]:
+    rows = layout.rows_of(block)
+    planned = None if parts.damaged else parts.rows(rows)  # damaged parts are named already
+    bricks = "" if planned is None else _bricks(planned)
+    marker_name = f"blocks/{block:06d}.json"
+    try:
+        marker = read_marker(run, block, layout.attributes["identity"])
+    except UserError as error:
+        return [Finding("broken", block, marker_name, bricks, str(error).split(";")[0])]
+    if marker is None:
+        return []  # taken away since the listing
+    if set(marker["objects"]) != set(block_keys(block)):
+        return [
+            Finding("broken", block, marker_name, bricks, "lists other objects than a block has")
+        ]
+    objects = storage.read_all(storage.join(run, STAMPS), list(marker["objects"]))
+    found = [
+        Finding("broken", block, key.split("/")[0], bricks, says)
+        for key, described in marker["objects"].items()
+        if (says := _compare(objects[key], described)) is not None
+    ]
+    npz = f"blocks/{block:06d}.npz"
+    statistics = storage.read_all(storage.join(run, "blocks"), [f"{block:06d}.npz"])
+    says_npz = _compare(statistics[f"{block:06d}.npz"], {"sha256": marker["statistics"]})
+    if says_npz is not None:
+        found.append(Finding("broken", block, npz, bricks, says_npz))
+    if found:
+        return found  # what is in damaged objects says nothing more
+    try:
+        cube = decode_block(layout, block, objects)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        text = f"cannot be decoded ({type(error).__name__})"
+        return [Finding("broken", block, STAMPS, bricks, text)]
+    found = [*_contents(block, cube, marker)]
+    if planned is not None:
+        found += _against_plan(block, rows, cube, planned, parts)
+    return found
+
+
+def _compare(data: bytes | None, described: Mapping[str, Any] | None) -> str | None:
+    """What is wrong with an object, against the marker's words on it; None for nothing."""
+    if described is None:
+        return None if data is None else "is there, and its marker says that it is all fill"
+    if data is None:
+        return "is missing"
+    if len(data) != described.get("bytes", len(data)):
+        return f"has {len(data)} bytes, and {described['bytes']} in its marker"
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+        return "is not what its marker says (checksum)"
+    return None
+
+
+def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterator[Finding]:
+    """Counts and finite values of a decoded block."""
+    brick = cube["brick"].values
+    if (counts := count_outcomes(cube)) != marker["counts"]:
+        says = f"the marker counts {marker['counts']}, and its rows are {counts}"
+        yield Finding("broken", block, "reason", _some(brick), says)
+    reason = cube["reason"].values
+    ok = reason == Reason.OK
+    injected = ok & (cube["lens_model"].values > 0)
+    bits = np.uint8(1) << np.arange(cube.sizes["band"], dtype=np.uint8)
+    no_data = (cube["nodata"].values[:, None] & bits[:, None, None]) > 0
+    bad = {
+        "reason": reason == Reason.NOT_WRITTEN,
+        "arc": ~np.isfinite(cube["arc"].values).all(axis=(1, 2, 3)),
+        "ctrl": (~np.isfinite(cube["ctrl"].values) & ~no_data).any(axis=(1, 2, 3)),
+        **{n: injected & ~np.isfinite(cube[n].values) for n in ("arc_snr", "magnification")},
+    }
+    for name, rows in bad.items():
+        if rows.any():
+            says = "not written" if name == "reason" else "not finite"
+            text = f"{int(rows.sum())} rows are {says}"
+            yield Finding("broken", block, name, str(brick[rows.argmax()]), text)
+
+
+def _against_plan(
+    block: int, rows: slice, cube: xr.Dataset, planned: Any, parts: PlanParts
+) -> Iterator[Finding]:
+    """Planned columns against the stored ones. The block's checksums are right: the plan is not."""
+    count = rows.stop - rows.start
+    if len(planned) != count:
+        says = f"has {len(planned)} of the {count} rows of block {block}"
+        yield Finding("broken", None, PLAN, "", says)
+        return
+    for variable in VARIABLES:
+        stored = cube[variable.name].values if variable.name in cube else None
+        values = _planned_values(variable, planned, cube)
+        if stored is None or values is None:
+            continue
+        differs = values != stored
+        if variable.dtype in ("f4", "f8"):
+            differs &= ~(np.isnan(values) & np.isnan(stored))
+        wrong = differs.reshape(count, -1).any(axis=1)
+        if wrong.any():
+            first = int(wrong.argmax())
+            says = (
+                f"{variable.name} of {int(wrong.sum())} rows of block {block} is not the stored one"
+            )
+            brick = str(cube["brick"].values[first])
+            yield Finding("broken", None, parts.part_of(rows.start + first), brick, says)
+
+
+def _planned_values(variable: Variable, planned: Any, cube: xr.Dataset) -> Any:
+    """A variable's planned values as they are stored; None where it is not planned."""
+    dtype = object if variable.dtype == "str" else variable.dtype
+    if variable.name in planned:
+        return planned[variable.name].to_numpy(dtype)
+    names = [f"{variable.name}_{band}" for band in cube["band"].values]
+    if "band" in variable.dims and set(names) <= set(planned):
+        return planned[names].to_numpy(dtype)
+    return None
+
+
+def _bricks(planned: Any) -> str:
+    return _some(planned["brick"].to_numpy(object)) if "brick" in planned else ""
+
+
+def _some(bricks: Any) -> str:
+    """The first brick, and how many more there are."""
+    names = list(dict.fromkeys(map(str, bricks)))
+    return " and ".join([*names[:1], *([f"{len(names) - 1} more"] if len(names) > 1 else [])])

@@ -1,0 +1,268 @@
+"""What is wrong in a run's folder is named, and repair with a resume gives an undisturbed run's bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from rich.console import Console
+
+from darkhaloscope import commands, prepare, store, workflow
+from darkhaloscope.errors import UserError
+from darkhaloscope.storage import read_all
+from darkhaloscope.store import Verification, repair_run, verify_run
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = str(ROOT / "workflows" / "real-brick.yaml")
+QUIET = Console(quiet=True)
+CHANGES = {"stamp.size": 16, "store.block": 64, "plan.repeats": 4}
+
+
+def resume(folder: Path) -> None:
+    """What ``dhs run`` makes of a folder, without a cluster and without the audit."""
+    exp = prepare.experiment_of(EXPERIMENT, CHANGES)
+    made = prepare.plan_of(exp)
+    layout = prepare.layout_of(made)
+    run = str(folder)
+    store.create_run(run, layout, exp.to_yaml(), exp.identity_document(made.contents), "0.1.0")
+    if not store.has_plan(run):
+        prepare.write_plan(run, made)
+    spec = prepare.spec_of_columns(exp, np.ones(1), n_regions=1)
+    for block in set(range(layout.blocks)) - set(store.finished_blocks(run)):
+        cubes = [
+            workflow.inject_piece(exp, made.targets_of(piece.brick), None, piece.rows)
+            for piece in made.pieces(block)
+        ]
+        workflow.write_piece(run, layout, block, cubes, spec)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a few blocks; tests work on copies."""
+    folder = tmp_path_factory.mktemp("verify") / "run"
+    resume(folder)
+    return folder
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What a run's bytes are: data set, markers and plan."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for place in ("stamps.zarr", "blocks", "plan")
+        for path in sorted((folder / place).rglob("*"))
+        if path.is_file()
+    }
+
+
+def said(found: Verification) -> list[tuple[int | None, str, str]]:
+    return [(f.block, f.where, f.says) for f in found.findings]
+
+
+def shard(run: Path, array: str = "arc", block: int = 1) -> Path:
+    found = [p for p in (run / "stamps.zarr" / array / "c" / str(block)).rglob("*") if p.is_file()]
+    return found[0] if found else run / "stamps.zarr" / array / "c" / str(block)
+
+
+def flip_bit(run: Path) -> None:
+    data = bytearray(shard(run).read_bytes())
+    data[len(data) // 2] ^= 4
+    shard(run).write_bytes(data)
+
+
+def cut(run: Path) -> None:
+    shard(run, "ctrl").write_bytes(shard(run, "ctrl").read_bytes()[:-7])
+
+
+def miscount(run: Path) -> None:
+    path = run / "blocks" / "000001.json"
+    marker = json.loads(path.read_text())
+    marker["counts"]["control"]["ok"] -= 1
+    path.write_text(json.dumps(marker))
+
+
+def claim(run: Path) -> None:
+    path = run / "blocks" / "000001.json"
+    path.write_text(path.read_text().replace('"block": 1', '"block": 7'))
+
+
+def forget(run: Path) -> None:
+    path = run / "blocks" / "000001.json"
+    marker = json.loads(path.read_text())
+    del marker["objects"]["ra/c/1"]
+    path.write_text(json.dumps(marker))
+
+
+def edit_plan(run: Path) -> None:
+    path = run / "plan" / "00000.parquet"
+    table = pd.read_parquet(path)
+    table.loc[70, "src_reff"] = 0.123  # of block 1
+    table.loc[70, "theta_e"] = 3.21
+    table.to_parquet(path, index=False)
+
+
+def break_plan(run: Path) -> None:
+    (run / "plan" / "00000.parquet").write_bytes(b"PAR1")
+
+
+def break_metadata(run: Path) -> None:
+    (run / "stamps.zarr" / "arc" / "zarr.json").write_bytes(b"{}")
+
+
+DAMAGE: list[tuple[Callable[[Path], object], int | None, str, str]] = [
+    (flip_bit, 1, "arc", "checksum"),
+    (lambda run: shard(run).unlink(), 1, "arc", "is missing"),
+    (cut, 1, "ctrl", "bytes, and"),
+    (miscount, 1, "reason", "the marker counts"),
+    (claim, 1, "blocks/000001.json", "is damaged"),
+    (forget, 1, "blocks/000001.json", "other objects"),
+    (lambda run: (run / "blocks" / "000001.npz").unlink(), 1, "blocks/000001.npz", "is missing"),
+    (edit_plan, None, "plan/00000.parquet", "theta_e of 1 rows of block 1"),
+    (break_plan, None, "plan/00000.parquet", "cannot be read"),
+    (break_metadata, None, "stamps.zarr/arc/zarr.json", "is not what"),
+]
+NAMES = [
+    "bit flip", "missing object", "truncated object", "edited counts", "marker of another block",
+    "marker without an object", "missing statistics", "edited plan", "damaged plan", "metadata",
+]  # fmt: skip
+
+
+def test_an_undisturbed_run_is_proved(whole: Path) -> None:
+    found = verify_run(str(whole))
+    assert found.findings == ()
+    assert found.finished == found.blocks > 1
+    assert commands.verify_exit_code(found) == 0
+    assert commands.repair_exit_code(repair_run(str(whole), found)) == 0
+
+
+@pytest.mark.parametrize(("damage", "block", "where", "says"), DAMAGE, ids=NAMES)
+def test_damage_is_named_and_repaired(
+    run: Path,
+    whole: Path,
+    damage: Callable[[Path], object],
+    block: int | None,
+    where: str,
+    says: str,
+) -> None:
+    damage(run)
+    found = verify_run(str(run))
+    assert next((f.block, f.where) for f in found.findings) == (block, where)
+    assert any(says in f.says for f in found.findings), said(found)
+    assert commands.verify_exit_code(found) == commands.EXIT_BUG
+    if block is not None:
+        assert {f.brick for f in found.findings} == {"0591m305"}
+        assert found.broken_blocks == [1]
+    done = commands.repair(str(run), console=QUIET)
+    assert done.left == ()
+    again = verify_run(str(run))
+    assert [f for f in again.findings if not f.where.startswith("plan")] == []
+    if done.needs_resume:
+        assert commands.repair_exit_code(done) == commands.EXIT_INCOMPLETE
+        resume(run)
+    assert tree(run) == tree(whole)
+    assert verify_run(str(run)).findings == ()
+
+
+def test_what_is_not_of_the_run_is_named_and_left_alone(run: Path) -> None:
+    zarr.open_group(run / "stamps.zarr", mode="r+").create_array("weight", shape=(3,), dtype="f4")[
+        :
+    ] = 1
+    (run / "blocks" / "notes.txt").write_text("mine")
+    (run / "stamps.zarr" / "arc" / "c" / "99").write_bytes(b"x")
+    before = tree(run)
+    found = verify_run(str(run))
+    assert {f.where for f in found.of_kind("foreign")} == {
+        "stamps.zarr/weight/zarr.json",
+        "stamps.zarr/weight/c/0",
+        "blocks/notes.txt",
+        "stamps.zarr/arc/c/99",
+    }
+    assert commands.verify_exit_code(found) == commands.EXIT_BUG
+    done = repair_run(str(run), found)
+    assert {f.where for f in done.left} == {f.where for f in found.of_kind("foreign")}
+    assert tree(run) == before
+
+
+def test_leftovers_of_killed_writers_are_named_and_removed(run: Path, whole: Path) -> None:
+    for place in ("blocks", "stamps.zarr/arc/c", "plan"):
+        (run / place / "0.x1.partial").write_bytes(b"half")
+    found = verify_run(str(run))
+    assert [f.kind for f in found.findings] == ["leftover"] * 3
+    assert commands.verify_exit_code(found) == 0  # the data are right
+    assert repair_run(str(run), found).swept == 3
+    assert tree(run) == tree(whole)
+
+
+def test_an_unfinished_run_is_right_as_far_as_it_goes(run: Path) -> None:
+    (run / "blocks" / "000001.json").unlink()
+    found = verify_run(str(run))
+    assert found.findings == ()
+    assert found.finished == found.blocks - 1
+    assert commands.verify_exit_code(found) == commands.EXIT_INCOMPLETE
+
+
+def test_values_that_are_not_finite_are_named_even_under_right_checksums(run: Path) -> None:
+    """A writer with a defect: its checksums are those of what it wrote."""
+    layout = store.layout_of_run(str(run))
+    cube = store.read_rows(str(run), layout.rows_of(1))
+    injected = int(np.flatnonzero(cube["lens_model"].values > 0)[0])
+    cube["arc"].values[injected, 0, 3, 3] = np.nan
+    cube["arc_snr"].values[injected] = np.nan
+    marker = store.read_marker(str(run), 1, layout.attributes["identity"])
+    assert marker is not None
+    statistics = store.read_statistics(str(run), marker)
+    (run / "blocks" / "000001.json").unlink()
+    store.write_block(
+        str(run), layout, 1, cube, statistics, marker["statistics_spec"], marker["notes"]
+    )
+    assert said(verify_run(str(run))) == [
+        (1, "arc", "1 rows are not finite"),
+        (1, "arc_snr", "1 rows are not finite"),
+    ]
+
+
+def test_a_run_elsewhere_than_on_a_disk(run: Path, s3_server: str, tmp_path: Path) -> None:
+    place = f"dhs-test/verify-{tmp_path.name}"
+    fsspec.filesystem("s3").put(str(run), place, recursive=True)
+    assert verify_run(f"s3://{place}").findings == ()
+    flip_bit(run)
+    fsspec.filesystem("s3").put_file(str(shard(run)), f"{place}/{shard(run).relative_to(run)}")
+    found = verify_run(f"s3://{place}", threads=1)
+    assert [(f.block, f.where) for f in found.findings] == [(1, "arc")]
+    assert repair_run(f"s3://{place}", found).blocks == (1,)
+    assert verify_run(f"s3://{place}").finished == found.blocks - 1
+
+
+def test_another_versions_run_is_not_torn_down(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that this version does not know, in markers and on the disk alike, are no damage."""
+    for path in (run / "blocks").glob("*.json"):
+        path.write_text(path.read_text().replace('"src_n/c/', '"sersic_n/c/'))
+    (run / "stamps.zarr" / "src_n").rename(run / "stamps.zarr" / "sersic_n")
+    with pytest.raises(UserError, match=r"use the version in its run\.json"):
+        verify_run(str(run))
+
+
+@pytest.mark.parametrize("name", ["nothing", "broken"])
+def test_what_is_no_run_is_one_sentence(tmp_path: Path, name: str) -> None:
+    if name == "broken":
+        (tmp_path / "run.json").write_text('{"schema": 1, "identity": "a", "document": {}}')
+    with pytest.raises(UserError, match=r"holds no run|is damaged"):
+        verify_run(str(tmp_path))
+
+
+def test_objects_are_read_at_once_under_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "run [1] *"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"x")
+    assert read_all(str(folder), ["a", "b"]) == {"a": b"x", "b": None}
