@@ -12,7 +12,7 @@ export NUMBA_CPU_FEATURES :=
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
 endif
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-long lint clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,7 +35,10 @@ demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes
 	$(BIN)/dhs demo --out $(OUT)
 
 test: $(VENV)/test lint  ## unit, property and end-to-end tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-long: $(VENV)/test  ## what takes minutes: bricks of full size and the like
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: $(VENV)/test  ## style and types
 	$(BIN)/ruff check .
