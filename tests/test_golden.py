@@ -51,7 +51,7 @@ def test_a_moved_pixel_is_seen(now: dict[str, str], monkeypatch: pytest.MonkeyPa
 def test_the_oldest_allowed_zarr_writes_the_same_files(now: dict[str, str], tmp_path: Path) -> None:
     """The installed one is the newest that pip found; the oldest is laid before it on the path."""
     wanted = [f"{name}=={version}" for name, version in OLDEST.items()]
-    wanted += ["deprecated", "wrapt"]  # of that numcodecs
+    wanted += ["crc32c", "deprecated", "wrapt"]  # of that numcodecs
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*pip, str(tmp_path), *wanted], check=True)
     code = (
