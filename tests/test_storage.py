@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import aiohttp
 import botocore.exceptions
 import fsspec
 import pytest
+from fsspec.asyn import AsyncFileSystem
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
@@ -148,3 +151,41 @@ def test_errors_of_the_libraries(error: Exception, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StorageError, match="s3://bucket/key") as caught:
         storage.read("s3://bucket/key")
     assert "\n" not in str(caught.value)
+
+
+class FarAway(AsyncFileSystem):
+    """A store whose every answer takes a while; counts what is under way at once."""
+
+    protocol = "faraway"
+    under_way = most = 0
+    kept: ClassVar[dict[str, bytes]] = {}
+
+    async def _wait(self) -> None:
+        FarAway.under_way += 1
+        FarAway.most = max(FarAway.most, FarAway.under_way)
+        await asyncio.sleep(0.03)
+        FarAway.under_way -= 1
+
+    async def _pipe_file(self, path: str, value: bytes, **_: object) -> None:
+        await self._wait()
+        self.kept[path] = value
+
+    async def _cat_file(self, path: str, **_: object) -> bytes:
+        await self._wait()
+        if path not in self.kept:
+            raise FileNotFoundError(path)
+        return self.kept[path]
+
+
+def test_the_objects_of_a_block_are_put_and_read_at_once() -> None:
+    """Some 45 objects one after the other would be 45 latencies a block."""
+    fsspec.register_implementation("faraway", FarAway, clobber=True)
+    objects = {f"a{i}/c/0": bytes([i]) for i in range(45)}
+    for act in (
+        lambda: storage.write_all("faraway://run", objects),
+        lambda: storage.read_all("faraway://run", [*objects, "none"]),
+    ):
+        FarAway.most = 0
+        found = act()
+        assert FarAway.most >= 45
+    assert found == {**objects, "none": None}
