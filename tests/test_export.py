@@ -21,7 +21,7 @@ import darkhaloscope
 from darkhaloscope import commands, store
 from darkhaloscope.errors import Incomplete, UserError
 from darkhaloscope.mapping import import_rows, load_mapping
-from darkhaloscope.variables import BY_NAME
+from darkhaloscope.variables import BY_NAME, SPLITS
 
 QUIET = Console(quiet=True)
 BANDS = list(test_store.BANDS)
@@ -73,7 +73,7 @@ def read(folder: Path) -> pd.DataFrame:
 def test_every_row_is_there_under_the_seeds_layout(run: Path, tables: Path) -> None:
     metrics = read(tables / "metrics")
     assert {p.name for p in (tables / "metrics").iterdir()} == {
-        f"region_split={name}" for name in ("train", "val", "test")
+        f"region_split={name}" for name in SPLITS
     }
     truth = store.open_dataset(str(run)).load()
     assert sorted(metrics["slot"]) == sorted(truth["slot"].values)

@@ -250,7 +250,7 @@ def open_run(
     url : str
         A run's folder, or its ``stamps.zarr``; a path or any fsspec URL.
     split : str or sequence of str, optional
-        ``train``, ``val``, ``test``, or several of them; default all rows.
+        ``train``, ``val``, ``test``, ``guard``, or several of them; default all rows.
     drop_failed : bool
         Leave out the rows that have no pixels.
 
