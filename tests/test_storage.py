@@ -183,7 +183,7 @@ def test_the_objects_of_a_block_are_put_and_read_at_once() -> None:
     objects = {f"a{i}/c/0": bytes([i]) for i in range(45)}
     for act in (
         lambda: storage.write_all("faraway://run", objects),
-        lambda: storage.read_all("faraway://run", [*objects, "none"]),
+        lambda: storage.read_objects("faraway://run", [*objects, "none"]),
     ):
         FarAway.most = 0
         found = act()

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from darkhaloscope import commands, prepare, store, workflow
 from darkhaloscope.errors import UserError
-from darkhaloscope.storage import read_all
+from darkhaloscope.storage import read_objects
 from darkhaloscope.store import Verification, repair_run, verify_run
 
 ROOT = Path(__file__).parents[1]
@@ -265,4 +265,4 @@ def test_objects_are_read_at_once_under_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "run [1] *"
     folder.mkdir()
     (folder / "a").write_bytes(b"x")
-    assert read_all(str(folder), ["a", "b"]) == {"a": b"x", "b": None}
+    assert read_objects(str(folder), ["a", "b"]) == {"a": b"x", "b": None}

@@ -84,7 +84,7 @@ def read(url: str) -> bytes:
         return bytes(fs.cat_file(path))
 
 
-def read_all(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]:
+def read_objects(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]:
     """All bytes of objects below a folder, asked for at once; None for one that is not there.
 
     Raises

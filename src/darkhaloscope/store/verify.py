@@ -179,7 +179,7 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
         says = "its identity is not that of its document"
         yield Finding("broken", None, "run.json", "", says)
     metadata = metadata_objects(layout)
-    read = storage.read_all(storage.join(run, STAMPS), list(metadata))
+    read = storage.read_objects(storage.join(run, STAMPS), list(metadata))
     for key, wanted in metadata.items():
         if read[key] != wanted:
             says = "is missing" if read[key] is None else "is not what the experiment makes"
@@ -215,14 +215,14 @@ def _verify_block(
         return [
             Finding("broken", block, marker_name, bricks, "lists other objects than a block has")
         ]
-    objects = storage.read_all(storage.join(run, STAMPS), list(marker["objects"]))
+    objects = storage.read_objects(storage.join(run, STAMPS), list(marker["objects"]))
     found = [
         Finding("broken", block, key.split("/")[0], bricks, says)
         for key, described in marker["objects"].items()
         if (says := _compare(objects[key], described)) is not None
     ]
     npz = f"blocks/{block:06d}.npz"
-    statistics = storage.read_all(storage.join(run, "blocks"), [f"{block:06d}.npz"])
+    statistics = storage.read_objects(storage.join(run, "blocks"), [f"{block:06d}.npz"])
     says_npz = _compare(statistics[f"{block:06d}.npz"], {"sha256": marker["statistics"]})
     if says_npz is not None:
         found.append(Finding("broken", block, npz, bricks, says_npz))
