@@ -48,7 +48,7 @@ def test_the_demo_holds_what_it_promises(demo: commands.Outcome) -> None:
     assert (ds.arc.values[without_g][:, 0] == 0).all()
     assert (ds.wise_brightmask_frac.values[ok] > 0).any()
     reasons = pd.read_parquet(f"{demo.folder}/audit/reasons.parquet")
-    assert set(reasons["reason"]) == {"ok", "crosses_edge"}
+    assert set(reasons["reason"]) == {"ok", "no_coverage"}
     splits = pd.DataFrame({"region": ds.region_id.values.astype(object), "s": ds.region_split})
     assert splits.groupby("region")["s"].nunique().max() == 1
 

@@ -57,12 +57,31 @@ def sky(
     bricks: Annotated[int, typer.Option(min=1, help="How many bricks.")] = 28,
     size: Annotated[int, typer.Option(min=128, help="Pixels on a side of a brick.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same sky.")] = 1,
+    lrgs: Annotated[
+        float, typer.Option(help="LRGs per 512x512 pixels; the real sky has 0.84.")
+    ] = 60.0,
+    bands: Annotated[str, typer.Option(help="Of g, r, i, z.")] = "grz",
+    cluster: Cluster = None,
+    workers: Workers = None,
 ) -> None:
     """Write a synthetic sky laid out as a DR10 south release.
 
+    The same bytes in any order, number and place of the bricks. Real size and density:
+    [bold]dhs sky my-sky --bricks 4 --size 3600 --lrgs 0.84 --workers 2[/bold]
+
     Example: [bold]dhs sky my-sky --bricks 28 --size 512[/bold]
     """
-    commands.sky(out, bricks=bricks, size=size, seed=seed, console=console)
+    commands.sky(
+        out,
+        bricks=bricks,
+        size=size,
+        seed=seed,
+        lrgs=lrgs,
+        bands=bands,
+        cluster=cluster,
+        workers=workers,
+        console=console,
+    )
 
 
 @app.command()

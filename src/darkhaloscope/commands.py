@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from dask.system import CPU_COUNT
 import xarray as xr
 from distributed import Client
 from rich.console import Console
@@ -31,7 +32,7 @@ from darkhaloscope import (
 )
 from darkhaloscope.audit import AuditResult, AuditSpec
 from darkhaloscope.cluster import connect
-from darkhaloscope.config import Experiment
+from darkhaloscope.config import ClusterSection, Experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
@@ -46,6 +47,10 @@ EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
 
 MEASURE_ROWS = 1024
 """Rows that one task of an audit reads where a data set has no shards."""
+
+
+DEMO_SKY = 5
+"""Seed of the demo's sky: it has a brick without g files, one with empty ones, and ends of footprints."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,49 @@ class Outcome:
 
 
 def sky(
-    out: str, *, bricks: int = 28, size: int = 512, seed: int = 1, console: Console | None = None
+    out: str,
+    *,
+    bricks: int = 28,
+    size: int = 512,
+    seed: int = 1,
+    lrgs: float = 60.0,
+    bands: Sequence[str] = ("g", "r", "z"),
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
 ) -> survey.SkySummary:
-    """Write a synthetic sky laid out as a DR10 south release, and say what it holds."""
+    """Write a synthetic sky laid out as a DR10 south release, and say what it holds.
+
+    Parameters
+    ----------
+    out : str
+        Root of the release: a path or any fsspec URL.
+    bricks, size, seed, lrgs, bands
+        See :func:`darkhaloscope.survey.make_sky`.
+    cluster, workers
+        A running Dask scheduler, or workers of a local one; without either the bricks are made one by
+        one in this process. The files are the same.
+    """
     console = console or Console()
+    out = storage.absolute(out)
+    options: dict[str, Any] = {"size": size, "seed": seed, "lrgs": lrgs, "bands": tuple(bands)}
     with Bar(console, "synthetic sky", bricks, "bricks") as bar:
-        summary = survey.make_sky(
-            out, bricks=bricks, size=size, seed=seed, on_brick=lambda _: bar.advance(1)
-        )
-    console.print(f"wrote {len(summary.bricks)} bricks below {out}", soft_wrap=True)
+
+        def on_brick(_: object) -> None:
+            bar.advance(1)
+
+        if cluster is None and workers is None:
+            summary = survey.make_sky(out, bricks=bricks, on_brick=on_brick, **options)
+        else:
+            names = survey.sky_bricks(bricks)
+            with connect(ClusterSection(address=cluster, workers=workers)) as client:
+                parts = workflow.make_bricks(client, out, names, options, on_brick)
+            summary = survey.combine(parts)
+    console.print(
+        f"wrote {len(summary.bricks)} bricks with {summary.lrgs} LRGs below {out} "
+        f"({summary.files} files, {summary.bytes / 1e6:.1f} MB)",
+        soft_wrap=True,
+    )
     return summary
 
 
@@ -424,7 +463,7 @@ def demo(
     out = storage.absolute(out)
     root, table = storage.join(out, "sky"), storage.join(out, "targets.parquet")
     if not storage.exists(table):
-        sky(root, console=console)
+        sky(root, seed=DEMO_SKY, workers=workers or CPU_COUNT, console=console)
         targets([storage.join(root, "south")], table, console=console)
     with importlib.resources.as_file(importlib.resources.files("darkhaloscope")) as package:
         return run(

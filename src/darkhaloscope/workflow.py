@@ -10,7 +10,7 @@ and places each whole block on one worker, so that pixels do not cross the netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -20,7 +20,7 @@ import xarray as xr
 import xxhash
 from distributed import Client, Future, as_completed
 
-from darkhaloscope import audit, fix, store
+from darkhaloscope import audit, fix, store, survey
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment
 from darkhaloscope.inject import inject_brick, load_brick
@@ -224,6 +224,25 @@ def measure_dataset(client: Client, url: str, blocks: Sequence[slice], spec: Aud
         for i, rows in enumerate(blocks)
     ]
     return _tree(client, level, spec, mark)
+
+
+def make_bricks(
+    client: Client,
+    root: str,
+    names: Sequence[str],
+    options: Mapping[str, Any],
+    on_brick: Callable[[survey.SkySummary], object],
+) -> list[survey.SkySummary]:
+    """``survey.make_brick`` of each name, one task a brick; ``on_brick`` as they come."""
+    mark = xxhash.xxh64_hexdigest(repr((root, sorted(options.items()))).encode())[:8]
+    futures = [
+        client.submit(survey.make_brick, root, name, **options, key=key("sky", name, mark))
+        for name in names
+    ]
+    for future in as_completed(futures):
+        on_brick(future.result())
+    made: list[survey.SkySummary] = client.gather(futures)
+    return made
 
 
 def _tree(client: Client, level: list[Any], spec: AuditSpec, mark: str) -> Arrays:

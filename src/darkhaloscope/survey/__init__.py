@@ -8,19 +8,21 @@ tiles     one FITS file in memory, and windows of its images
 targets   lists of targets: a user's table made uniform
 selection targets out of tractor or sweep catalogues
 regions   regions of the sky, their splits, and the guard between these
-sky       a small synthetic sky, laid out as a release (its files: skyfiles)
+sky       a synthetic sky, laid out as a release (skysources, skylight, skyconditions,
+          skyfiles)
 """
 
 from darkhaloscope.survey.coadd import Cutouts, read_cutouts
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets
-from darkhaloscope.survey.sky import SkySummary, make_brick, make_sky
+from darkhaloscope.survey.sky import SkySummary, combine, make_brick, make_sky, sky_bricks
 from darkhaloscope.survey.targets import position_targets, read_targets, write_targets
 
 __all__ = [
     "Cutouts",
     "SkySummary",
     "Survey",
+    "combine",
     "make_brick",
     "make_sky",
     "position_targets",
@@ -29,5 +31,6 @@ __all__ = [
     "select_lrg",
     "select_simple",
     "select_targets",
+    "sky_bricks",
     "write_targets",
 ]

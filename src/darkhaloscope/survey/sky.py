@@ -1,56 +1,59 @@
-"""A small synthetic sky, laid out as DR10 south: LRGs, field galaxies, stars, noise, PSF and masks.
+"""A synthetic sky, laid out as DR10 south: LRGs, field galaxies, stars, noise, PSF and masks.
 
-Nothing in it was observed, and every header says so. Each brick is a pure function of (seed,
-brick), so that a cluster can make them in any order: the same bytes again.
+Nothing in it was observed, and every header says so. Each brick is a pure function of (seed, brick,
+size), so that a cluster can make them in any order, and any number of them: the same bytes again.
+What is in the sky stands in :mod:`skysources`, its light in :mod:`skylight`, how it was observed in
+:mod:`skyconditions`, and what the files look like in :mod:`skyfiles`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
-from scipy.special import gammainc
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
-from darkhaloscope.geometry import PIXEL_SCALE, stamp_corner
-from darkhaloscope.lensing import Psf, Sersic, psf_profile, render, sersic_b
 from darkhaloscope.survey import bricks as tiling
 from darkhaloscope.survey import skyfiles
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.maskbits import DR10_BITS
-from darkhaloscope.survey.selection import lrg_cuts
-from darkhaloscope.variables import MAG_ZERO_POINT
+from darkhaloscope.survey.skyconditions import (
+    SKY_FLUX,
+    Conditions,
+    GBand,
+    coadd_noise,
+    conditions,
+    g_band_of,
+)
+from darkhaloscope.survey.skylight import REACH, light_of, nearest_pixel
+from darkhaloscope.survey.skysources import (
+    EBV,
+    FLUX_BANDS,
+    Sources,
+    draw_sources,
+    fibre_fraction,
+    joined,
+    stream,
+    transmission,
+)
 
 BANDS = ("g", "r", "z")
+ALL_BANDS = ("g", "r", "i", "z")
+
 RELEASE = 10_000
 """RELEASE of DR10's southern catalogues."""
 
-SKY_SIGMA = {"g": 0.0018, "r": 0.0023, "z": 0.0079}
-"""Noise of an empty pixel in nMgy, as in DR9."""
-
-SKY_FLUX = {"g": 0.09, "r": 0.27, "z": 1.7}
-"""Flux in nMgy of the night sky in a pixel (22.2, 21.0, 19.0 mag arcsec^-2): what a source's own
-photons
-have to compete with."""
-
-PSF_WIDTH = {"g": 1.40, "r": 1.25, "z": 1.15}
-"""Typical noise-equivalent width in arcsec."""
-
-PSF_BETA = 3.5
-
-# A_b / E(B-V) of the Legacy Surveys for DECam and WISE (Schlafly & Finkbeiner 2011, ApJ 737, 103).
-_EXTINCTION = {"g": 3.214, "r": 2.165, "z": 1.211, "w1": 0.184}
+REAL_LRGS = 0.84
+"""LRGs per 512 x 512 pixels in the real sky: 605 deg^-2 (Zhou et al. 2023)."""
 
 _SATURATION = 50.0  # nMgy in a pixel
-_FIBRE_RADIUS = 0.75  # arcsec
-_EDGE = 49.0  # pixels that most LRGs keep off the edge: stamps of 96 fit
-_NEAR_EDGE = 0.01  # fraction of LRGs that do not
+_DISC = 50.0  # pixels that are masked about a bright star
+_EDGE = 49.0  # pixels that primary sources keep off the edge: stamps of 96 fit
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class SkySummary:
         How to read it.
     bricks : tuple of str
     lrgs : int
-        Galaxies drawn as LRGs; :func:`~darkhaloscope.survey.selection.select_lrg` finds those that no
-        mask covers.
+        Primary galaxies drawn as LRGs; :func:`~darkhaloscope.survey.selection.select_lrg` finds those
+        that no mask covers.
     files, bytes : int
         Written.
     """
@@ -76,22 +79,13 @@ class SkySummary:
     bytes: int
 
 
-@dataclass(frozen=True)
-class _Sources:
-    """What is in a brick; arrays of one entry a source, fluxes (source, grz + w1) in nMgy."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    flux: NDArray[np.float64]
-    type: NDArray[np.str_]
-    reff: NDArray[np.float64]
-    n: NDArray[np.float64]
-    q: NDArray[np.float64]
-    pa: NDArray[np.float64]
-
-
 def sky_bricks(count: int) -> tuple[str, ...]:
-    """Names of a contiguous patch of bricks of the tiling, rows upward from (55, -29.75) deg."""
+    """Names of a contiguous patch of bricks of the tiling, rows upward from (55, -29.75) deg.
+
+    Raises UserError for less than one.
+    """
+    if count < 1:
+        raise UserError(f"a sky has at least one brick, not {count}.")
     columns = math.ceil(math.sqrt(count))
     names = []
     for k in range(count):
@@ -109,13 +103,11 @@ def make_sky(
     bricks: int = 28,
     size: int = 512,
     seed: int = 0,
-    lrgs: float = 50.0,
+    lrgs: float = 60.0,
+    bands: Sequence[str] = BANDS,
     on_brick: Callable[[SkySummary], object] | None = None,
 ) -> SkySummary:
     """Write a synthetic sky. See :func:`make_brick`, which makes one brick of it.
-
-    Where there are four bricks or more, the second has g files without any data (all zero) and the
-    third has no g files at all.
 
     Parameters
     ----------
@@ -124,51 +116,39 @@ def make_sky(
     bricks : int
         How many.
     size : int
-        Pixels on a side of a brick (3600 in the releases).
+        Pixels on a side of a brick (3600 in the releases: only then do bricks overlap).
     seed : int
     lrgs : float
-        LRGs per 512 x 512 pixels (5.0 arcmin^2): far more than the real sky has.
+        LRGs per 512 x 512 pixels (5.0 arcmin^2): by default far more than :data:`REAL_LRGS`.
+    bands : sequence of str
+        Of g, r, i, z.
     on_brick : callable, optional
         Called with each brick's summary when it is written.
 
     Raises
     ------
     UserError
-        For a size or a number that is out of range, or a place that cannot be written to.
+        For a size, a number or bands that are out of range, or a place that cannot be written to.
     """
-    if bricks < 1:
-        raise UserError(f"a sky has at least one brick, not {bricks}.")
     parts = []
-    for k, name in enumerate(sky_bricks(bricks)):
-        g_band = g_band_of(k, bricks)
-        part = make_brick(root_url, name, size=size, seed=seed, lrgs=lrgs, g_band=g_band)
+    for name in sky_bricks(bricks):
+        part = make_brick(root_url, name, size=size, seed=seed, lrgs=lrgs, bands=bands)
         if on_brick is not None:
             on_brick(part)
         parts.append(part)
-    return combine(root_url, parts)
+    return combine(parts)
 
 
-def g_band_of(index: int, bricks: int) -> Literal["normal", "empty", "absent"]:
-    """What the g files of the ``index``-th brick of a sky of that many are."""
-    if bricks < 4:
-        return "normal"
-    return "empty" if index == 1 else "absent" if index == 2 else "normal"
-
-
-def combine(root_url: str, parts: Iterable[SkySummary]) -> SkySummary:
+def combine(parts: Iterable[SkySummary]) -> SkySummary:
     """One summary of several bricks, for whoever made them one by one."""
     parts = list(parts)
     return SkySummary(
-        survey=_survey(root_url),
+        survey=parts[0].survey,
         bricks=tuple(name for part in parts for name in part.bricks),
         lrgs=sum(part.lrgs for part in parts),
         files=sum(part.files for part in parts),
         bytes=sum(part.bytes for part in parts),
     )
-
-
-def _survey(root_url: str) -> Survey:
-    return Survey(root_url, "south", BANDS, release="dr10")
 
 
 def make_brick(
@@ -177,277 +157,212 @@ def make_brick(
     *,
     size: int = 512,
     seed: int = 0,
-    lrgs: float = 50.0,
-    g_band: Literal["normal", "empty", "absent"] = "normal",
+    lrgs: float = 60.0,
+    bands: Sequence[str] = BANDS,
+    g_band: GBand | None = None,
 ) -> SkySummary:
-    """Write one brick: image, invvar and psfsize in g, r, z, maskbits, and its tractor catalogue.
+    """Write one brick: image, invvar and psfsize in every band, maskbits, and its tractor catalogue.
 
     LRGs are Sersic galaxies with n near 4, R_e 0.8 to 2.5 arcsec and z 18 to 20.3 whose colours
-    pass DESI's LRG cuts; one in a hundred lies so near the edge that its stamp crosses it. Field
-    galaxies have n = 1; stars are points; four bricks in ten have a bright one, with the bits
-    BRIGHT and WISEM1 around it and its core saturated. Noise is Gaussian and white, with each
-    source's own photons in it. The PSF is a Moffat of beta 3.5 whose noise-equivalent width varies
-    over the brick and by band within 1.0-1.7 arcsec; the psfsize map holds exactly what was used.
-    The catalogue holds the true values.
+    pass DESI's LRG cuts. Field galaxies have n = 1; stars are points; about bright ones the bits
+    BRIGHT and WISEM1 are set, and their cores are saturated. Sources lie on the sky: a neighbour's
+    coadd shows those in the overlap again, and its catalogue lists them as not primary. The noise is
+    that of :func:`~darkhaloscope.survey.skyconditions.coadd_noise`, with each source's own photons in
+    it. The PSF is a Moffat of beta 3.5; the psfsize map holds exactly the widths that were used. The
+    catalogue holds the true values, and as NOBS 3 wherever the brick lies, so that bricks without
+    a band have targets.
 
     Parameters
     ----------
-    root_url, brick, size, seed, lrgs
-        See :func:`make_sky`.
-    g_band : {'normal', 'empty', 'absent'}
-        ``empty``: g files are there, and 0 everywhere. ``absent``: there are none. The
-        catalogue keeps its g fluxes either way, so that the brick has targets.
+    root_url, brick, size, seed, lrgs, bands
+        See :func:`make_sky`. Bytes of one band's files do not depend on the other bands.
+    g_band : {'normal', 'empty', 'absent'}, optional
+        ``empty``: g files are there, and 0 everywhere. ``absent``: there are none. By default what
+        :func:`~darkhaloscope.survey.skyconditions.g_band_of` says of the brick.
 
     Raises
     ------
     UserError
-        For a size that cannot be packed, or a place that cannot be written to.
+        For a size that cannot be packed, unknown bands, or a place that cannot be written to.
     """
+    _check(size, bands, lrgs)
+    bands = tuple(band for band in ALL_BANDS if band in bands)
+    g_band = g_band_of(seed, brick) if g_band is None else g_band
+    sources, x, y = _sources_on(brick, size, seed, lrgs)
+    seen = {band: conditions(seed, brick, band, size) for band in bands}
+    has_data = {band: band != "g" or g_band == "normal" for band in bands}
+    light = light_of(sources, x, y, seen, size)
+    mask, disc = _star_masks(sources, x, y, size)
+    mask[~_is_primary(brick, size)] |= 1 << DR10_BITS["NPRIMARY"]
+
+    survey, written = Survey(root_url, "south", bands, release="dr10"), []
+    for band in bands:
+        if has_data[band]:
+            saturated = light[band] > _SATURATION
+            mask[saturated] |= 1 << DR10_BITS[f"SATUR_{band.upper()}"]
+        elif g_band == "absent":
+            continue
+        planes = _planes(
+            stream(seed, "noise", brick, band), band, light.pop(band), seen[band], disc
+        )
+        dither = 1 + (seed + 97 * "grzi".index(band)) % 10_000
+        for kind, plane in planes.items():
+            pixels = plane if has_data[band] else np.zeros_like(plane)
+            cards = skyfiles.header(brick, size, kind, bands, band)
+            written.append(
+                (survey.url(kind, brick, band), skyfiles.pack(kind, pixels, cards, dither))
+            )
+    wise = (disc.astype(np.uint8), np.zeros((size, size), np.uint8))
+    cards = skyfiles.header(brick, size, "maskbits", bands, None)
+    written.append((survey.url("maskbits", brick), skyfiles.pack_maskbits(mask, wise, cards)))
+    inside = (x > -0.5) & (x < size - 0.5) & (y > -0.5) & (y < size - 0.5)
+    listed = sources.take(inside)
+    columns = _catalogue(brick, listed, x[inside], y[inside], seen, has_data, mask)
+    written.append((survey.tractor_url(brick), skyfiles.pack_catalogue(columns, brick)))
+    for url, raw in written:
+        storage.write(url, raw)
+    primary = int((listed.lrg & columns["brick_primary"]).sum())
+    total = sum(len(raw) for _, raw in written)
+    return SkySummary(survey, (brick,), primary, len(written), total)
+
+
+def _check(size: int, bands: Sequence[str], lrgs: float) -> None:
     if size < 128 or not skyfiles.hcompress_holds(size):
         raise UserError(
             f"a brick of {size} pixels cannot be made: it takes at least 128, and by "
             f"{skyfiles.TILE} a remainder of 0 or at least 4."
         )
-    # A key of its own: a plan draws from (seed, xxh64(brick)) as well.
-    key = np.array([seed, xxhash.xxh64_intdigest(f"sky:{brick}".encode())], dtype=np.uint64)
-    rng = np.random.Generator(np.random.Philox(key=key))
-    has_data = {band: band != "g" or g_band == "normal" for band in BANDS}
-    width = {band: _psf_map(size, PSF_WIDTH[band], rng) for band in BANDS}
-    depth = {band: SKY_SIGMA[band] * float(np.exp(rng.normal(0.0, 0.08))) for band in BANDS}
-    lrg = _draw_lrgs(rng, round(lrgs * (size / 512) ** 2), size)
-    star = _bright_star(rng, size) if rng.random() < 0.4 else None
-    sources = _joined(
-        [lrg, _draw_field(rng, round(60 * (size / 512) ** 2), size)]
-        + [_draw_stars(rng, round(10 * (size / 512) ** 2), size)]
-        + ([star] if star is not None else [])
-    )
-    light = _light(sources, width, size)
-
-    mask = np.zeros((size, size), np.int32)
-    disc = np.zeros((size, size), bool)
-    if star is not None:
-        axis = np.arange(size)
-        disc = np.hypot(axis[None, :] - star.x[0], axis[:, None] - star.y[0]) < size / 10
-        mask[disc] |= 1 << DR10_BITS["BRIGHT"] | 1 << DR10_BITS["WISEM1"]
-
-    survey, written = _survey(root_url), []
-    for b, band in enumerate(BANDS):
-        noise = rng.normal(size=(size, size))  # drawn in any case: other bands must not depend on g
-        variance = depth[band] ** 2 * (1.0 + light[b] / SKY_FLUX[band])
-        variance = np.where(disc, 4.0 * variance, variance)  # shallower: fewer exposures survive
-        saturated = light[b] > _SATURATION
-        if has_data[band]:
-            mask[saturated] |= 1 << DR10_BITS[f"SATUR_{band.upper()}"]
-        planes = {
-            "image": light[b] + noise * np.sqrt(variance),
-            "invvar": np.where(saturated, 0.0, 1.0 / variance),
-            "psfsize": width[band],
-        }
-        if band == "g" and g_band == "absent":
-            continue
-        for kind, plane in planes.items():
-            pixels = (plane if has_data[band] else np.zeros_like(plane)).astype(np.float32)
-            cards = skyfiles.header(brick, size, kind, BANDS, band)
-            raw = skyfiles.pack(kind, pixels, cards, dither_seed=1 + (seed + 97 * b) % 10_000)
-            written.append((survey.url(kind, brick, band), raw))
-    wise = (disc.astype(np.uint8), np.zeros((size, size), np.uint8))
-    cards = skyfiles.header(brick, size, "maskbits", BANDS, None)
-    written.append((survey.url("maskbits", brick), skyfiles.pack_maskbits(mask, wise, cards)))
-    columns = _catalogue(brick, sources, width, has_data, mask, depth, size)
-    written.append((survey.tractor_url(brick), skyfiles.pack_catalogue(columns, brick)))
-    for url, raw in written:
-        storage.write(url, raw)
-    total = sum(len(raw) for _, raw in written)
-    return SkySummary(survey, (brick,), len(lrg.x), len(written), total)
+    if not bands or set(bands) - set(ALL_BANDS):
+        raise UserError(f"the bands of a sky are of g, r, i, z, not {''.join(bands) or 'none'}.")
+    if not 0 <= lrgs <= 1000:
+        raise UserError(f"a sky has 0 to 1000 LRGs per 512 x 512 pixels, not {lrgs:g}.")
 
 
-def _psf_map(size: int, typical: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth map of noise-equivalent widths in arcsec, 1.0 to 1.7, in steps of 1/512 arcsec (a
-    map
-    that is lossless and yet small)."""
-    axis = np.linspace(-1.0, 1.0, size)
-    u, v = axis[None, :], axis[:, None]
-    a = rng.normal(0.0, 0.02, 5)
-    base = typical * math.exp(rng.normal(0.0, 0.05))
-    shape = 1.0 + a[0] * u + a[1] * v + a[2] * u * v + a[3] * u**2 + a[4] * v**2
-    return np.round(np.clip(base * shape, 1.0, 1.7) * 512) / 512
+def _sources_on(
+    brick: str, size: int, seed: int, lrgs: float
+) -> tuple[Sources, NDArray[np.float64], NDArray[np.float64]]:
+    """All sources whose light reaches a coadd, and their pixel positions."""
+    wcs = skyfiles.brick_wcs(brick, size)
+    axis = np.linspace(-REACH, size - 1 + REACH, 9)
+    ra, dec = wcs.wcs_pix2world(*np.meshgrid(axis, axis), 0)
+    around = np.unique(tiling.brick_name(ra, dec))
+    names = [brick, *(str(name) for name in around if name != brick)]
+    sources = joined(draw_sources(seed, name, lrgs) for name in names)
+    x, y = wcs.wcs_world2pix(sources.ra, sources.dec, 0)
+    limit = size - 0.5 + REACH
+    near = (x > -REACH - 0.5) & (x < limit) & (y > -REACH - 0.5) & (y < limit)
+    return sources.take(near), x[near], y[near]
 
 
-def _draw_lrgs(rng: np.random.Generator, count: int, size: int) -> _Sources:
-    """Passive galaxies along a track of redshift 0.4 to 0.95, those that pass the cuts."""
-    draw = 40 * count + 100  # most pass nothing at the faint end: the cuts are on luminosity
-    t = rng.random(draw)
-    z_mag = rng.uniform(18.0, 20.3, draw)
-    r_z = 0.80 + 1.05 * t + rng.normal(0.0, 0.06, draw)
-    g_r = 1.75 - 0.10 * t + rng.normal(0.0, 0.10, draw)
-    z_w1 = 0.75 + 1.05 * t + rng.normal(0.0, 0.10, draw)
-    reff = np.clip(1.35 * np.exp(rng.normal(0.0, 0.3, draw)), 0.8, 2.5)
-    n = np.clip(rng.normal(4.0, 0.4, draw), 3.0, 5.0)
-    mags = {"g": z_mag + r_z + g_r, "r": z_mag + r_z, "z": z_mag, "w1": z_mag - z_w1}
-    fibre = z_mag - 2.5 * np.log10(_fibre_fraction(reff, n))
-    passed = lrg_cuts(mags["g"], mags["r"], z_mag, mags["w1"], fibre, True)
-    chosen = np.flatnonzero(passed)[:count]
-    flux = np.stack([_flux(mags[band], band) for band in (*BANDS, "w1")], axis=-1)
-    x, y = rng.uniform(_EDGE, size - 1 - _EDGE, (2, draw))
-    near_edge = rng.random(draw) < _NEAR_EDGE
-    x = np.where(near_edge, rng.uniform(8.0, 28.0, draw), x)
-    return _Sources(
-        x=x[chosen],
-        y=y[chosen],
-        flux=flux[chosen],
-        type=np.full(len(chosen), "SER"),
-        reff=reff[chosen],
-        n=n[chosen],
-        q=rng.uniform(0.55, 1.0, draw)[chosen],
-        pa=rng.uniform(0.0, 180.0, draw)[chosen],
-    )
+def _is_primary(brick: str, size: int) -> NDArray[np.bool_]:
+    """Pixels of the brick's primary area, and of a small brick those off its edges."""
+    wcs = skyfiles.brick_wcs(brick, size)
+    inside = np.ones((size, size), bool)
+    rim = min(200, size // 2)  # further in, no brick ends
+    for rows, columns in (
+        (slice(0, rim), slice(0, size)),
+        (slice(size - rim, size), slice(0, size)),
+        (slice(rim, size - rim), slice(0, rim)),
+        (slice(rim, size - rim), slice(size - rim, size)),
+    ):
+        x, y = np.meshgrid(np.arange(size)[columns], np.arange(size)[rows])
+        ra, dec = wcs.wcs_pix2world(x, y, 0)
+        inside[rows, columns] = _primary_at(brick, size, ra, dec, x, y)
+    return inside
 
 
-def _draw_field(rng: np.random.Generator, count: int, size: int) -> _Sources:
-    """Blue discs, r 19.5 to 23.5, numbers growing as 10^(0.35 m)."""
-    low, high = 10 ** (0.35 * 19.5), 10 ** (0.35 * 23.5)
-    r_mag = np.log10(rng.uniform(low, high, count)) / 0.35
-    colour = {"g": rng.normal(0.6, 0.15, count), "z": -rng.normal(0.35, 0.10, count)}
-    mags = {"g": r_mag + colour["g"], "r": r_mag, "z": r_mag + colour["z"]}
-    mags["w1"] = mags["z"] + rng.normal(0.4, 0.2, count)
-    return _Sources(
-        x=rng.uniform(0.0, size - 1.0, count),
-        y=rng.uniform(0.0, size - 1.0, count),
-        flux=np.stack([_flux(mags[band], band) for band in (*BANDS, "w1")], axis=-1),
-        type=np.full(count, "EXP"),
-        reff=np.clip(0.5 * np.exp(rng.normal(0.0, 0.35, count)), 0.2, 1.5),
-        n=np.ones(count),
-        q=rng.uniform(0.3, 1.0, count),
-        pa=rng.uniform(0.0, 180.0, count),
-    )
+def _primary_at(
+    brick: str,
+    size: int,
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    x: NDArray[Any],
+    y: NDArray[Any],
+) -> NDArray[np.bool_]:
+    west, east, south, north = (float(value) for value in tiling.brick_bounds(brick))
+    here = (ra >= west) & (ra < east) & (dec >= south) & (dec < north)
+    last = size - 1 - _EDGE
+    return np.asarray(here & (x >= _EDGE) & (x <= last) & (y >= _EDGE) & (y <= last))
 
 
-def _draw_stars(rng: np.random.Generator, count: int, size: int) -> _Sources:
-    return _points(rng, rng.uniform(17.0, 22.0, count), *rng.uniform(0.0, size - 1.0, (2, count)))
+def _star_masks(
+    sources: Sources, x: NDArray[np.float64], y: NDArray[np.float64], size: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """maskbits of bright stars, and the discs about them."""
+    mask, disc = np.zeros((size, size), np.int32), np.zeros((size, size), bool)
+    axis = np.arange(size)
+    bright = (sources.type == "PSF") & (sources.flux[:, FLUX_BANDS.index("r")] > 1000.0)  # r < 15
+    for k in np.flatnonzero(bright):
+        disc |= np.hypot(axis - x[k], (axis - y[k])[:, None]) < _DISC
+    mask[disc] |= 1 << DR10_BITS["BRIGHT"] | 1 << DR10_BITS["WISEM1"]
+    return mask, disc
 
 
-def _bright_star(rng: np.random.Generator, size: int) -> _Sources:
-    where = rng.uniform(0.15 * size, 0.85 * size, (2, 1))
-    return _points(rng, rng.uniform(13.0, 14.5, 1), *where)
-
-
-def _points(
-    rng: np.random.Generator, r_mag: NDArray[Any], x: NDArray[Any], y: NDArray[Any]
-) -> _Sources:
-    count = len(r_mag)
-    g_r = rng.uniform(0.4, 1.4, count)
-    r_z = 0.6 * g_r
-    mags = {"g": r_mag + g_r, "r": r_mag, "z": r_mag - r_z, "w1": r_mag - r_z + 1.0}
-    flux = np.stack([_flux(mags[band], band) for band in (*BANDS, "w1")], axis=-1)
-    zero = np.zeros(count)
-    return _Sources(x, y, flux, np.full(count, "PSF"), zero, zero, zero + 1.0, zero)
-
-
-_EBV = 0.02
-
-
-def _flux(mag: NDArray[Any], band: str) -> NDArray[np.float64]:
-    """Flux in nMgy on the ground of a magnitude outside the Galaxy."""
-    return 10 ** (0.4 * (MAG_ZERO_POINT - mag)) * _transmission(band)
-
-
-def _transmission(band: str) -> float:
-    return 10 ** (-0.4 * _EXTINCTION[band] * _EBV)
-
-
-def _fibre_fraction(reff: NDArray[Any], n: NDArray[Any]) -> NDArray[np.float64]:
-    """Fraction of a galaxy's light in a fibre of 1.5 arcsec, under a seeing of 1 arcsec.
-
-    The seeing (half-light radius 0.5 arcsec) is added to R_e in quadrature: good to some 10 %, and
-    used for the catalogue's ``fiberflux_z`` only.
-    """
-    b = np.array([sersic_b(float(value)) for value in np.atleast_1d(n)])
-    size = np.hypot(reff, 0.5)
-    return np.asarray(gammainc(2 * n, b * (_FIBRE_RADIUS / size) ** (1 / n)), dtype=float)
-
-
-def _joined(parts: list[_Sources]) -> _Sources:
-    names = _Sources.__dataclass_fields__
-    return _Sources(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
-
-
-def _light(
-    sources: _Sources, width: dict[str, NDArray[np.float64]], size: int
-) -> NDArray[np.float64]:
-    """Noiseless pixels (band, y, x) in nMgy."""
-    out = np.zeros((len(BANDS), size, size))
-    for k in range(len(sources.x)):
-        flux = sources.flux[k, : len(BANDS)]
-        x, y = float(sources.x[k]), float(sources.y[k])
-        row, column = min(max(round(y), 0), size - 1), min(max(round(x), 0), size - 1)
-        psfs = [
-            Psf("moffat", nea_fwhm=float(width[band][row, column]), beta=PSF_BETA) for band in BANDS
-        ]
-        if sources.type[k] == "PSF":
-            side = 128 if flux.max() > 500.0 else 64
-        else:
-            side = 128 if sources.n[k] > 2 else 2 * math.ceil(5 * sources.reff[k] / PIXEL_SCALE + 8)
-        x0, y0 = int(stamp_corner(x, side)), int(stamp_corner(y, side))
-        if sources.type[k] == "PSF":
-            axis = np.arange(side) * PIXEL_SCALE
-            radius = np.hypot(
-                axis[None, :] - (x - x0) * PIXEL_SCALE, axis[:, None] - (y - y0) * PIXEL_SCALE
-            )
-            stamp = np.stack([psf_profile(radius, psf) * PIXEL_SCALE**2 for psf in psfs])
-            stamp *= flux[:, None, None]
-        else:
-            galaxy = Sersic(tuple(flux), sources.reff[k], sources.n[k], sources.q[k], sources.pa[k])
-            stamp = render(None, galaxy, psfs, size=side, x=x - x0, y=y - y0).arc
-        ya, yb, xa, xb = max(y0, 0), min(y0 + side, size), max(x0, 0), min(x0 + side, size)
-        out[:, ya:yb, xa:xb] += stamp[:, ya - y0 : yb - y0, xa - x0 : xb - x0]
-    return np.maximum(out, 0.0)  # rendered wings may be below zero by 1e-7 of the peak
+def _planes(
+    rng: np.random.Generator,
+    band: str,
+    light: NDArray[np.float64],
+    seen: Conditions,
+    disc: NDArray[np.bool_],
+) -> dict[str, NDArray[np.float32]]:
+    """image, invvar and psfsize of one band: 0 where there are no data."""
+    variance = seen.sigma**2 * (1.0 + light / SKY_FLUX[band])
+    variance[disc] *= 4.0  # shallower: fewer exposures survive
+    image = light + coadd_noise(rng, len(light)) * np.sqrt(variance)
+    planes = {
+        "image": image * seen.covered,
+        "invvar": seen.covered * (light <= _SATURATION) / variance,
+        "psfsize": seen.width * seen.covered,
+    }
+    return {kind: plane.astype(np.float32) for kind, plane in planes.items()}
 
 
 def _catalogue(
     brick: str,
-    sources: _Sources,
-    width: dict[str, NDArray[np.float64]],
+    sources: Sources,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    seen: dict[str, Conditions],
     has_data: dict[str, bool],
     mask: NDArray[np.int32],
-    depth: dict[str, float],
-    size: int,
 ) -> dict[str, NDArray[Any]]:
     """The columns of a tractor catalogue that the selections need, with the true values."""
-    count = len(sources.x)
-    column = np.clip(np.round(sources.x).astype(int), 0, size - 1)
-    row = np.clip(np.round(sources.y).astype(int), 0, size - 1)
-    ra, dec = skyfiles.brick_wcs(brick, size).wcs_pix2world(sources.x, sources.y, 0)
+    count, size = len(sources), len(mask)
+    at = nearest_pixel(y, size), nearest_pixel(x, size)
     fraction = np.ones(count)
     galaxy = sources.type != "PSF"
-    fraction[galaxy] = _fibre_fraction(sources.reff[galaxy], sources.n[galaxy])
+    fraction[galaxy] = fibre_fraction(sources.reff[galaxy], sources.n[galaxy])
     ellipticity = (1 - sources.q) / (1 + sources.q)
     out: dict[str, NDArray[Any]] = {
         "release": np.full(count, RELEASE, np.int16),
         "brickid": np.full(count, int(tiling.brick_id_of(brick)), np.int32),
         "brickname": np.full(count, brick),
         "objid": np.arange(count, dtype=np.int32),
-        "brick_primary": tiling.brick_name(ra, dec) == brick,
-        "maskbits": mask[row, column],
+        "brick_primary": _primary_at(brick, size, sources.ra, sources.dec, x, y),
+        "maskbits": mask[at],
         "type": sources.type,
-        "ra": ra,
-        "dec": dec,
-        "ebv": np.full(count, _EBV, np.float32),
+        "ra": sources.ra,
+        "dec": sources.dec,
+        "ebv": np.full(count, EBV, np.float32),
         "sersic": sources.n.astype(np.float32),
-        "shape_r": sources.reff.astype(np.float32),
+        "shape_r": (sources.reff / np.sqrt(sources.q)).astype(np.float32),  # semi-major axis
         # Tractor's e1, e2 are along and across North: e = (1 - q) / (1 + q) (cos 2 pa, sin 2 pa)
         "shape_e1": (ellipticity * np.cos(2 * np.radians(sources.pa))).astype(np.float32),
         "shape_e2": (ellipticity * np.sin(2 * np.radians(sources.pa))).astype(np.float32),
     }
-    for b, band in enumerate((*BANDS, "w1")):
+    for b, band in enumerate(FLUX_BANDS):
+        if band != "w1" and band not in seen:
+            continue
         flux = sources.flux[:, b]
-        sigma = depth.get(band, 0.2) * 8.0  # some 60 pixels under a galaxy
+        sigma = 1.6 if band == "w1" else seen[band].sigma[at] * 8.0  # some 60 pixels under a galaxy
         out[f"flux_{band}"] = flux.astype(np.float32)
         out[f"flux_ivar_{band}"] = np.full(count, 1 / sigma**2, np.float32)
-        out[f"mw_transmission_{band}"] = np.full(count, _transmission(band), np.float32)
+        out[f"mw_transmission_{band}"] = np.full(count, transmission(band), np.float32)
         if band == "w1":
             continue
+        width = seen[band].width * seen[band].covered
         out[f"nobs_{band}"] = np.full(count, 3, np.int16)
-        out[f"psfsize_{band}"] = (width[band][row, column] * has_data[band]).astype(np.float32)
+        out[f"psfsize_{band}"] = (width[at] * has_data[band]).astype(np.float32)
         out[f"fiberflux_{band}"] = (flux * fraction).astype(np.float32)
         out[f"fibertotflux_{band}"] = out[f"fiberflux_{band}"]
     return out
