@@ -15,6 +15,7 @@ from lenstronomy.Data.imaging_data import ImageData
 from lenstronomy.Data.psf import PSF
 from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LensModel.Solver.lens_equation_solver import LensEquationSolver
 from lenstronomy.LightModel.light_model import LightModel
 from lenstronomy.Util import param_util
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from scipy.integrate import quad
 from scipy.special import gamma as gamma_function
 from scipy.special import gammaincinv, hyp2f1
 
-from darkhaloscope.audit import reference
-from darkhaloscope.audit.reference import ArcParameters, moffat_alpha, reference_arc
+from darkhaloscope.audit import reference, reference_lens, reference_psf
+from darkhaloscope.audit.reference import ArcParameters, reference_arc
+from darkhaloscope.audit.reference_points import point_images
+from darkhaloscope.audit.reference_psf import moffat_alpha
 
 SCALE = 0.262
 ARC = ArcParameters(
@@ -304,13 +307,13 @@ def test_lenstronomy_draws_the_same_image(n: float, limit: float) -> None:
 @pytest.mark.parametrize("q", [0.05, 0.4, 0.9, 1.0])
 def test_the_power_laws_pull_is_the_hypergeometric_function(slope: float, q: float) -> None:
     p = replace(ARC, slope=slope, lens_q=q, lens_pa=0.0)
-    c, t, b = reference._ray_coefficients(p), slope - 1.0, p.theta_e * math.sqrt(q)
+    c, t, b = reference_lens.ray_coefficients(p), slope - 1.0, p.theta_e * math.sqrt(q)
     for angle in np.linspace(0.01, 6.2, 23):
         z = complex(q * math.cos(angle), math.sin(angle))
         turn = (z / abs(z)) ** 2
         series = hyp2f1(1.0, t / 2, 2 - t / 2, -(1 - q) / (1 + q) * turn)
         truth = 2 * b / (1 + q) * (b / abs(z)) ** (t - 1) * z / abs(z) * series
-        ours = reference._power_law_pull(math.cos(angle), math.sin(angle), c)
+        ours = reference_lens.power_law_pull(math.cos(angle), math.sin(angle), c)
         assert abs(ours - truth) < 1e-12 * abs(truth)
 
 
@@ -435,7 +438,7 @@ def test_wings_are_the_moffats_own(
 def test_wings_without_the_correction_are_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
     psf = {"psf_beta": 2.5, "psf_nea_fwhm": (2.5,)}
     right = compact(15.0, 15.0, 31, **psf)
-    monkeypatch.setattr(reference, "_image_wings", lambda *args: 0.0)
+    monkeypatch.setattr(reference_psf, "_image_wings", lambda *args: 0.0)
     assert (compact(15.0, 15.0, 31, **psf) - right).min() > 1e-8
 
 
@@ -489,7 +492,7 @@ def test_a_perfect_ring_of_a_cusp_keeps_its_tolerance() -> None:
 
 def test_the_estimate_says_so_when_cells_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = reference_arc(ARC, **STAMP)
-    monkeypatch.setattr(reference, "_MAX_CELLS", 200)
+    monkeypatch.setattr(reference, "MAX_CELLS", 200)
     drawn = reference_arc(ARC, **STAMP)
     error = abs(drawn.magnification / truth.magnification - 1)
     assert 1e-5 < error < drawn.error_estimate
@@ -555,8 +558,12 @@ def test_a_psf_that_the_grid_cannot_hold_is_named(width: float) -> None:
         reference_arc(replace(ARC, psf_nea_fwhm=(width,)), **STAMP)
 
 
-def test_it_imports_nothing_of_ours() -> None:
-    tree = ast.parse(Path(reference.__file__).read_text())
+PARTS = sorted(Path(reference.__file__).parent.glob("reference*.py"))
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
+def test_it_imports_nothing_of_ours(path: Path) -> None:
+    tree = ast.parse(path.read_text())
     names = [
         name
         for node in ast.walk(tree)
@@ -568,13 +575,85 @@ def test_it_imports_nothing_of_ours() -> None:
             else []
         )
     ]
-    assert {name.split(".")[0] for name in names} == {
-        "__future__",
-        "dataclasses",
-        "functools",
-        "math",
-        "numba",
-        "numpy",
-        "scipy",
-        "typing",
-    }
+    own = {f"darkhaloscope.audit.{part.stem}" for part in PARTS}
+    known = {"__future__", "dataclasses", "functools", "math", "numba", "numpy", "scipy", "typing"}
+    assert len(PARTS) > 1
+    assert {name for name in names if name.split(".")[0] not in known} <= own
+
+
+# --- points --------------------------------------------------------------------------------------
+
+
+def random_point(rng: np.random.Generator, slope: float, round_lens: bool) -> ArcParameters:
+    u = rng.uniform
+    theta_e, shear = u(0.3, 3), 0.0 if round_lens else 0.1
+    return replace(
+        ARC,
+        src_model="point",
+        theta_e=theta_e,
+        lens_q=1.0 if round_lens else u(0.3, 1),
+        lens_pa=u(0, 180),
+        gamma1=u(-shear, shear),
+        gamma2=u(-shear, shear),
+        slope=slope,
+        src_dx=u(-0.7, 0.7) * theta_e,
+        src_dy=u(-0.7, 0.7) * theta_e,
+    )
+
+
+@pytest.mark.parametrize("round_lens", [False, True])
+@pytest.mark.parametrize("slope", [1.6, 2.0, 2.3])
+def test_images_of_a_point_are_lenstronomys(slope: float, round_lens: bool) -> None:
+    """Every place that lenstronomy's equation solver finds, with its magnification, and no other that
+    its lens equation does not confirm."""
+    rng = np.random.default_rng(int(100 * slope) + round_lens)
+    model = LensModel(["EPL", "SHEAR"])
+    for _ in range(8):
+        p = random_point(rng, slope, round_lens)
+        e1, e2 = param_util.phi_q2_ellipticity(np.deg2rad(90.0 - p.lens_pa), p.lens_q)
+        kwargs = [
+            {
+                "theta_E": p.theta_e,
+                "gamma": slope,
+                "e1": e1,
+                "e2": e2,
+                "center_x": 0,
+                "center_y": 0,
+            },
+            {"gamma1": p.gamma1, "gamma2": p.gamma2},
+        ]
+        east, north, flux = point_images(p)
+        landed = model.ray_shooting(east, north, kwargs)
+        np.testing.assert_allclose(
+            landed, [[p.src_dx] * len(east), [p.src_dy] * len(east)], atol=1e-8
+        )
+        np.testing.assert_allclose(
+            flux, np.abs(model.magnification(east, north, kwargs)), rtol=1e-4
+        )
+        theirs = LensEquationSolver(model).image_position_from_source(
+            p.src_dx, p.src_dy, kwargs, min_distance=0.02 * p.theta_e, search_window=8 * p.theta_e,
+            precision_limit=1e-10, num_iter_max=100, magnification_limit=1e-3,
+        )  # fmt: skip
+        for x, y in zip(*theirs, strict=True):
+            assert np.hypot(east - x, north - y).min() < 1e-6
+
+
+def test_a_point_behind_a_sphere_is_magnified_as_a_textbook_says() -> None:
+    """Two images of an SIS at beta +- theta_e, magnified 2 theta_e / beta together."""
+    p = replace(
+        ARC, lens_q=1.0, gamma1=0.0, gamma2=0.0, src_dx=0.3, src_dy=0.4, src_model="point",
+    )  # fmt: skip
+    east, north, flux = point_images(p)
+    np.testing.assert_allclose(np.sort(np.hypot(east, north)), [1.3 - 0.5, 1.3 + 0.5], rtol=1e-12)
+    assert flux.sum() == pytest.approx(2 * 1.3 / 0.5, rel=1e-9)
+
+
+def test_a_point_is_the_psf_times_its_magnification_in_its_place() -> None:
+    p = replace(UNLENSED, src_model="point", src_flux=(2.0,), psf_width_is="fwhm")
+    drawn = reference_arc(p, **STAMP)
+    east, north = p.lens_dx + p.src_dx, p.lens_dy + p.src_dy
+    psf = galsim.Moffat(beta=3.5, fwhm=1.2, flux=2.0).shift(-east, north)
+    offset = (STAMP["target_x"] - 15.5, STAMP["target_y"] - 15.5)
+    theirs = psf.drawImage(nx=32, ny=32, scale=SCALE, offset=offset, method="no_pixel").array
+    np.testing.assert_allclose(drawn.arc[0], theirs, atol=1e-4 * theirs.max())
+    assert drawn.flux_total[0] == pytest.approx(2.0)

@@ -1,0 +1,220 @@
+"""The PSF of the independent integrator: rays laid on a fine grid, and convolved in Fourier space.
+
+Each ray is laid on a grid of half a pixel or finer with a quintic B-spline, whose exact transform is
+divided out in Fourier space (a non-uniform Fourier transform; no ray is moved to a cell's centre).
+There the PSF is analytic: a Gaussian, or a Moffat as the Matern function
+``2^(2-beta) / Gamma(beta-1) (k alpha)^(beta-1) K_{beta-1}(k alpha)``, and the pixel's response is its
+``sinc``. Nothing is truncated or renormalised. Rays are laid on twice the stamp, in a box of at least
+three times the stamp, so the arc's periodic images stay 1.5 stamps away. What the wings of the eight
+nearest of a Moffat add from there, each like a point's, is subtracted in real space. Measured: a
+compact source is within 1e-5 of its peak, its wings within 5e-9 of its flux, for FWHM 0.5 to 2.5
+arcsec on stamps of 31 and 64 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from numba import njit
+from numpy.typing import NDArray
+from scipy.special import gamma, kv
+
+from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
+
+SPLINE = 6
+"""Nodes of the spline: a quintic one."""
+
+_FINE_NODES_PER_FWHM = 7.0
+_TABLE_STEP = 0.02
+
+
+def moffat_alpha(width: float, beta: float, width_is: str = "nea") -> float:
+    """Core radius alpha of a Moffat ``(1 + r^2 / alpha^2)^-beta``, in the unit of ``width``.
+
+    ``nea``: from equal noise-equivalent areas ``1 / sum P^2`` (King 1983, PASP 95, 163), the
+    Moffat's ``pi alpha^2 (2 beta - 1) / (beta - 1)^2`` and ``4 pi sigma^2`` of the Gaussian of FWHM
+    ``width``. ``fwhm``: ``width`` is the Moffat's own.
+    """
+    if width_is == "nea":
+        return width * (beta - 1.0) / math.sqrt(2.0 * math.log(2.0) * (2.0 * beta - 1.0))
+    return width / (2.0 * math.sqrt(2.0 ** (1.0 / beta) - 1.0))
+
+
+def profile_fwhm(p: ArcParameters, width: float) -> float:
+    """FWHM of the profile itself, for either meaning of its width."""
+    if p.psf_model == "gaussian" or p.psf_width_is == "fwhm":
+        return width
+    return 2.0 * moffat_alpha(width, p.psf_beta) * math.sqrt(2.0 ** (1.0 / p.psf_beta) - 1.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The periodic box: ``per_pixel`` nodes to a pixel, the stamp begins at ``margin``."""
+
+    size: int
+    per_pixel: int
+    margin: int
+    frame: int
+    pixels: int
+
+    @property
+    def nodes(self) -> int:
+        return self.per_pixel * self.pixels
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """margin, per_pixel, frame, nodes: what laying rays reads."""
+        return self.margin, self.per_pixel, self.frame, self.nodes
+
+    @staticmethod
+    def around(size: int, fwhms: Floats, model: str) -> Grid:
+        """Laid on: twice the stamp. Box: three times, or wide enough for a very wide PSF."""
+        margin = (size + 1) // 2
+        frame = size + 2 * margin
+        pixels = max(frame + size, frame + math.ceil(8.0 * fwhms.max()))
+        per_pixel = max(2, math.ceil(_FINE_NODES_PER_FWHM / fwhms.min()))
+        return Grid(size, per_pixel, margin, frame, scipy.fft.next_fast_len(pixels, real=True))
+
+
+@njit(cache=True, nogil=True)
+def spline_weights(t: float, weights: Floats) -> None:
+    """Quintic B-spline at the six nodes around a point, t above the third (Cox-de Boor)."""
+    weights[:] = 0.0
+    weights[0] = 1.0
+    for degree in range(1, SPLINE):
+        left = 0.0
+        for i in range(degree):
+            share = weights[i] / degree
+            weights[i] = left + (i + 1 - t) * share
+            left = (t + degree - 1 - i) * share
+        weights[degree] = left
+
+
+@njit(cache=True, nogil=True)
+def lay_ray(plane: Floats, fx: float, fy: float, flux: float, wx: Floats, wy: Floats) -> None:
+    """Add one ray to a periodic plane, at (fx, fy) in its nodes; ``wx``, ``wy`` are room for weights."""
+    nodes = plane.shape[0]
+    ix, iy = math.floor(fx), math.floor(fy)
+    spline_weights(fx - ix, wx)
+    spline_weights(fy - iy, wy)
+    for a in range(SPLINE):
+        row = plane[(iy + a - 2) % nodes]
+        share = flux * wy[a]
+        for b in range(SPLINE):
+            row[(ix + b - 2) % nodes] += share * wx[b]
+
+
+@njit(cache=True, nogil=True)
+def lay_points(
+    x: Floats, y: Floats, flux: Floats, margin: int, per_pixel: int, frame: int, nodes: int
+) -> tuple[Floats, float, float]:
+    """Single rays at stamp pixels (x, y) on the fine periodic grid; those in the frame.
+
+    Returns the plane (its sum is the flux in the frame) and its flux-weighted mean in stamp pixels.
+    """
+    plane = np.zeros((nodes, nodes))
+    wx, wy = np.empty(SPLINE), np.empty(SPLINE)
+    total, mean_x, mean_y = 0.0, 0.0, 0.0
+    for i in range(x.size):
+        if -margin <= x[i] < frame - margin and -margin <= y[i] < frame - margin:
+            lay_ray(
+                plane, (x[i] + margin) * per_pixel, (y[i] + margin) * per_pixel, flux[i], wx, wy
+            )
+            total += flux[i]
+            mean_x += flux[i] * x[i]
+            mean_y += flux[i] * y[i]
+    if total > 0.0:
+        mean_x /= total
+        mean_y /= total
+    return plane, mean_x, mean_y
+
+
+@lru_cache(maxsize=16)
+def _matern_table(beta: float) -> Floats:
+    """Transform of a Moffat of unit flux, and its derivative, at steps of ``k alpha``."""
+    nu = beta - 1.0
+    x = np.arange(1, int((45.0 + 1.5 * nu) / _TABLE_STEP)) * _TABLE_STEP
+    scale = 2.0 ** (1.0 - nu) / gamma(nu)
+    value = np.concatenate([[1.0], scale * x**nu * kv(nu, x)])
+    slope = np.concatenate([[0.0], -scale * x**nu * kv(nu - 1.0, x)])
+    return np.stack([value, slope * _TABLE_STEP], axis=1)
+
+
+@njit(cache=True, nogil=True)
+def _filtered(
+    spectrum: NDArray[np.complex128],
+    k: Floats,
+    factor: Floats,
+    rows: int,
+    width: float,
+    table: Floats,
+) -> NDArray[np.complex128]:
+    """Spectrum times PSF and ``factor`` on both axes, folded to ``rows`` rows.
+
+    ``width`` is sigma with an empty table (Gaussian), else alpha. Folding the spectrum along y is
+    what sampling at every ``len(k) / rows``-th node does.
+    """
+    out = np.zeros((rows, spectrum.shape[1]), dtype=np.complex128)
+    for i in range(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            k2 = (k[i] * k[i] + k[j] * k[j]) * width * width
+            if table.shape[0] == 0:
+                psf = math.exp(-0.5 * k2)
+            else:
+                x = math.sqrt(k2) / _TABLE_STEP
+                m = int(x)
+                if m + 1 >= table.shape[0]:
+                    continue
+                t = x - m
+                s = 1.0 - t
+                psf = (s * (1.0 + 2.0 * t) * table[m, 0] + t * s * table[m, 1]) * s
+                psf += (t * (1.0 + 2.0 * s) * table[m + 1, 0] - t * s * table[m + 1, 1]) * t
+            out[i % rows, j] += spectrum[i, j] * (psf * factor[i] * factor[j])
+    return out
+
+
+def convolve(
+    p: ArcParameters,
+    grid: Grid,
+    spectrum: NDArray[np.complex128],
+    width: float,
+    mean_x: float,
+    mean_y: float,
+) -> Floats:
+    """Stamp of unit intrinsic flux for a PSF width in pixels."""
+    frequency = scipy.fft.fftfreq(grid.nodes)
+    factor = 1.0 / np.sinc(frequency) ** SPLINE
+    if p.pixel == "integrate":
+        factor *= np.sinc(frequency * grid.per_pixel)
+    k = 2.0 * np.pi * grid.per_pixel * frequency
+    if p.psf_model == "gaussian":
+        scale, table = width / (2.0 * math.sqrt(2.0 * math.log(2.0))), np.empty((0, 2))
+    else:
+        scale = moffat_alpha(width, p.psf_beta, p.psf_width_is)
+        table = _matern_table(p.psf_beta)
+    folded = _filtered(spectrum, k, factor, grid.pixels, scale, table)
+    stamp = slice(grid.margin, grid.margin + grid.size)
+    rows = scipy.fft.ifft(folded, axis=0)[stamp]
+    # The fold adds per_pixel samples of the spectrum: the fine grid's 1/n, then density to pixels.
+    fine = scipy.fft.irfft(rows, n=grid.nodes, axis=1) / grid.per_pixel
+    image = fine[:, :: grid.per_pixel][:, stamp] * grid.per_pixel**2
+    if p.psf_model == "moffat":
+        flux = float(spectrum[0, 0].real)
+        image -= flux * _image_wings(grid, scale, p.psf_beta, mean_x, mean_y)
+    return image
+
+
+def _image_wings(grid: Grid, alpha: float, beta: float, x0: float, y0: float) -> Floats:
+    """Moffat wings on the stamp of the eight nearest periodic images of a point at (x0, y0)."""
+    axis = np.arange(grid.size, dtype=float)
+    wings = np.zeros((grid.size, grid.size))
+    for m in (-1, 0, 1):
+        for n in (-1, 0, 1):
+            if m or n:
+                dx, dy = axis - x0 + m * grid.pixels, axis - y0 + n * grid.pixels
+                wings += (1.0 + (dx[None, :] ** 2 + dy[:, None] ** 2) / alpha**2) ** -beta
+    return wings * (beta - 1.0) / (np.pi * alpha**2)
