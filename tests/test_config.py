@@ -14,6 +14,7 @@ import yaml
 
 from darkhaloscope.audit import GATES, REQUIRED, GateLimits
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.config.physics import LATER_KEYS, LensSection, SourceSection
 from darkhaloscope.config.sections import GateName, GatesSection
 from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
@@ -109,6 +110,24 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"lens": 5}, ["lens is 5", "section"]),
     ({"plan": None}, ["plan is None", "section"]),
     ({"lens.model": "SIS", "lens.q": 0.7}, ["lens", "SIS", "round", "SIE"]),
+    ({"lens.model": "SIE", "lens.slope": 2.2}, ["lens", "slope is given", "model is SIE", "EPL"]),
+    ({"lens.model": "EPL", "lens.slope": 2.8}, ["lens.slope", "2.8", "1.4 to 2.6"]),
+    ({"lens.model": "NFW"}, ["lens.model", "'NFW' is none of SIS, SIE, EPL"]),
+    ({"lens.model": ["SIE", "SIE"]}, ["lens.model", "is no choice"]),
+    ({"lens.model": []}, ["lens.model", "is no choice"]),
+    ({"lens.model": 3}, ["lens.model", "3 is no choice"]),
+    ({"lens.model": {"SIE": 1, "EPL": 0}}, ["lens.model", "weights", "above 0"]),
+    ({"source.model": {"sersic": "many"}}, ["source.model", "'many' is not a number"]),
+    ({"source.model": "disk"}, ["source.model", "'disk' is none of sersic, point, bulge_disc"]),
+    (
+        {"source.model": "point", "source.n": 2},
+        ["source", "n is given", "model is point", "sersic"],
+    ),
+    ({"source.bulge_n": 2}, ["source", "bulge_n is given", "model is sersic", "bulge_disc"]),
+    (
+        {"source.model": "bulge_disc", "source.bulge_fraction": 1.2},
+        ["source.bulge_fraction", "1.2", "0 to 1"],
+    ),
     ({"survey.bands": []}, ["survey", "bands is empty"]),
     ({"survey.bands": ["g", "g"]}, ["survey", "names a band twice"]),
     ({"survey.bands": ["g", "y"]}, ["survey.bands.1 is 'y'"]),
@@ -141,6 +160,9 @@ def test_several_mistakes_are_counted() -> None:
     [
         {"lens.model": "SIS"},
         {"lens.model": "SIS", "lens.q": 1.0},
+        {"lens.model": ["SIS", "SIE"], "lens.q": 0.7},
+        {"lens.model": {"SIE": 3, "EPL": 1}, "lens.slope": 2.2},
+        {"source.model": ["point", "sersic"], "source.n": 2},
         {"store.block": 64},
         {"store.block": 4096},
         {"survey.bands": ["z", "g"], "source.colour.g": 0.5},
@@ -308,6 +330,16 @@ DECIDES: list[dict[str, Any]] = [
     {"plan.repeats": 2},
     {"plan.control_fraction": 0.4},
     {"lens.model": "SIS"},
+    {"lens.model": "EPL"},
+    {"lens.model": ["SIE", "EPL"]},
+    {"lens.model": {"SIE": 2, "EPL": 1}},
+    {"lens.model": "EPL", "lens.slope": 2.2},
+    {"source.model": "point"},
+    {"source.model": "bulge_disc"},
+    {"source.model": "bulge_disc", "source.bulge_fraction": 0.4},
+    {"source.model": "bulge_disc", "source.bulge_reff": 0.2},
+    {"source.model": "bulge_disc", "source.bulge_n": 3},
+    {"source.model": "bulge_disc", "source.bulge_q": 0.5},
     {"lens.theta_e": 1.3},
     {"lens.theta_e": {"uniform": [1, 2]}},
     {"lens.q": 0.9},
@@ -335,6 +367,11 @@ DECIDES: list[dict[str, Any]] = [
     {"store.block": 128},
     {"store.precision": "exact"},
 ]
+
+
+def test_every_later_key_decides() -> None:
+    changed = {key for change in DECIDES for key in change}
+    assert {f"{s}.{key}" for s, keys in LATER_KEYS.items() for key in keys} <= changed
 
 
 def test_what_decides_pixels_or_rows_decides_the_identity() -> None:
@@ -366,6 +403,19 @@ def test_what_decides_pixels_or_rows_decides_the_identity() -> None:
 )
 def test_what_decides_neither_leaves_the_identity(change: dict[str, Any]) -> None:
     assert parse_experiment(document(change)).identity({}) == experiment().identity({})
+
+
+def test_keys_that_came_later_leave_the_identity_of_older_experiments() -> None:
+    """At their defaults they are not in the document, so that a data set from before them resumes."""
+    plain = experiment().identity_document({})
+    assert {"slope"} == LensSection.model_fields.keys() - plain["lens"].keys()
+    assert set(LATER_KEYS["source"]) == SourceSection.model_fields.keys() - plain["source"].keys()
+    assert plain["lens"]["model"] == "SIE"
+    assert plain["source"]["model"] == "sersic"
+    assert experiment().kinds == ()
+    changed = parse_experiment(document({"lens.model": ["SIE", "EPL"], "lens.slope": 2.1}))
+    assert changed.identity_document({})["lens"]["slope"] == 2.1
+    assert changed.kinds == ("EPL",)
 
 
 def test_the_contents_of_the_tables_enter_the_identity() -> None:
@@ -401,11 +451,15 @@ def test_csv_and_parquet_of_the_same_targets_are_one_identity(tmp_path: Path) ->
 
 
 def test_every_key_is_known_to_decide_or_not() -> None:
-    """A new key has to be placed: in the identity, or in the list of what may change."""
+    """A new key has to be placed: in the identity, or in the list of what may change.
+
+    Later keys enter it where they are not at their defaults: see ``DECIDES``.
+    """
     may_change = {
         "name", "survey.root", "survey.layout", "targets.path", "targets.positions", "plan.joint",
         "max_failed_fraction",
     }  # fmt: skip
+    may_change |= {f"{section}.{key}" for section, keys in LATER_KEYS.items() for key in keys}
     document_keys = experiment().identity_document({})
     for section, model in Experiment.model_fields.items():
         inner = getattr(model.annotation, "model_fields", None)

@@ -11,7 +11,7 @@ from darkhaloscope.errors import Reason
 from darkhaloscope.inject import ARC_MANTISSA_BITS, CTRL_STEPS_PER_SIGMA
 from darkhaloscope.store import INNER_CHUNK, attributes
 from darkhaloscope.store.run import MARKER_SCHEMA
-from darkhaloscope.variables import VARIABLES, Variable
+from darkhaloscope.variables import ALL_VARIABLES, OPTIONAL_KINDS, VARIABLES, Variable
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data-set.md").read_text()
 
@@ -43,10 +43,18 @@ def test_the_table_of_variables_is_the_one_of_the_code() -> None:
     assert table("Variables") == [row(variable) for variable in VARIABLES]
 
 
+def test_the_table_of_optional_variables_is_the_one_of_the_code() -> None:
+    assert table("Optional variables") == [
+        [f"`{kind}`", *row(variable)]
+        for kind, columns in OPTIONAL_KINDS.items()
+        for variable in columns
+    ]
+
+
 def test_the_closed_lists_are_those_of_the_code() -> None:
     truth = [
         [f"`{v.name}`", ", ".join(f"{number} {name}" for number, name in v.flags.items())]
-        for v in VARIABLES
+        for v in ALL_VARIABLES
         if v.flags is not None and v.name != "reason"
     ]
     assert table("Closed lists") == truth

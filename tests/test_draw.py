@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from darkhaloscope.draw import Draw, Kind, parse_draw
+from darkhaloscope.draw import Draw, Kind, Mix, parse_draw, parse_mix
 
 UNIFORMS = (np.arange(200_000) + 0.5) / 200_000
 """A regular comb: quantiles come out without scatter."""
@@ -104,3 +104,29 @@ def test_the_mean_of_a_normal_may_lie_outside_the_range_but_its_bounds_may_not()
         parse_draw({"normal": [1, 1, -0.5, 2]}, 0, 10, "")
     with pytest.raises(ValueError, match="next to nothing"):
         parse_draw({"normal": [0, 0.1, 5, 6]}, 0, 10, "")
+
+
+@given(
+    st.lists(st.floats(0.01, 100), min_size=1, max_size=5),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20),
+)
+def test_a_mixture_follows_its_weights(weights: list[float], numbers: list[float]) -> None:
+    """A name is drawn on its own part of [0, 1), in the order given."""
+    names = "abcde"[: len(weights)]
+    mix = parse_mix(dict(zip(names, weights, strict=True)), tuple("abcde"))
+    for number, index in zip(numbers, mix.at(numbers), strict=True):
+        below, total = sum(weights[:index]), sum(weights)
+        assert below / total - 1e-9 <= number <= (below + weights[index]) / total + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("given_as", "mix"),
+    [
+        ("a", Mix(("a",), (1.0,))),
+        (["b", "a"], Mix(("b", "a"), (0.5, 0.5))),
+        ({"a": 3, "b": 1}, Mix(("a", "b"), (0.75, 0.25))),
+    ],
+)
+def test_forms_of_a_mixture(given_as: object, mix: Mix) -> None:
+    assert parse_mix(given_as, ("a", "b")) == mix
+    assert parse_mix(mix.to_json(), ("a", "b")) == mix

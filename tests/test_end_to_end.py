@@ -118,6 +118,37 @@ def test_local_and_s3_are_the_same_bytes(scheduler: str, tmp_path: Path, quiet: 
     assert fsspec.filesystem("s3").exists(remote.report)
 
 
+def test_mixed_kinds_are_run_resumed_and_drawn_again(
+    scheduler: str, tmp_path: Path, quiet: Console
+) -> None:
+    changed = {
+        **SMALL,
+        "plan.repeats": 4,
+        "lens.model": {"SIE": 1, "EPL": 1},
+        "lens.slope": 2.2,
+        "source.model": ["sersic", "point", "bulge_disc"],
+    }
+    out = str(tmp_path / "run")
+
+    def go() -> commands.Outcome:
+        return commands.run(
+            EXPERIMENT, out=out, cluster=scheduler, overrides=changed, console=quiet
+        )
+
+    first = go()
+    ds = xr.open_zarr(f"{out}/stamps.zarr")
+    assert set(ds.src_model.values) == {0, 1, 2, 3}
+    assert set(ds.lens_model.values) == {0, 2, 3}
+    np.testing.assert_array_equal(np.isfinite(ds.lens_slope.values), ds.lens_model.values == 3)
+    assert not [text for text in first.verdict["not_tested"] if "drawn again" in text]
+    before = digests(f"{out}/stamps.zarr")
+    assert go().verdict == first.verdict
+    assert digests(f"{out}/stamps.zarr") == before
+    plain = {**changed, "source.model": "sersic"}
+    with pytest.raises(UserError, match=r"source\.model"):
+        commands.run(EXPERIMENT, out=out, cluster=scheduler, overrides=plain, console=quiet)
+
+
 @pytest.mark.parametrize("size", [64, 96])
 def test_stamp_size_is_a_key(scheduler: str, tmp_path: Path, quiet: Console, size: int) -> None:
     changed = {**SMALL, "stamp.size": size}

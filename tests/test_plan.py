@@ -106,6 +106,10 @@ def test_columns_of_the_table_keep_their_places() -> None:
     assert COLUMNS.index("source.dmag") == 7
     assert COLUMNS.index("plan.control") == 19
     assert COLUMNS.index("plan.joint") == 20
+    assert COLUMNS[21:] == (
+        "plan.lens_model", "lens.slope", "plan.source_model", "source.bulge_fraction",
+        "source.bulge_reff", "source.bulge_n", "source.bulge_q",
+    )  # fmt: skip
     assert len(set(COLUMNS)) == len(COLUMNS) <= 32
 
 

@@ -550,7 +550,7 @@ def test_a_run_of_another_version_of_the_arrays_is_not_resumed(
     start(str(run))
     more = (*VARIABLES, VARIABLES[-1]._replace(name="lens_slope"))
     dataset = importlib.import_module("darkhaloscope.store.dataset")
-    monkeypatch.setattr(dataset, "VARIABLES", more)
+    monkeypatch.setattr(dataset, "variables_of", lambda kinds: more)
     dataset._metadata.cache_clear()
     before = tree(run)
     try:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from dask.system import CPU_COUNT
 import xarray as xr
+from dask.system import CPU_COUNT
 from distributed import Client
 from rich.console import Console
 from rich.table import Table

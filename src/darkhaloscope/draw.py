@@ -12,6 +12,9 @@ in the experiment                       meaning
 ======================================  =====================================================
 
 A draw is a pure function of one uniform number, so the same uniform always gives the same value.
+
+What a lens or a source is, is a name, a list of names (each as likely), or names with weights:
+``SIE``, ``[SIE, EPL]``, ``{SIE: 0.7, EPL: 0.3}``; each row draws one (:class:`Mix`).
 """
 
 from __future__ import annotations
@@ -91,6 +94,62 @@ class Draw(NamedTuple):
             cls,
             serialization=core_schema.plain_serializer_function_ser_schema(lambda d: d.to_json()),
         )
+
+
+class Mix(NamedTuple):
+    """Names of a closed list, one of which each row draws, and their weights (their sum is 1)."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def only(cls, name: str) -> Mix:
+        """Always ``name``."""
+        return cls((name,), (1.0,))
+
+    def at(self, uniform: ArrayLike) -> NDArray[np.int64]:
+        """Index into ``names`` for uniform numbers in [0, 1)."""
+        edges = np.cumsum(self.weights)[:-1]
+        return np.searchsorted(edges, np.asarray(uniform, dtype=float), side="right")
+
+    def to_json(self) -> Any:
+        """As it would stand in the experiment file."""
+        return self.names[0] if len(self.names) == 1 else dict(zip(*self, strict=True))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.is_instance_schema(
+            cls,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda m: m.to_json()),
+        )
+
+
+def parse_mix(value: Any, allowed: tuple[str, ...]) -> Mix:
+    """Read a name, a list of names or names with weights, all of a closed list.
+
+    Raises
+    ------
+    ValueError
+        One sentence: a name that is not of the list or stands twice, or a weight that is not above 0.
+    """
+    if isinstance(value, Mix):
+        return value
+    weights = value if isinstance(value, dict) else None
+    names = tuple(
+        [value] if isinstance(value, str) else value if isinstance(value, list) else weights or ()
+    )
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{name!r} is none of {', '.join(allowed)}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"{value!r} is no choice; give one of {', '.join(allowed)}, a list of some of them, or "
+            "each with its weight"
+        )
+    given = [1.0 if weights is None else _number(weights[name], "") for name in names]
+    if min(given) <= 0:
+        raise ValueError(f"the weights {given} must all be above 0; leave out what has none")
+    return Mix(names, tuple(w / sum(given) for w in given))
 
 
 _LENGTHS = {"uniform": 2, "log_uniform": 2, "normal": 4}

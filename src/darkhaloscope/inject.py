@@ -25,8 +25,9 @@ from darkhaloscope.variables import (
     PIXEL_RESPONSES,
     PSF_MODELS,
     PSF_SOURCES,
-    VARIABLES,
+    SOURCE_MODELS,
     numpy_dtype,
+    variables_of,
 )
 
 ARC_MANTISSA_BITS = 10
@@ -171,7 +172,7 @@ def _empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
     size = {"pair": len(rows), "band": len(bands), "y": experiment.stamp.size}
     size["x"] = size["y"]
     columns = {}
-    for variable in VARIABLES:
+    for variable in variables_of(experiment.kinds):
         shape = tuple(size[dim] for dim in variable.dims)
         dtype = numpy_dtype(variable)
         if variable.name in rows:
@@ -272,8 +273,9 @@ def draw_arc(
     experiment: Experiment,
 ) -> lensing.Rendered:
     """Render the arc of one planned injection; ``widths`` (band,) in arcsec, NaN = not drawn."""
+    model = cast(Literal["SIS", "SIE", "EPL"], LENS_MODELS[int(row["lens_model"])])
     lens = lensing.Lens(
-        model=cast(Literal["SIS", "SIE"], LENS_MODELS[int(row["lens_model"])]),
+        model=model,
         theta_e=row["theta_e"],
         q=row["lens_q"],
         pa=row["lens_pa"],
@@ -281,20 +283,12 @@ def draw_arc(
         gamma2=row["gamma2"],
         dx=row["lens_dx"],
         dy=row["lens_dy"],
-    )
-    source = lensing.Sersic(
-        flux=tuple(row[f"src_flux_{b}"] for b in experiment.survey.bands),
-        reff=row["src_reff"],
-        n=row["src_n"],
-        q=row["src_q"],
-        pa=row["src_pa"],
-        dx=row["src_dx"],
-        dy=row["src_dy"],
+        slope=row["lens_slope"] if model == "EPL" else 2.0,
     )
     psfs = [_psf(width, experiment) if np.isfinite(width) else None for width in widths]
     return lensing.render(
         lens,
-        source,
+        _source(row, experiment.survey.bands),
         psfs,
         size=experiment.stamp.size,
         x=float(target_x),
@@ -302,6 +296,28 @@ def draw_arc(
         pixel_scale=PIXEL_SCALE,
         supersample=experiment.render.supersample,
     )
+
+
+def _source(
+    row: pd.Series, bands: tuple[str, ...]
+) -> lensing.Sersic | lensing.Point | lensing.Components:
+    """The unlensed source of one planned injection."""
+    kind = SOURCE_MODELS[int(row["src_model"])]
+    flux = np.array([row[f"src_flux_{b}"] for b in bands], float)
+    dx, dy = row["src_dx"], row["src_dy"]
+    if kind == "POINT":
+        return lensing.Point(flux.tolist(), dx=dx, dy=dy)
+
+    def sersic(part: float, reff: float, n: float, q: float) -> lensing.Sersic:
+        fluxes = (part * flux).tolist()
+        return lensing.Sersic(fluxes, reff, n=n, q=q, pa=row["src_pa"], dx=dx, dy=dy)
+
+    shape = (row["src_reff"], row["src_n"], row["src_q"])
+    if kind == "SERSIC":
+        return sersic(1.0, *shape)
+    bulge = row["src_bulge_fraction"]
+    bulge_shape = (row["src_bulge_reff"], row["src_bulge_n"], row["src_bulge_q"])
+    return lensing.Components([sersic(bulge, *bulge_shape), sersic(1.0 - bulge, *shape)])
 
 
 def _psf(width: float, experiment: Experiment) -> lensing.Psf:

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from darkhaloscope.config import Experiment, parse_experiment
-from darkhaloscope.draw import Draw
+from darkhaloscope.draw import Draw, Mix
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import regions
 from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
@@ -47,6 +47,13 @@ COLUMNS = (
     "source.colour.z",
     "plan.control",
     "plan.joint",
+    "plan.lens_model",
+    "lens.slope",
+    "plan.source_model",
+    "source.bulge_fraction",
+    "source.bulge_reff",
+    "source.bulge_n",
+    "source.bulge_q",
 )
 """Column of each parameter in the table of uniforms. Never reordered: new ones go at the end."""
 
@@ -276,6 +283,10 @@ def _rows_of_turn(
     value = _parameter_values(experiment, table, k, j, joint)
     bands = experiment.survey.bands
     control = table[:, COLUMNS.index("plan.control")] < experiment.plan.control_fraction
+    lens_model = _codes(table, "lens_model", experiment.lens.model, LENS_MODELS)
+    src_model = _codes(table, "source_model", experiment.source.model, SOURCE_MODELS)
+    is_sis = lens_model == LENS_MODELS.index("SIS")
+    is_point = src_model == SOURCE_MODELS.index("POINT")
     frame: dict[str, object] = {
         "brick": brick,
         "slot": (np.int64(j) << 32) | k,
@@ -286,8 +297,8 @@ def _rows_of_turn(
         "dec": targets["dec"].to_numpy(float),
         "region_id": region[0].astype(object),
         "region_split": region[1],
-        "lens_model": np.where(control, 0, LENS_MODELS.index(experiment.lens.model)),
-        "src_model": np.where(control, 0, SOURCE_MODELS.index("SERSIC")),
+        "lens_model": np.where(control, 0, lens_model),
+        "src_model": np.where(control, 0, src_model),
     }
     gamma1, gamma2 = shear_components(value["lens.shear"], value["lens.shear_pa"])
     mag_ref = _column(targets, f"mag_{experiment.survey.reference}")
@@ -295,20 +306,28 @@ def _rows_of_turn(
     source_mag = np.where(has_mag, mag_ref + value["source.dmag"], value["source.mag"])
     planned = {
         "theta_e": value["lens.theta_e"],
-        "lens_q": value["lens.q"],
+        "lens_q": np.where(is_sis, 1.0, value["lens.q"]),
         "lens_pa": value["lens.pa"],
         "gamma1": gamma1,
         "gamma2": gamma2,
         "lens_dx": value["lens.dx"],
         "lens_dy": value["lens.dy"],
         "src_dmag": np.where(has_mag, value["source.dmag"], np.nan),
-        "src_reff": value["source.reff"],
-        "src_n": value["source.n"],
-        "src_q": value["source.q"],
-        "src_pa": value["source.pa"],
+        "src_reff": np.where(is_point, np.nan, value["source.reff"]),
+        "src_n": np.where(is_point, np.nan, value["source.n"]),
+        "src_q": np.where(is_point, np.nan, value["source.q"]),
+        "src_pa": np.where(is_point, np.nan, value["source.pa"]),
         "src_dx": value["source.dx"],
         "src_dy": value["source.dy"],
     }
+    if "EPL" in experiment.kinds:
+        is_epl = lens_model == LENS_MODELS.index("EPL")
+        planned["lens_slope"] = np.where(is_epl, value["lens.slope"], np.nan)
+    if "BULGE_DISC" in experiment.kinds:
+        has_bulge = src_model == SOURCE_MODELS.index("BULGE_DISC")
+        for name in ("fraction", "reff", "n", "q"):
+            bulge = value[f"source.bulge_{name}"]
+            planned[f"src_bulge_{name}"] = np.where(has_bulge, bulge, np.nan)
     for band in bands:
         mag = source_mag + value[f"source.colour.{band}"]
         planned[f"src_flux_{band}"] = 10 ** (0.4 * (MAG_ZERO_POINT - mag))
@@ -318,6 +337,14 @@ def _rows_of_turn(
         frame[f"host_mag_{band}"] = _column(targets, f"mag_{band}")
         frame[f"manifest_psfsize_{band}"] = _column(targets, f"psfsize_{band}")
     return pd.DataFrame(frame, index=range(len(k)))
+
+
+def _codes(
+    table: NDArray[np.float64], name: str, mix: Mix, names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """What each row's lens or source is, as its code of the closed list."""
+    codes = np.array([names.index(kind.upper()) for kind in mix.names])
+    return codes[mix.at(table[:, COLUMNS.index(f"plan.{name}")])]
 
 
 def _parameter_values(

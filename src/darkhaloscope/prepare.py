@@ -67,6 +67,7 @@ def layout_of(made: Plan) -> Layout:
         exp.survey.bands,
         exp.stamp.size,
         store.attributes(identity, exp.seed, splits),
+        exp.kinds,
     )
 
 

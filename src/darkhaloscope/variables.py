@@ -1,13 +1,14 @@
 """Every variable of a data set: name, dimensions, dtype, unit, fill value, meaning.
 
-The table that ``docs/data-set.md`` prints (a test compares them), the store creates and
-the audit reads. A fill value is what an array holds where nothing was written; a missing value of a
-float is NaN.
+The table that ``docs/data-set.md`` prints (a test compares them), the store creates and the audit
+reads. Which variables a data set has is a function of its experiment: those of :data:`VARIABLES`
+always, others where the experiment can produce a kind that needs them. A fill value is what an array
+holds where nothing was written; a missing value of a float is NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ PLANE: Dims = ("pair", "y", "x")
 MAG_ZERO_POINT = 22.5
 """AB magnitude of 1 nMgy."""
 
-LENS_MODELS = ("CONTROL", "SIS", "SIE")
-SOURCE_MODELS = ("NONE", "SERSIC")
+LENS_MODELS = ("CONTROL", "SIS", "SIE", "EPL")
+SOURCE_MODELS = ("NONE", "SERSIC", "POINT", "BULGE_DISC")
 SPLITS = ("train", "val", "test", "guard")
 """``guard``: too near to a region of another split, so in none."""
 PSF_MODELS = ("NONE", "GAUSSIAN", "MOFFAT")
@@ -125,7 +126,7 @@ def _enumerate(names: tuple[str, ...]) -> dict[int, str]:
     return dict(enumerate(names))
 
 
-VARIABLES: tuple[Variable, ...] = (
+_ALWAYS: tuple[Variable, ...] = (
     Variable("ctrl", CUBE, "f4", "nMgy", "real pixels, rounded to 1/16 sky sigma or finer"),
     Variable("arc", CUBE, "f4", "nMgy", "noiseless lensed light, after PSF and fix; 0 where no data"),
     Variable("nodata", PLANE, "u1", "", "bit b set where band b has invvar 0 or a non-finite pixel"),
@@ -197,7 +198,46 @@ VARIABLES: tuple[Variable, ...] = (
     ),
 )  # fmt: skip
 
-BY_NAME = {variable.name: variable for variable in VARIABLES}
+OPTIONAL_KINDS: dict[str, tuple[Variable, ...]] = {
+    "EPL": (Variable("lens_slope", PAIR, "f4", "", "slope of the lens's density; EPL only"),),
+    "POINT": (),
+    "BULGE_DISC": (
+        Variable("src_bulge_fraction", PAIR, "f4", "", "bulge's part of src_flux, in every band"),
+        Variable("src_bulge_reff", PAIR, "f4", "arcsec", "half-light radius sqrt(a b) of the bulge"),
+        Variable("src_bulge_n", PAIR, "f4", "", "Sersic index of the bulge"),
+        Variable("src_bulge_q", PAIR, "f4", "", "axis ratio of the bulge"),
+    ),
+}  # fmt: skip
+"""Kinds of lens and source that a data set names only where its experiment can produce them, each with
+the variables that it adds. So a data set without them is the same, to the byte, as before they came."""
+
+
+def variables_of(kinds: Collection[str]) -> tuple[Variable, ...]:
+    """The variables of a data set whose experiment can produce these optional kinds.
+
+    Those that every data set has, their closed lists with the names of these kinds added, then
+    what the kinds add, in the order of :data:`OPTIONAL_KINDS`.
+    """
+    absent = OPTIONAL_KINDS.keys() - set(kinds)
+    always = (
+        variable
+        if variable.flags is None
+        else variable._replace(
+            flags={code: name for code, name in variable.flags.items() if name not in absent}
+        )
+        for variable in _ALWAYS
+    )
+    added = (OPTIONAL_KINDS[kind] for kind in OPTIONAL_KINDS if kind in kinds)
+    return (*always, *(variable for columns in added for variable in columns))
+
+
+VARIABLES = variables_of(())
+"""The variables that every data set has."""
+
+ALL_VARIABLES = variables_of(OPTIONAL_KINDS)
+"""Every variable that a data set can have."""
+
+BY_NAME = {variable.name: variable for variable in ALL_VARIABLES}
 
 
 def numpy_dtype(variable: Variable) -> np.dtype:

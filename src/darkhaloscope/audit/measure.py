@@ -18,7 +18,7 @@ from darkhaloscope.audit.integrity import CHECKS, offenders
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
-from darkhaloscope.variables import NO_PSF, PSF_SOURCES, SPLITS
+from darkhaloscope.variables import NO_PSF, OPTIONAL_KINDS, PSF_SOURCES, SPLITS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,6 +29,9 @@ PAIR_COLUMNS = (
     "psf_beta", "pixel_response", "fix", "arc_snr", "magnification",
 )  # fmt: skip
 """Provenance per pair that an audit row keeps: enough to draw its arc again."""
+
+OPTIONAL_COLUMNS = tuple(v.name for columns in OPTIONAL_KINDS.values() for v in columns)
+"""The same, kept where the data set has them."""
 
 BAND_COLUMNS = (
     "src_flux", "psfsize", "psf_fwhm_used", "psf_source", "sky_sigma", "coverage",
@@ -269,7 +272,8 @@ def _audit_rows(
         "row_core_arc": ds["arc"].values[keep][..., core, core].astype(np.float32),
         "row_core_nodata": ds["nodata"].values[keep][..., core, core].astype(np.uint8),
     }
-    for name in (*PAIR_COLUMNS, *BAND_COLUMNS):
+    optional = (name for name in OPTIONAL_COLUMNS if name in ds)
+    for name in (*PAIR_COLUMNS, *optional, *BAND_COLUMNS):
         values = ds[name].values[keep]
         rows[f"row_{name}"] = values.astype(str) if name in TEXT_COLUMNS else values
     whole = chosen[fraction[chosen] < spec.thresholds(spec.whole_cap)[stratum[chosen]]]

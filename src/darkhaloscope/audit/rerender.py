@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.measure import BAND_COLUMNS, PAIR_COLUMNS, Arrays
-from darkhaloscope.audit.reference import ArcParameters, reference_arc
+from darkhaloscope.audit.measure import BAND_COLUMNS, OPTIONAL_COLUMNS, PAIR_COLUMNS, Arrays
+from darkhaloscope.audit.reference import ReferenceArc, reference_arc
+from darkhaloscope.audit.reference_parameters import ArcParameters
 from darkhaloscope.audit.spec import AuditSpec, lowest, shares
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import CORE_SIZE, core_slice
@@ -30,7 +31,11 @@ CORE_FRAME = 32
 reaches the core by less than 1e-4 of its peak."""
 
 SIS = LENS_MODELS.index("SIS")
+EPL = LENS_MODELS.index("EPL")
+DRAWN_LENSES = tuple(LENS_MODELS.index(name) for name in ("SIS", "SIE", "EPL"))
 SERSIC = SOURCE_MODELS.index("SERSIC")
+POINT = SOURCE_MODELS.index("POINT")
+BULGE_DISC = SOURCE_MODELS.index("BULGE_DISC")
 DRAWN_PSFS: dict[int, Literal["gaussian", "moffat"]] = {
     PSF_MODELS.index("GAUSSIAN"): "gaussian",
     PSF_MODELS.index("MOFFAT"): "moffat",
@@ -40,6 +45,10 @@ RESPONSES: dict[int, Literal["effective", "integrate"]] = {
     PIXEL_RESPONSES.index("INTEGRATE"): "integrate",
 }
 MESSAGE = "U200"
+_AS_RECORDED = (
+    "gamma1", "gamma2", "lens_dx", "lens_dy", "src_dx", "src_dy", "psf_beta",
+)  # fmt: skip
+_NO_SHAPE: dict[str, Any] = dict.fromkeys(("src_reff", "src_n", "src_q", "src_pa"), float("nan"))
 
 
 def no_fix(
@@ -63,7 +72,8 @@ def audit_rows(stats: Arrays, spec: AuditSpec) -> Arrays:
     Closure rows are the ``spec.closure`` lowest hashes, split evenly over the strata of theta_e that
     the data set really has, among the rows whose whole pixels were kept.
     """
-    names = ("hash", *PAIR_COLUMNS, *BAND_COLUMNS, "core_nodata")
+    optional = tuple(name for name in OPTIONAL_COLUMNS if f"row_{name}" in stats)
+    names = ("hash", *PAIR_COLUMNS, *optional, *BAND_COLUMNS, "core_nodata")
     rows = {name: stats[f"row_{name}"] for name in names}
     stratum = stats["whole_stratum"].astype(np.int64)
     caps = shares(spec.closure, np.bincount(stratum, minlength=spec.n_strata))
@@ -90,50 +100,81 @@ def join(parts: Sequence[Arrays]) -> Arrays:
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def arc_parameters(rows: Arrays, i: int) -> ArcParameters:
-    """The recorded parameters of row ``i`` in the reference integrator's terms.
+def arc_parts(rows: Arrays, i: int) -> list[ArcParameters]:
+    """The recorded parameters of row ``i`` in the reference integrator's terms, one a part of its source.
 
     Raises
     ------
     ValueError
-        If the row's PSF model or pixel response is none that can be drawn, or it has no source.
+        If the row's lens, source, PSF model or pixel response is none that can be drawn.
     """
 
     def number(name: str) -> float:
         return float(rows[name][i])
 
-    psf = int(rows["psf_model"][i])
-    pixel = int(rows["pixel_response"][i])
-    if psf not in DRAWN_PSFS or pixel not in RESPONSES:
+    psf, pixel, lens = (
+        int(rows[name][i]) for name in ("psf_model", "pixel_response", "lens_model")
+    )
+    if psf not in DRAWN_PSFS or pixel not in RESPONSES or lens not in DRAWN_LENSES:
         raise ValueError(
-            f"psf_model {psf}, pixel_response {pixel}: nothing that can be drawn again"
+            f"lens_model {lens}, psf_model {psf}, pixel_response {pixel}: nothing that can be "
+            "drawn again"
         )
-    if int(rows["src_model"][i]) != SERSIC:
-        raise ValueError(f"src_model {int(rows['src_model'][i])} is not a Sersic source")
-    is_sis = int(rows["lens_model"][i]) == SIS
+    is_sis = lens == SIS
     width = predicted_width(
         rows["psf_source"][i], rows["psf_fwhm_used"][i], rows["psfsize"][i], rows["coverage"][i]
     )
-    return ArcParameters(
-        theta_e=number("theta_e"),
-        lens_q=1.0 if is_sis else number("lens_q"),
-        lens_pa=0.0 if is_sis else number("lens_pa"),
-        gamma1=number("gamma1"),
-        gamma2=number("gamma2"),
-        lens_dx=number("lens_dx"),
-        lens_dy=number("lens_dy"),
-        src_reff=number("src_reff"),
-        src_n=number("src_n"),
-        src_q=number("src_q"),
-        src_pa=number("src_pa"),
-        src_dx=number("src_dx"),
-        src_dy=number("src_dy"),
-        src_flux=tuple(float(f) for f in rows["src_flux"][i]),
-        psf_model=DRAWN_PSFS[psf],
-        psf_beta=number("psf_beta"),
-        psf_nea_fwhm=tuple(float(w) for w in width),
-        psf_width_is="nea",
-        pixel=RESPONSES[pixel],
+    flux = rows["src_flux"][i].astype(float)
+    common: dict[str, Any] = {
+        "theta_e": number("theta_e"),
+        "lens_q": 1.0 if is_sis else number("lens_q"),
+        "lens_pa": 0.0 if is_sis else number("lens_pa"),
+        "slope": number("lens_slope") if lens == EPL else 2.0,
+        **{name: number(name) for name in _AS_RECORDED},
+        "psf_model": DRAWN_PSFS[psf],
+        "psf_nea_fwhm": tuple(float(w) for w in width),
+        "psf_width_is": "nea",
+        "pixel": RESPONSES[pixel],
+    }
+
+    def sersic(part: float, shape: str) -> ArcParameters:
+        return ArcParameters(
+            **common,
+            src_flux=tuple((part * flux).tolist()),
+            src_reff=number(f"{shape}_reff"),
+            src_n=number(f"{shape}_n"),
+            src_q=number(f"{shape}_q"),
+            src_pa=number("src_pa"),
+        )
+
+    source = int(rows["src_model"][i])
+    if source == SERSIC:
+        return [sersic(1.0, "src")]
+    if source == BULGE_DISC:
+        bulge = number("src_bulge_fraction")
+        if not 0.0 <= bulge <= 1.0:
+            raise ValueError(f"src_bulge_fraction is {bulge}, and must be in [0, 1]")
+        return [sersic(bulge, "src_bulge"), sersic(1.0 - bulge, "src")]
+    if source == POINT:
+        return [
+            ArcParameters(**common, **_NO_SHAPE, src_flux=tuple(flux.tolist()), src_model="point")
+        ]
+    raise ValueError(f"src_model {source} is no source that can be drawn again")
+
+
+def _draw(parts: Sequence[ArcParameters], **stamp: Any) -> ReferenceArc:
+    """The sum of the parts of one source, drawn on one stamp."""
+    drawn = [reference_arc(part, **stamp) for part in parts]
+    if len(drawn) == 1:
+        return drawn[0]
+    flux = np.sum([part.src_flux for part in parts], axis=0)
+    total = np.sum([d.flux_total for d in drawn], axis=0)
+    return ReferenceArc(
+        arc=np.sum([d.arc for d in drawn], axis=0),
+        flux_total=total,
+        magnification=float(np.nansum(total) / np.nansum(flux)),
+        error_estimate=max(d.error_estimate for d in drawn),
+        rays=sum(d.rays for d in drawn),
     )
 
 
@@ -196,8 +237,8 @@ def rerender(
         corner, side = (0, spec.size) if is_whole else _core_frame(rows, i, spec)
         x, y = float(rows["target_x"][i]) - corner, float(rows["target_y"][i]) - corner
         try:
-            drawn = reference_arc(
-                arc_parameters(rows, i),
+            drawn = _draw(
+                arc_parts(rows, i),
                 size=side,
                 target_x=x,
                 target_y=y,

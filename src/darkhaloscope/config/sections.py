@@ -17,16 +17,23 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from dask.utils import parse_bytes
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
-from darkhaloscope.draw import Draw, parse_draw
+from darkhaloscope.config.base import Band, Section
+from darkhaloscope.config.physics import (
+    LATER_KEYS,
+    LensSection,
+    PsfSection,
+    RenderSection,
+    SourceSection,
+)
+from darkhaloscope.draw import Draw
 from darkhaloscope.variables import (
+    OPTIONAL_KINDS,
     REQUIRED_GATES,
     GateName,
     default_bad_bits,
@@ -35,13 +42,6 @@ from darkhaloscope.variables import (
 
 PIXEL_VERSION = 3
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
-
-Band = Literal["g", "r", "i", "z"]
-
-
-def _within(low: float, high: float, unit: str = "") -> BeforeValidator:
-    """Every value that the :class:`Draw` can give lies in [low, high], in ``unit``."""
-    return BeforeValidator(lambda value: parse_draw(value, low, high, unit))
 
 
 def _block_rows(value: Any) -> Any:
@@ -52,11 +52,7 @@ def _block_rows(value: Any) -> Any:
     raise ValueError(f"{value!r} is not a power of two from 64 up, nor auto")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class SurveySection(_Section):
+class SurveySection(Section):
     """Where the coadds are, and what they hold."""
 
     root: str
@@ -96,7 +92,7 @@ class SurveySection(_Section):
         return default_bad_bits(self.bands) if self.bad_bits is None else self.bad_bits
 
 
-class Splits(_Section):
+class Splits(Section):
     """Fractions of the regions in each split; they add up to 1."""
 
     train: float = Field(0.7, ge=0, le=1)
@@ -116,7 +112,7 @@ class Splits(_Section):
         return self.train, self.val, self.test
 
 
-class TargetsSection(_Section):
+class TargetsSection(Section):
     """Which galaxies are lenses, and what a region is."""
 
     path: str | None = None
@@ -140,14 +136,14 @@ class TargetsSection(_Section):
         return self
 
 
-class StampSection(_Section):
+class StampSection(Section):
     """The cut-outs."""
 
     size: int = Field(64, ge=16, le=256)
     """Pixels on a side."""
 
 
-class PlanSection(_Section):
+class PlanSection(Section):
     """How many rows each target gets."""
 
     repeats: int = Field(1, ge=1, le=10_000)
@@ -159,75 +155,7 @@ class PlanSection(_Section):
     drawn whole, and replaces those parameters."""
 
 
-class LensSection(_Section):
-    """The deflector. Every key is a constant, a list or a distribution."""
-
-    model: Literal["SIS", "SIE"] = "SIE"
-    theta_e: Annotated[Draw, _within(0.01, 10, "arcsec")]
-    """Einstein radius, intermediate-axis convention, arcsec."""
-    q: Annotated[Draw, _within(0.05, 1)] = Draw.constant(1.0)
-    """Axis ratio."""
-    pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
-    """Position angle of the major axis, degrees east of north."""
-    shear: Annotated[Draw, _within(0, 0.5)] = Draw.constant(0.0)
-    """External shear gamma."""
-    shear_pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
-    """Position angle along which the shear stretches images, degrees east of north."""
-    dx: Annotated[Draw, _within(-5, 5, "arcsec")] = Draw.constant(0.0)
-    """Lens minus target, toward east, arcsec."""
-    dy: Annotated[Draw, _within(-5, 5, "arcsec")] = Draw.constant(0.0)
-    """Lens minus target, toward north, arcsec."""
-
-    @model_validator(mode="after")
-    def _sis_is_round(self) -> LensSection:
-        if self.model == "SIS" and self.q != Draw.constant(1.0):
-            raise ValueError("q is given but model is SIS, which is round; use model: SIE")
-        return self
-
-
-class SourceSection(_Section):
-    """The lensed galaxy. Every key but ``model`` is a constant, a list or a distribution."""
-
-    model: Literal["sersic"] = "sersic"
-    dmag: Annotated[Draw, _within(-10, 10, "mag")] = Draw.constant(1.0)
-    """Source minus target in the reference band, unlensed, mag AB."""
-    mag: Annotated[Draw, _within(10, 32, "mag")] | None = None
-    """Unlensed magnitude (AB, reference band) of the source where the target has none."""
-    colour: dict[Band, Annotated[Draw, _within(-5, 5, "mag")]] = {}
-    """Band minus reference band, mag AB; 0 where a band is not named."""
-    reff: Annotated[Draw, _within(0.01, 5, "arcsec")] = Draw.constant(0.25)
-    """Half-light radius sqrt(a b), arcsec."""
-    n: Annotated[Draw, _within(0.5, 6)] = Draw.constant(1.0)
-    """Sersic index."""
-    q: Annotated[Draw, _within(0.05, 1)] = Draw.constant(1.0)
-    pa: Annotated[Draw, _within(-360, 360, "deg")] = Draw.constant(0.0)
-    dx: Annotated[Draw, _within(-10, 10, "arcsec")] = Draw.constant(0.0)
-    """Source minus lens, toward east, arcsec."""
-    dy: Annotated[Draw, _within(-10, 10, "arcsec")] = Draw.constant(0.0)
-    """Source minus lens, toward north, arcsec."""
-
-
-class PsfSection(_Section):
-    """The profile that arcs are convolved with; its width is read at each target."""
-
-    model: Literal["gaussian", "moffat"] = "moffat"
-    beta: float = Field(3.5, ge=2, le=20)
-    width: Literal["nea", "fwhm"] = "nea"
-    """What the survey's ``psfsize`` is: the Gaussian-equivalent width of the noise-equivalent area
-    (as it is published), or the FWHM of the profile (to reproduce others)."""
-    pixel: Literal["effective", "integrate"] = "effective"
-    """``effective``: the width already holds the pixel's response, so the image is sampled;
-    ``integrate``: it holds the optics only, and the pixel is integrated."""
-
-
-class RenderSection(_Section):
-    """How finely arcs are computed."""
-
-    supersample: Literal[4, 8, 16, 32] = 16
-    """Finest samples per pixel side that the renderer may use; recorded per row."""
-
-
-class CoreMask(_Section):
+class CoreMask(Section):
     """Zero the arc inside a circle about the target's true position, after the PSF."""
 
     radius_px: float = Field(5.0, gt=0, le=64)
@@ -235,13 +163,13 @@ class CoreMask(_Section):
     """Width of the tanh taper in pixels; 0 is a hard edge."""
 
 
-class FixSection(_Section):
+class FixSection(Section):
     """What is done against leaks; nothing by default."""
 
     core_mask: CoreMask | None = None
 
 
-class StoreSection(_Section):
+class StoreSection(Section):
     """How the data set is laid out."""
 
     block: Annotated[int | Literal["auto"], BeforeValidator(_block_rows)] = "auto"
@@ -250,7 +178,7 @@ class StoreSection(_Section):
     """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc to 10 mantissa bits."""
 
 
-class AuditSection(_Section):
+class AuditSection(Section):
     """How much the audit looks at."""
 
     theta_e_edges: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -269,7 +197,7 @@ class AuditSection(_Section):
         return self
 
 
-class GatesSection(_Section):
+class GatesSection(Section):
     """What this experiment accepts: limits, and which gates it must pass."""
 
     closure_flux: float = Field(0.01, gt=0)
@@ -289,7 +217,7 @@ class GatesSection(_Section):
     rings has a high core AUC, so it is not required by default."""
 
 
-class ClusterSection(_Section):
+class ClusterSection(Section):
     """Where the graph runs."""
 
     address: str | None = None
@@ -309,7 +237,7 @@ class ClusterSection(_Section):
         return value
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """One experiment, checked, with every default filled in."""
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -340,6 +268,12 @@ class Experiment(_Section):
             )
         return self
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Optional kinds of lens and source (``variables.OPTIONAL_KINDS``) that rows can have."""
+        named = {name.upper() for name in (*self.lens.model.names, *self.source.model.names)}
+        return tuple(kind for kind in OPTIONAL_KINDS if kind in named)
+
     def identity_document(self, contents: Mapping[str, str]) -> dict[str, Any]:
         """What decides pixels and rows, as plain JSON values.
 
@@ -349,6 +283,11 @@ class Experiment(_Section):
             sha256 of the contents of every file that the experiment names (``targets``, ``joint``).
         """
         full = self.model_dump(mode="json")
+        for section, keys in LATER_KEYS.items():
+            here = getattr(self, section)
+            for key in keys:
+                if getattr(here, key) == type(here).model_fields[key].default:
+                    del full[section][key]
         survey = {
             "hemisphere": self.survey.hemisphere,
             "bands": full["survey"]["bands"],

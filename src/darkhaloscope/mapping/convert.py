@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping.model import Mapping
-from darkhaloscope.variables import BAND, BY_NAME, VARIABLES, Variable, numpy_dtype
+from darkhaloscope.variables import ALL_VARIABLES, BAND, BY_NAME, Variable, numpy_dtype
 
 Floats = NDArray[np.float64]
 
 OF_THE_ARC = (
-    *(v.name for v in VARIABLES if v.name.startswith(("lens_", "src_", "gamma"))),
+    *(v.name for v in ALL_VARIABLES if v.name.startswith(("lens_", "src_", "gamma"))),
     "psf_model", "psf_beta", "psf_fwhm_used", "psf_fwhm_drawn", "arc_snr", "magnification",
     "total_injected_flux", "arc_flux_total",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
     bands = [str(band) for band in rows["band"].values]
     made: dict[str, Any] = {}
     renamed = mapping.renamed
-    for variable in VARIABLES:
+    for variable in ALL_VARIABLES:
         if variable.name not in rows or variable.sharded:
             continue
         if mapping.shear is not None and variable.name in ("gamma1", "gamma2"):
@@ -98,7 +98,7 @@ def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> 
     """
     made: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {}
     renamed = mapping.renamed
-    for variable in VARIABLES:
+    for variable in ALL_VARIABLES:
         column = renamed.get(variable.name, _own_name(variable))
         if variable.sharded:
             continue

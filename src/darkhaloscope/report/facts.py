@@ -11,7 +11,7 @@ import pandas as pd
 from darkhaloscope.report.load import Findings, unit_of
 from darkhaloscope.report.style import number, percent, stratum
 from darkhaloscope.report.words import COUNTED, GATES, OUTCOMES
-from darkhaloscope.variables import VARIABLES
+from darkhaloscope.variables import ALL_VARIABLES
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ QUALITY_HEAD = ["column", "band", "unit", "n", "missing", "zeros", "min", "P1", 
 _DIGITS = {"ra": 7, "dec": 7}
 _IDS = ("slot", "partner", "target_id", "host_id")
 _PLACE = {
-    variable.name: k + (len(VARIABLES) if variable.name in _IDS else 0)
-    for k, variable in enumerate(VARIABLES)
+    variable.name: k + (len(ALL_VARIABLES) if variable.name in _IDS else 0)
+    for k, variable in enumerate(ALL_VARIABLES)
 }
 _DESCRIBED = ["min", "p1", "p5", "p10", "median", "p95", "max", "mean"]
 
@@ -118,7 +118,8 @@ def quality(found: Findings) -> list[tuple[str, str, Table]]:
                 *(number(line[c], _DIGITS.get(line["column"], 4)) for c in _DESCRIBED),
             ]
             for line in sorted(
-                part.to_dict("records"), key=lambda r: _PLACE.get(r["column"], 2 * len(VARIABLES))
+                part.to_dict("records"),
+                key=lambda r: _PLACE.get(r["column"], 2 * len(ALL_VARIABLES)),
             )
         ]
         out.append((str(kind), str(split), Table(QUALITY_HEAD, rows, 3)))

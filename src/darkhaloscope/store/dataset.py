@@ -24,7 +24,14 @@ from zarr.storage import MemoryStore
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
-from darkhaloscope.variables import BY_NAME, SPLITS, VARIABLES, Variable, numpy_dtype
+from darkhaloscope.variables import (
+    ALL_VARIABLES,
+    BY_NAME,
+    SPLITS,
+    Variable,
+    numpy_dtype,
+    variables_of,
+)
 
 STAMPS = "stamps.zarr"
 INNER_CHUNK = 32
@@ -44,6 +51,13 @@ class Layout(NamedTuple):
     bands: tuple[str, ...]
     size: int
     attributes: dict[str, Any]
+    kinds: tuple[str, ...] = ()
+    """Optional kinds of lens and source that rows can have."""
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The variables of the data set."""
+        return variables_of(self.kinds)
 
     @property
     def blocks(self) -> int:
@@ -93,7 +107,7 @@ def _array_options(variable: Variable, layout: Layout) -> dict[str, Any]:
 
 def _make_group(store: MemoryStore, layout: Layout) -> zarr.Group:
     group = zarr.create_group(store, zarr_format=3, attributes=layout.attributes)
-    for variable in VARIABLES:
+    for variable in layout.variables:
         group.create_array(**_array_options(variable, layout))
     band = group.create_array(
         name="band",
@@ -129,23 +143,26 @@ def _objects(store: MemoryStore) -> dict[str, bytes]:
 
 @functools.lru_cache(maxsize=4)
 def _metadata(
-    rows: int, block: int, bands: tuple[str, ...], size: int, attrs: str
+    rows: int, block: int, bands: tuple[str, ...], size: int, attrs: str, kinds: tuple[str, ...]
 ) -> dict[str, bytes]:
     store = MemoryStore()
-    _make_group(store, Layout(rows, block, bands, size, json.loads(attrs)))
+    _make_group(store, Layout(rows, block, bands, size, json.loads(attrs), kinds))
     return _objects(store)
 
 
 def metadata_objects(layout: Layout) -> dict[str, bytes]:
     """The objects that a new, empty data set consists of: all metadata and the band names."""
     attrs = json.dumps(layout.attributes, sort_keys=True)
-    return dict(_metadata(layout.rows, layout.block, layout.bands, layout.size, attrs))
+    return dict(
+        _metadata(layout.rows, layout.block, layout.bands, layout.size, attrs, layout.kinds)
+    )
 
 
-def block_keys(block: int) -> dict[str, str]:
+def block_keys(layout: Layout, block: int) -> dict[str, str]:
     """The key below ``stamps.zarr`` of every variable's object of a block, with the variable's name."""
     return {
-        "/".join([v.name, "c", str(block), *["0"] * (len(v.dims) - 1)]): v.name for v in VARIABLES
+        "/".join([v.name, "c", str(block), *["0"] * (len(v.dims) - 1)]): v.name
+        for v in layout.variables
     }
 
 
@@ -182,10 +199,10 @@ def encode_block(layout: Layout, block: int, cube: xr.Dataset) -> dict[str, byte
     """
     rows = layout.rows_of(block)
     store, group = _group_in_memory(layout, {})
-    for variable in VARIABLES:
+    for variable in layout.variables:
         _array(group, variable.name)[rows] = cube[variable.name].values
     encoded = _objects(store)
-    return {key: encoded.get(key) for key in block_keys(block)}
+    return {key: encoded.get(key) for key in block_keys(layout, block)}
 
 
 def decode_block(layout: Layout, block: int, objects: Mapping[str, bytes | None]) -> xr.Dataset:
@@ -194,7 +211,7 @@ def decode_block(layout: Layout, block: int, objects: Mapping[str, bytes | None]
     _, group = _group_in_memory(layout, stored)
     rows = layout.rows_of(block)
     columns = {}
-    for variable in VARIABLES:
+    for variable in layout.variables:
         values = np.asarray(_array(group, variable.name)[rows])
         columns[variable.name] = (variable.dims, values.astype(numpy_dtype(variable), copy=False))
     return xr.Dataset(columns, coords={"band": np.array(layout.bands, dtype=object)})
@@ -264,7 +281,7 @@ def open_run(
         raise UserError(f"there is no split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
     plain, dataset = open_dataset(url), open_dataset(url, chunks={})
     piece = _lazy_rows(plain.sizes["pair"])
-    pixels = [v.name for v in VARIABLES if v.sharded and v.name in plain]
+    pixels = [v.name for v in ALL_VARIABLES if v.sharded and v.name in plain]
     dataset = dataset.assign({name: plain[name].chunk(pair=piece) for name in pixels})
     if split is not None or drop_failed:
         codes = [SPLITS.index(name) for name in wanted]

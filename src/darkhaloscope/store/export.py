@@ -18,7 +18,7 @@ from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Images, Mapping, Tables, encode_stamp, export_rows
 from darkhaloscope.store.dataset import read_rows
-from darkhaloscope.variables import VARIABLES
+from darkhaloscope.variables import ALL_VARIABLES
 
 
 def export_tables(
@@ -58,7 +58,7 @@ def export_tables(
         raise UserError(f"the mapping {mapping.name} has no {lacks}; add the section, or use seed")
     if found := storage.names(to):
         raise UserError(f"{to} is not empty (it has {found[0]}); choose another --to")
-    left_out = [v.name for v in VARIABLES if v.sharded and not stamps]
+    left_out = [v.name for v in ALL_VARIABLES if v.sharded and not stamps]
     written = []
     for number, rows in enumerate(blocks):
         part = read_rows(source, rows, without=left_out)

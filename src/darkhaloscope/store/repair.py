@@ -56,7 +56,7 @@ def repair_run(run: str, found: Verification) -> Repair:
         # Marker first: killed right here, the block is one that was never finished.
         storage.remove(block_url(run, block, "json"))
         storage.remove(block_url(run, block, "npz"))
-        for key in block_keys(block):
+        for key in block_keys(layout, block):
             storage.remove(storage.join(stamps, key))
     others = [finding for finding in found.of_kind("broken") if finding.block is None]
     metadata = metadata_objects(layout)

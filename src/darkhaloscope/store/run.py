@@ -257,6 +257,7 @@ def create_run(
         "rows": layout.rows,
         "block": layout.block,
         "blocks": layout.blocks,
+        "kinds": list(layout.kinds),
         "version": version,
         "document": dict(document),
     }

@@ -29,7 +29,7 @@ from darkhaloscope.store.dataset import (
 )
 from darkhaloscope.store.planned import PLAN, PlanParts
 from darkhaloscope.store.run import count_outcomes, read_marker, read_run
-from darkhaloscope.variables import VARIABLES, Variable
+from darkhaloscope.variables import ALL_VARIABLES, Variable
 
 THREADS = 4
 """Blocks that are verified at once: each holds one block's pixels."""
@@ -93,6 +93,7 @@ def layout_of_run(run: str) -> Layout:
             tuple(document["survey"]["bands"]),
             int(document["stamp"]["size"]),
             attributes(summary["identity"], document["seed"], document["targets"]["splits"]),
+            tuple(summary["kinds"]),
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{run}/run.json is damaged; choose a new --out") from None
@@ -143,7 +144,7 @@ def verify_run(
 
 def _refuse_another_version(run: str, layout: Layout, stored: Mapping[str, int]) -> None:
     """A whole data set of other arrays is another version's, and not damage."""
-    ours = {variable.name for variable in VARIABLES}
+    ours = {variable.name for variable in layout.variables}
     for block in sorted(_numbers(stored, "json")):
         try:
             marker = read_marker(run, block, layout.attributes["identity"])
@@ -186,7 +187,7 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
             yield Finding("broken", None, f"{STAMPS}/{key}", "", says)
     expected = {f"{STAMPS}/{key}" for key in metadata}
     for block in range(layout.blocks):
-        expected |= {f"{STAMPS}/{key}" for key in block_keys(block)}
+        expected |= {f"{STAMPS}/{key}" for key in block_keys(layout, block)}
         expected |= {f"blocks/{block:06d}.{kind}" for kind in ("json", "npz")}
     for key in stored:
         if key.endswith(storage.PARTIAL):
@@ -211,7 +212,7 @@ def _verify_block(
         return [Finding("broken", block, marker_name, bricks, str(error).split(";")[0])]
     if marker is None:
         return []  # taken away since the listing
-    if set(marker["objects"]) != set(block_keys(block)):
+    if set(marker["objects"]) != set(block_keys(layout, block)):
         return [
             Finding("broken", block, marker_name, bricks, "lists other objects than a block has")
         ]
@@ -285,7 +286,7 @@ def _against_plan(
         says = f"has {len(planned)} of the {count} rows of block {block}"
         yield Finding("broken", None, PLAN, "", says)
         return
-    for variable in VARIABLES:
+    for variable in ALL_VARIABLES:
         stored = cube[variable.name].values if variable.name in cube else None
         values = _planned_values(variable, planned, cube)
         if stored is None or values is None:

@@ -1,0 +1,27 @@
+"""What every section of an experiment file is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from darkhaloscope.draw import parse_draw, parse_mix
+
+Band = Literal["g", "r", "i", "z"]
+
+
+def within(low: float, high: float, unit: str = "") -> BeforeValidator:
+    """Every value that the :class:`Draw` can give lies in [low, high], in ``unit``."""
+    return BeforeValidator(lambda value: parse_draw(value, low, high, unit))
+
+
+def one_of(*names: str) -> BeforeValidator:
+    """A :class:`Mix` of some of these names."""
+    return BeforeValidator(lambda value: parse_mix(value, names))
+
+
+class Section(BaseModel):
+    """A section: keys that it does not know are mistakes, and nothing changes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
