@@ -123,6 +123,16 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"source.model": "point", "source.n": 2},
         ["source", "n is given", "model is point", "sersic"],
     ),
+    ({"source.model": "image"}, ["source", "no catalogue is given"]),
+    ({"source.catalogue": "c.fits"}, ["source", "catalogue is given", "model is sersic", "image"]),
+    (
+        {"source.model": "image", "source.catalogue": "c.fits", "source.image_mag": [23, 22]},
+        ["source", "image_mag [23.0, 22.0] must rise"],
+    ),
+    (
+        {"source.model": "image", "source.catalogue": "c.fits", "source.image_scale": 20},
+        ["source.image_scale", "20", "0.1 to 10"],
+    ),
     ({"source.bulge_n": 2}, ["source", "bulge_n is given", "model is sersic", "bulge_disc"]),
     (
         {"source.model": "bulge_disc", "source.bulge_fraction": 1.2},
@@ -318,6 +328,8 @@ def test_reference_band_is_r_else_the_first_of_z_g_i(bands: str, reference: str)
 
 # --- identity -------------------------------------------------------------------------------------
 
+IMAGES = {"source.model": "image", "source.catalogue": "c.fits"}
+
 DECIDES: list[dict[str, Any]] = [
     {"seed": 2},
     {"survey.bands": ["g", "r"]},
@@ -340,6 +352,12 @@ DECIDES: list[dict[str, Any]] = [
     {"source.model": "bulge_disc", "source.bulge_reff": 0.2},
     {"source.model": "bulge_disc", "source.bulge_n": 3},
     {"source.model": "bulge_disc", "source.bulge_q": 0.5},
+    IMAGES,
+    {**IMAGES, "source.image_mag": [21, 22]},
+    {**IMAGES, "source.image_reff": [0.2, 0.4]},
+    {**IMAGES, "source.image_scale": 1.1},
+    {**IMAGES, "source.rotation": 20},
+    {**IMAGES, "source.deconvolved": True},
     {"lens.theta_e": 1.3},
     {"lens.theta_e": {"uniform": [1, 2]}},
     {"lens.q": 0.9},
@@ -409,7 +427,9 @@ def test_keys_that_came_later_leave_the_identity_of_older_experiments() -> None:
     """At their defaults they are not in the document, so that a data set from before them resumes."""
     plain = experiment().identity_document({})
     assert {"slope"} == LensSection.model_fields.keys() - plain["lens"].keys()
-    assert set(LATER_KEYS["source"]) == SourceSection.model_fields.keys() - plain["source"].keys()
+    assert {*LATER_KEYS["source"], "catalogue"} == SourceSection.model_fields.keys() - plain[
+        "source"
+    ].keys()
     assert plain["lens"]["model"] == "SIE"
     assert plain["source"]["model"] == "sersic"
     assert experiment().kinds == ()
@@ -457,7 +477,7 @@ def test_every_key_is_known_to_decide_or_not() -> None:
     """
     may_change = {
         "name", "survey.root", "survey.layout", "targets.path", "targets.positions", "plan.joint",
-        "max_failed_fraction",
+        "source.catalogue", "max_failed_fraction",
     }  # fmt: skip
     may_change |= {f"{section}.{key}" for section, keys in LATER_KEYS.items() for key in keys}
     document_keys = experiment().identity_document({})

@@ -123,10 +123,12 @@ def test_mixed_kinds_are_run_resumed_and_drawn_again(
 ) -> None:
     changed = {
         **SMALL,
-        "plan.repeats": 4,
+        "plan.repeats": 2,
+        "plan.control_fraction": 0.2,
         "lens.model": {"SIE": 1, "EPL": 1},
         "lens.slope": 2.2,
-        "source.model": ["sersic", "point", "bulge_disc"],
+        "source.model": ["sersic", "point", "bulge_disc", "image"],
+        "source.catalogue": str(ROOT / "tests" / "data" / "cosmos" / "catalogue.fits"),
     }
     out = str(tmp_path / "run")
 
@@ -137,16 +139,16 @@ def test_mixed_kinds_are_run_resumed_and_drawn_again(
 
     first = go()
     ds = xr.open_zarr(f"{out}/stamps.zarr")
-    assert set(ds.src_model.values) == {0, 1, 2, 3}
+    assert set(ds.src_model.values) == {0, 1, 2, 3, 4}
     assert set(ds.lens_model.values) == {0, 2, 3}
     np.testing.assert_array_equal(np.isfinite(ds.lens_slope.values), ds.lens_model.values == 3)
     assert not [text for text in first.verdict["not_tested"] if "drawn again" in text]
     before = digests(f"{out}/stamps.zarr")
     assert go().verdict == first.verdict
     assert digests(f"{out}/stamps.zarr") == before
-    plain = {**changed, "source.model": "sersic"}
-    with pytest.raises(UserError, match=r"source\.model"):
-        commands.run(EXPERIMENT, out=out, cluster=scheduler, overrides=plain, console=quiet)
+    other = {**changed, "lens.slope": 2.3}
+    with pytest.raises(UserError, match=r"lens\.slope"):
+        commands.run(EXPERIMENT, out=out, cluster=scheduler, overrides=other, console=quiet)
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -6,6 +6,7 @@ planted between plan and pixels: the columns promise one thing, the pixels hold 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.plan import Plan
 from darkhaloscope.prepare import layout_of, spec_of_columns
 from darkhaloscope.store import Layout
+from darkhaloscope.survey import galaxy_image
 from darkhaloscope.variables import LENS_MODELS, SOURCE_MODELS, VARIABLES
 
 BRICK = "0591m305"
@@ -32,6 +34,7 @@ SHAPE = {
     "pa": {"uniform": [0, 180]},
 }
 
+CATALOGUE = Path(__file__).parent / "data" / "cosmos" / "catalogue.fits"
 KINDS: dict[str, dict[str, Any]] = {
     "EPL": {"lens": {"model": "EPL", "slope": {"uniform": [1.6, 2.4]}}, "source": SHAPE},
     "POINT": {"lens": {}, "source": {"model": "point"}},
@@ -46,6 +49,18 @@ KINDS: dict[str, dict[str, Any]] = {
             "bulge_q": {"uniform": [0.6, 1]},
         },
     },
+    "IMAGE": {
+        "lens": {},
+        "source": {
+            "model": "image",
+            "mag": 23.0,
+            "catalogue": str(CATALOGUE),
+            "image_mag": [21, 22.4],
+            "image_reff": [0.2, 0.6],
+            "image_scale": {"uniform": [0.8, 1.2]},
+            "rotation": {"uniform": [0, 360]},
+        },
+    },
 }
 
 
@@ -57,7 +72,7 @@ def experiment(
         "survey": {"root": root, "bands": ["r"]},
         "targets": {"positions": PLACES},
         "stamp": {"size": 40},
-        "plan": {"repeats": 36, "control_fraction": 0.0},
+        "plan": {"repeats": 15, "control_fraction": 0.0},
         "lens": {
             "theta_e": {"uniform": [0.7, 1.5]},
             "q": {"uniform": [0.6, 1.0]},
@@ -120,7 +135,12 @@ def made(request: pytest.FixtureRequest, real_root: str, tmp_path_factory: Any) 
     cube = stored(tmp_path_factory.mktemp("kind"), layout_of(plan), drawn(exp, rows))
     spec = spec_of_columns(exp, rows["theta_e"].to_numpy(), n_regions=1)
     stats = audit.merge([audit.measure(cube, spec)], spec)
-    return Made(exp, rows, cube, spec, audit.rerender(audit.audit_rows(stats, spec), spec))
+    return Made(exp, rows, cube, spec, drawn_again(stats, spec))
+
+
+def drawn_again(stats: dict[str, np.ndarray], spec: audit.AuditSpec) -> dict[str, np.ndarray]:
+    image_of = functools.partial(galaxy_image, str(CATALOGUE))
+    return audit.rerender(audit.audit_rows(stats, spec), spec, image_of=image_of)
 
 
 def bugs(found: Closure) -> list[str]:
@@ -132,7 +152,7 @@ def test_every_row_is_drawn_and_drawn_again_the_same(made: Made) -> None:
     assert made.cube["cutout_ok"].values.all()
     assert set(made.again["message"]) == {""}
     found = made.closure(made.cube)
-    assert found.n_pairs >= 100
+    assert found.n_pairs >= 40
     assert bugs(found) == []
     assert np.abs(found.pairs.flux_ratio - 1).max() < 3e-3
     assert found.pairs["shift"].max() < 0.02
@@ -151,11 +171,13 @@ def test_a_kind_adds_its_columns_and_no_other(made: Made) -> None:
         "EPL": {"lens_slope"},
         "POINT": set(),
         "BULGE_DISC": {"src_bulge_fraction", "src_bulge_reff", "src_bulge_n", "src_bulge_q"},
+        "IMAGE": {"src_image", "src_rotation", "src_scale", "src_deconvolved"},
     }
     (kind,) = made.exp.kinds
     assert set(made.cube.data_vars) - base == added[kind]
     for name in added[kind]:
-        np.testing.assert_array_equal(made.cube[name], made.rows[name].astype("f4"))
+        stored_as = made.cube[name].dtype
+        np.testing.assert_array_equal(made.cube[name], made.rows[name].astype(stored_as))
 
 
 # --- defects ----------------------------------------------------------------------------------------
@@ -184,10 +206,19 @@ def bulge_left_out(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(src_bulge_fraction=0.0)
 
 
+def turned_by_90_degrees(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(src_rotation=(rows["src_rotation"] + 90) % 360)
+
+
+def pixels_a_tenth_larger(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(src_scale=1.1 * rows["src_scale"])
+
+
 DEFECTS: dict[str, list[Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "EPL": [slope_dropped],
     "POINT": [drawn_as_a_sersic, one_image_brighter],
     "BULGE_DISC": [parts_swapped, bulge_left_out],
+    "IMAGE": [turned_by_90_degrees, pixels_a_tenth_larger],
 }
 
 
@@ -205,7 +236,11 @@ def test_a_defect_of_the_kind_is_a_bug(made: Made) -> None:
 @pytest.fixture(scope="module")
 def mixed(real_root: str) -> tuple[Experiment, pd.DataFrame]:
     lens = {"model": {"SIS": 1, "SIE": 1, "EPL": 2}, "slope": 2.2}
-    source = {"model": {"sersic": 0.5, "point": 0.25, "bulge_disc": 0.25}, "n": 1.5}
+    source = {
+        "model": {"sersic": 0.4, "point": 0.2, "bulge_disc": 0.2, "image": 0.2},
+        "catalogue": str(CATALOGUE),
+        "n": 1.5,
+    }
     plan = {"repeats": 300, "control_fraction": 0.1}
     exp = experiment(real_root, lens, source, plan=plan)
     return exp, plan_of(exp).brick_rows(BRICK)
@@ -216,7 +251,7 @@ def test_a_mixture_has_its_weights(mixed: tuple[Experiment, pd.DataFrame]) -> No
     _, rows = mixed
     rows = rows[rows["lens_model"] > 0]
     lens = {"SIS": 0.25, "SIE": 0.25, "EPL": 0.5}
-    source = {"SERSIC": 0.5, "POINT": 0.25, "BULGE_DISC": 0.25}
+    source = {"SERSIC": 0.4, "POINT": 0.2, "BULGE_DISC": 0.2, "IMAGE": 0.2}
     for names, weights, column in (
         (LENS_MODELS, lens, "lens_model"),
         (SOURCE_MODELS, source, "src_model"),
@@ -236,8 +271,11 @@ def test_a_row_has_what_its_kind_has_and_nothing_else(
     assert (rows["lens_q"][lens == "SIS"] == 1.0).all()
     assert rows["lens_q"][lens == "SIE"].nunique() > 50
     sized = np.isin(source, ["SERSIC", "BULGE_DISC"])
-    for name in ("src_reff", "src_n", "src_q", "src_pa"):
+    for name in ("src_n", "src_q", "src_pa"):
         np.testing.assert_array_equal(np.isfinite(rows[name]), sized)
+    np.testing.assert_array_equal(np.isfinite(rows["src_reff"]), sized | (source == "IMAGE"))
+    np.testing.assert_array_equal(rows["src_image"] >= 0, source == "IMAGE")
+    np.testing.assert_array_equal(np.isfinite(rows["src_scale"]), source == "IMAGE")
     np.testing.assert_array_equal(np.isfinite(rows["src_bulge_n"]), source == "BULGE_DISC")
 
 
@@ -248,9 +286,9 @@ def test_a_mixture_is_drawn_whole(mixed: tuple[Experiment, pd.DataFrame]) -> Non
     assert cube["cutout_ok"].values.all()
     spec = spec_of_columns(exp, some["theta_e"].to_numpy(), n_regions=1)
     stats = audit.measure(cube, spec)
-    again = audit.rerender(audit.audit_rows(stats, spec), spec)
+    again = drawn_again(stats, spec)
     assert set(again["message"]) == {""}
-    assert len(np.unique(stats["row_src_model"])) == 3
+    assert len(np.unique(stats["row_src_model"])) == 4
     assert len(np.unique(stats["row_lens_model"])) == 3
     np.testing.assert_allclose(stats["row_magnification"], again["magnification"], rtol=3e-3)
 
@@ -278,7 +316,31 @@ def test_a_mixed_data_set_names_its_kinds(
     stored(tmp_path, layout, cube)
     opened = store.open_run(str(tmp_path / "run"))
     seen = set(opened["lens_model"].values) | set(opened["src_model"].values)
-    assert {"CONTROL", "SIS", "SIE", "EPL", "NONE", "SERSIC", "POINT", "BULGE_DISC"} == seen
+    assert {
+        "CONTROL",
+        "SIS",
+        "SIE",
+        "EPL",
+        "NONE",
+        "SERSIC",
+        "POINT",
+        "BULGE_DISC",
+        "IMAGE",
+    } == seen
     attrs = store.open_dataset(str(tmp_path / "run"))["src_model"].attrs
-    assert attrs["flag_meanings"] == "NONE SERSIC POINT BULGE_DISC"
-    assert list(attrs["flag_values"]) == [0, 1, 2, 3]
+    assert attrs["flag_meanings"] == "NONE SERSIC POINT BULGE_DISC IMAGE"
+    assert list(attrs["flag_values"]) == [0, 1, 2, 3, 4]
+
+
+def test_an_image_that_is_not_at_hand_is_said(
+    mixed: tuple[Experiment, pd.DataFrame],
+) -> None:
+    """Without the catalogue only images cannot be drawn again, and each says so."""
+    exp, rows = mixed
+    some = rows.iloc[:20]
+    spec = spec_of_columns(exp, some["theta_e"].to_numpy(), n_regions=1)
+    stats = audit.measure(drawn(exp, some), spec)
+    again = audit.rerender(audit.audit_rows(stats, spec), spec)
+    is_image = stats["row_src_model"] == SOURCE_MODELS.index("IMAGE")
+    assert is_image.any()
+    np.testing.assert_array_equal([("not at hand" in m) for m in again["message"]], is_image)

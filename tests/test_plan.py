@@ -108,7 +108,8 @@ def test_columns_of_the_table_keep_their_places() -> None:
     assert COLUMNS.index("plan.joint") == 20
     assert COLUMNS[21:] == (
         "plan.lens_model", "lens.slope", "plan.source_model", "source.bulge_fraction",
-        "source.bulge_reff", "source.bulge_n", "source.bulge_q",
+        "source.bulge_reff", "source.bulge_n", "source.bulge_q", "plan.image", "source.image_scale",
+        "source.rotation",
     )  # fmt: skip
     assert len(set(COLUMNS)) == len(COLUMNS) <= 32
 

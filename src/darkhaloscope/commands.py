@@ -538,7 +538,9 @@ def _conclude(
 ) -> AuditResult:
     """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
     with Bar(console, "re-render", 1, "pieces") as bar:
-        rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached)
+        rerendered = workflow.rerender_rows(
+            client, folder, stats, spec, bar.reached, exp.source.catalogue
+        )
     console.print("reducing", highlight=False)
     quality = audit.quality(store.open_dataset(source), spec.reference_band)
     result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec)

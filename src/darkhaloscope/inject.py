@@ -18,7 +18,7 @@ from darkhaloscope import fix, lensing
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
-from darkhaloscope.survey import Cutouts, Survey, read_cutouts
+from darkhaloscope.survey import Cutouts, Survey, galaxy_image, read_cutouts
 from darkhaloscope.variables import (
     LENS_MODELS,
     NO_PSF,
@@ -288,7 +288,7 @@ def draw_arc(
     psfs = [_psf(width, experiment) if np.isfinite(width) else None for width in widths]
     return lensing.render(
         lens,
-        _source(row, experiment.survey.bands),
+        _source(row, experiment),
         psfs,
         size=experiment.stamp.size,
         x=float(target_x),
@@ -299,14 +299,25 @@ def draw_arc(
 
 
 def _source(
-    row: pd.Series, bands: tuple[str, ...]
-) -> lensing.Sersic | lensing.Point | lensing.Components:
+    row: pd.Series, experiment: Experiment
+) -> lensing.Sersic | lensing.Point | lensing.Components | lensing.PixelSource:
     """The unlensed source of one planned injection."""
+    bands = experiment.survey.bands
     kind = SOURCE_MODELS[int(row["src_model"])]
     flux = np.array([row[f"src_flux_{b}"] for b in bands], float)
     dx, dy = row["src_dx"], row["src_dy"]
     if kind == "POINT":
         return lensing.Point(flux.tolist(), dx=dx, dy=dy)
+    if kind == "IMAGE":
+        return lensing.PixelSource(
+            flux.tolist(),
+            galaxy_image(str(experiment.source.catalogue), int(row["src_image"])),
+            row["src_scale"],
+            dx=dx,
+            dy=dy,
+            rotation=row["src_rotation"],
+            deconvolved=bool(row["src_deconvolved"]),
+        )
 
     def sersic(part: float, reff: float, n: float, q: float) -> lensing.Sersic:
         fluxes = (part * flux).tolist()

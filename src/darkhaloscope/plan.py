@@ -23,6 +23,7 @@ from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.draw import Draw, Mix
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import regions
+from darkhaloscope.survey.galaxies import Galaxies, galaxies_digest, select_galaxies
 from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
 
 COLUMNS = (
@@ -54,6 +55,9 @@ COLUMNS = (
     "source.bulge_reff",
     "source.bulge_n",
     "source.bulge_q",
+    "plan.image",
+    "source.image_scale",
+    "source.rotation",
 )
 """Column of each parameter in the table of uniforms. Never reordered: new ones go at the end."""
 
@@ -149,7 +153,8 @@ class Plan:
     ------
     UserError
         Two targets share brick and OBJID, an OBJID is out of range, a target has no magnitude and
-        ``source.mag`` is not given, or the joint table names an unknown parameter.
+        ``source.mag`` is not given, the joint table names an unknown parameter, or the catalogue of
+        galaxy images cannot be read or has none within the bounds.
     """
 
     def __init__(
@@ -161,6 +166,7 @@ class Plan:
         _check_targets(self.targets, experiment, joint)
         if joint is not None:
             _check_joint(joint, experiment)
+        _galaxies(experiment)
         names = self.targets["brick"].to_numpy(str)
         self.bricks, first, count = np.unique(names, return_index=True, return_counts=True)
         self._targets_of = {
@@ -176,7 +182,7 @@ class Plan:
 
     @functools.cached_property
     def contents(self) -> dict[str, str]:
-        """sha256 of the contents of the target table and of the joint table.
+        """sha256 of the contents of the target table, the joint table and the chosen galaxies.
 
         Of the targets only what decides rows, brick by brick: no driver needs the whole table for it.
         """
@@ -197,6 +203,9 @@ class Plan:
                 digest.update(f"{name}\0".encode())
                 _numbers_digest(digest, [self.joint[name].to_numpy(float)])
             made["joint"] = digest.hexdigest()
+        if (galaxies := _galaxies(self.experiment)) is not None:
+            url = str(self.experiment.source.catalogue)
+            made["galaxies"] = galaxies_digest(url, galaxies)
         return made
 
     @functools.cached_property
@@ -286,7 +295,8 @@ def _rows_of_turn(
     lens_model = _codes(table, "lens_model", experiment.lens.model, LENS_MODELS)
     src_model = _codes(table, "source_model", experiment.source.model, SOURCE_MODELS)
     is_sis = lens_model == LENS_MODELS.index("SIS")
-    is_point = src_model == SOURCE_MODELS.index("POINT")
+    is_image = src_model == SOURCE_MODELS.index("IMAGE")
+    shapeless = is_image | (src_model == SOURCE_MODELS.index("POINT"))
     frame: dict[str, object] = {
         "brick": brick,
         "slot": (np.int64(j) << 32) | k,
@@ -313,10 +323,10 @@ def _rows_of_turn(
         "lens_dx": value["lens.dx"],
         "lens_dy": value["lens.dy"],
         "src_dmag": np.where(has_mag, value["source.dmag"], np.nan),
-        "src_reff": np.where(is_point, np.nan, value["source.reff"]),
-        "src_n": np.where(is_point, np.nan, value["source.n"]),
-        "src_q": np.where(is_point, np.nan, value["source.q"]),
-        "src_pa": np.where(is_point, np.nan, value["source.pa"]),
+        "src_reff": np.where(shapeless, np.nan, value["source.reff"]),
+        "src_n": np.where(shapeless, np.nan, value["source.n"]),
+        "src_q": np.where(shapeless, np.nan, value["source.q"]),
+        "src_pa": np.where(shapeless, np.nan, value["source.pa"]),
         "src_dx": value["source.dx"],
         "src_dy": value["source.dy"],
     }
@@ -328,6 +338,15 @@ def _rows_of_turn(
         for name in ("fraction", "reff", "n", "q"):
             bulge = value[f"source.bulge_{name}"]
             planned[f"src_bulge_{name}"] = np.where(has_bulge, bulge, np.nan)
+    if (galaxies := _galaxies(experiment)) is not None:
+        k_image = (table[:, COLUMNS.index("plan.image")] * len(galaxies.ident)).astype(int)
+        frame["src_image"] = np.where(is_image & ~control, galaxies.ident[k_image], -1)
+        frame["src_deconvolved"] = is_image & ~control & experiment.source.deconvolved
+        larger = value["source.image_scale"]
+        planned["src_rotation"] = np.where(is_image, value["source.rotation"], np.nan)
+        planned["src_scale"] = np.where(is_image, galaxies.scale[k_image] * larger, np.nan)
+        reff = galaxies.reff[k_image] * larger
+        planned["src_reff"] = np.where(is_image, reff, planned["src_reff"])
     for band in bands:
         mag = source_mag + value[f"source.colour.{band}"]
         planned[f"src_flux_{band}"] = 10 ** (0.4 * (MAG_ZERO_POINT - mag))
@@ -337,6 +356,14 @@ def _rows_of_turn(
         frame[f"host_mag_{band}"] = _column(targets, f"mag_{band}")
         frame[f"manifest_psfsize_{band}"] = _column(targets, f"psfsize_{band}")
     return pd.DataFrame(frame, index=range(len(k)))
+
+
+def _galaxies(experiment: Experiment) -> Galaxies | None:
+    """The galaxies that sources are drawn from; None where no row can be an image."""
+    source = experiment.source
+    if "IMAGE" not in experiment.kinds or source.catalogue is None:
+        return None
+    return select_galaxies(source.catalogue, source.image_mag, source.image_reff)
 
 
 def _codes(

@@ -25,7 +25,7 @@ MAG_ZERO_POINT = 22.5
 """AB magnitude of 1 nMgy."""
 
 LENS_MODELS = ("CONTROL", "SIS", "SIE", "EPL")
-SOURCE_MODELS = ("NONE", "SERSIC", "POINT", "BULGE_DISC")
+SOURCE_MODELS = ("NONE", "SERSIC", "POINT", "BULGE_DISC", "IMAGE")
 SPLITS = ("train", "val", "test", "guard")
 """``guard``: too near to a region of another split, so in none."""
 PSF_MODELS = ("NONE", "GAUSSIAN", "MOFFAT")
@@ -108,7 +108,7 @@ class Variable(NamedTuple):
         """What the array holds where nothing was written."""
         if self.dtype in ("f4", "f8"):
             return 0.0 if self.dims == CUBE else float("nan")
-        if self.name in ("slot", "partner", "target_id", "host_id"):
+        if self.name in ("slot", "partner", "target_id", "host_id", "src_image"):
             return -1
         if self.name == "psf_source":
             return NO_PSF
@@ -206,6 +206,12 @@ OPTIONAL_KINDS: dict[str, tuple[Variable, ...]] = {
         Variable("src_bulge_reff", PAIR, "f4", "arcsec", "half-light radius sqrt(a b) of the bulge"),
         Variable("src_bulge_n", PAIR, "f4", "", "Sersic index of the bulge"),
         Variable("src_bulge_q", PAIR, "f4", "", "axis ratio of the bulge"),
+    ),
+    "IMAGE": (
+        Variable("src_image", PAIR, "i8", "", "IDENT of the galaxy in the catalogue; -1 for none"),
+        Variable("src_rotation", PAIR, "f4", "deg", "position angle of the image's y axis"),
+        Variable("src_scale", PAIR, "f4", "arcsec", "size of the image's pixels as drawn"),
+        Variable("src_deconvolved", PAIR, "bool", "", "the image is free of its own camera's PSF"),
     ),
 }  # fmt: skip
 """Kinds of lens and source that a data set names only where its experiment can produce them, each with

@@ -10,6 +10,7 @@ and places each whole block on one worker, so that pixels do not cross the netwo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from darkhaloscope.config import Experiment
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
 from darkhaloscope.store import Layout
+from darkhaloscope.survey import galaxy_image
 
 BLOCKS_PER_WORKER = 2
 """Blocks in flight on one worker: one that is written while the next is read."""
@@ -91,9 +93,11 @@ def read_and_merge(run: str, markers: Sequence[dict[str, Any]], spec: AuditSpec)
     return audit.merge([store.read_statistics(run, marker) for marker in markers], spec)
 
 
-def rerender_piece(rows: Arrays, spec: AuditSpec) -> Arrays:
-    """Draw some audit rows again."""
-    return audit.rerender(rows, spec, fix.apply_fix)
+def rerender_piece(rows: Arrays, spec: AuditSpec, catalogue: str | None) -> Arrays:
+    """Draw some audit rows again; source images are those of the catalogue, where there is one."""
+    if catalogue is None:
+        return audit.rerender(rows, spec, fix.apply_fix)
+    return audit.rerender(rows, spec, fix.apply_fix, functools.partial(galaxy_image, catalogue))
 
 
 # --- the graph --------------------------------------------------------------------------------
@@ -269,13 +273,14 @@ def rerender_rows(
     stats: Arrays,
     spec: AuditSpec,
     on_piece: Callable[[int, int], None],
+    catalogue: str | None = None,
 ) -> Arrays:
     """Draw the audit rows again on the workers; in the order of their pieces, whoever did them."""
     rows = audit.audit_rows(stats, spec)
     pieces = audit.chunks(rows, -(-len(rows["hash"]) // RERENDER_ROWS)) or [rows]
     mark = token(place, spec)
     futures = [
-        client.submit(rerender_piece, piece, spec, key=key("rerender", f"{i:05d}", mark))
+        client.submit(rerender_piece, piece, spec, catalogue, key=key("rerender", f"{i:05d}", mark))
         for i, piece in enumerate(pieces)
     ]
     for done, _ in enumerate(as_completed(futures), start=1):

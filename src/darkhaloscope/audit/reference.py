@@ -3,9 +3,10 @@
 The audit compares pixels with this. It shares no code with :mod:`darkhaloscope.lensing`, nor with
 the axes of :mod:`darkhaloscope.geometry`: a mistake there must not be repeated here.
 
-Sersic sources are integrated over the image plane by adaptive subdivision (:mod:`.reference_rays`), the
-images of a point are the roots of one function of the angle (:mod:`.reference_points`). The lens they
-share is :mod:`.reference_lens`, the PSF :mod:`.reference_psf`.
+Sersic sources are integrated over the image plane by adaptive subdivision (:mod:`.reference_rays`),
+the images of a point are the roots of one function of the angle (:mod:`.reference_points`), and the
+light of a pixelised source comes on an even polar grid (:mod:`.reference_image`). The lens they share
+is :mod:`.reference_lens`, the PSF :mod:`.reference_psf`.
 
 Axes: (East, North) in arcsec, North up and East to the left, so ``x`` falls towards the East;
 position angles in degrees east of north; pixel centres are integers.
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
+from darkhaloscope.audit.reference_image import lay_image
 from darkhaloscope.audit.reference_lens import ray_coefficients
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats, require
 from darkhaloscope.audit.reference_points import point_images
@@ -108,6 +110,11 @@ def reference_arc(
     grid = Grid.around(size, fwhms, p.psf_model) if any(drawn) else None
     if p.src_model == "point":
         laid = _point(p, lens, grid)
+    elif p.src_model == "image":
+        numbers = (0, 1, 0, 0) if grid is None else grid.numbers
+        finest = 0.0 if grid is None else float(fwhms.min()) * pixel_scale
+        plane, x, y, total, error, rays = lay_image(p, lens, numbers, finest, tolerance)
+        laid = _Laid(plane, (x, y), total, error, rays)
     else:
         # The finest detail that survives the PSF: there exp(-(k sigma)^2 / 2) = 0.011.
         wavenumber = 3.0 * 2.3548 / (fwhms.min() * pixel_scale) if any(drawn) else 0.0

@@ -14,7 +14,11 @@ Floats = NDArray[np.float64]
 _PLACES = (
     "theta_e", "lens_q", "lens_pa", "gamma1", "gamma2", "lens_dx", "lens_dy", "src_dx", "src_dy",
 )  # fmt: skip
-_SHAPE = ("src_reff", "src_n", "src_q", "src_pa")
+_SHAPES = {
+    "sersic": ("src_reff", "src_n", "src_q", "src_pa"),
+    "point": (),
+    "image": ("src_scale", "src_rotation"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ArcParameters:
         Lens centre minus target, (East, North) arcsec.
     src_reff, src_n, src_q, src_pa : float
         Sersic half-light radius sqrt(a b) in arcsec, index in [0.3, 8], axis ratio, position angle;
-        not read for a point.
+        not read for points and images.
     src_dx, src_dy : float
         Source minus lens centre, (East, North) arcsec.
     src_flux : tuple of float
@@ -49,7 +53,12 @@ class ArcParameters:
         ``nea``: the FWHM of the Gaussian with the same noise-equivalent area; ``fwhm``: the PSF's.
     pixel : 'effective' or 'integrate'
         ``effective``: the PSF holds the pixel already, the image is sampled at pixel centres.
-    src_model : 'sersic' or 'point'
+    src_model : 'sersic', 'point' or 'image'
+    src_image : ndarray (y, x), optional
+        Of an image: its pixels, divided by their sum to become the source.
+    src_scale, src_rotation : float
+        Of an image: arcsec a pixel, and position angle of its y axis in degrees; its x axis falls
+        towards the East at 0. ``(src_dx, src_dy)`` is its middle, ``((nx - 1)/2, (ny - 1)/2)``.
     slope : float
         Slope of the density ``rho ~ r^-slope``, in [1.2, 2.8]; 2 is isothermal. The convergence is
         ``(3 - slope)/2 (theta_e / sqrt(q x^2 + y^2/q))^(slope - 1)`` (Tessore & Metcalf 2015,
@@ -80,12 +89,15 @@ class ArcParameters:
     psf_nea_fwhm: tuple[float, ...]
     psf_width_is: Literal["nea", "fwhm"] = "nea"
     pixel: Literal["effective", "integrate"] = "effective"
-    src_model: Literal["sersic", "point"] = "sersic"
+    src_model: Literal["sersic", "point", "image"] = "sersic"
+    src_image: Floats | None = None
+    src_scale: float = math.nan
+    src_rotation: float = math.nan
     slope: float = 2.0
 
     def __post_init__(self) -> None:
-        one_of(self.src_model, "src_model", ("sersic", "point"))
-        for name in (*_PLACES, *(_SHAPE if self.src_model == "sersic" else ())):
+        one_of(self.src_model, "src_model", tuple(_SHAPES))
+        for name in (*_PLACES, *_SHAPES[self.src_model]):
             value = getattr(self, name)
             require(math.isfinite(value), name, "a finite number", value)
         require(self.theta_e >= 0.0, "theta_e", "0 arcsec or more", self.theta_e)
@@ -97,6 +109,10 @@ class ArcParameters:
             require(self.src_reff > 0.0, "src_reff", "more than 0 arcsec", self.src_reff)
             require(0.3 <= self.src_n <= 8.0, "src_n", "in [0.3, 8]", self.src_n)
             require(0.05 <= self.src_q <= 1.0, "src_q", "in [0.05, 1]", self.src_q)
+        if self.src_model == "image":
+            require(self.src_scale > 0.0, "src_scale", "more than 0 arcsec", self.src_scale)
+            total = 0.0 if self.src_image is None else float(self.src_image.sum())
+            require(0.0 < total < math.inf, "src_image", "pixels with a positive sum", total)
         one_of(self.psf_model, "psf_model", ("gaussian", "moffat"))
         one_of(self.psf_width_is, "psf_width_is", ("nea", "fwhm"))
         one_of(self.pixel, "pixel", ("effective", "integrate"))

@@ -24,6 +24,9 @@ from darkhaloscope.variables import LENS_MODELS, PIXEL_RESPONSES, PSF_MODELS, SO
 ApplyFix = Callable[[NDArray[np.float64], str, float, float], NDArray[np.float64]]
 """``apply_fix(arc, fix, target_x, target_y)``: the arc (band, y, x) after the recorded fix."""
 
+ImageOf = Callable[[int], NDArray[np.float64]]
+"""``image_of(src_image)``: the pixels (y, x) of a galaxy of the catalogue that sources came from."""
+
 CORE_TOLERANCE = 1e-3
 CLOSURE_TOLERANCE = 1e-5
 CORE_FRAME = 32
@@ -36,6 +39,7 @@ DRAWN_LENSES = tuple(LENS_MODELS.index(name) for name in ("SIS", "SIE", "EPL"))
 SERSIC = SOURCE_MODELS.index("SERSIC")
 POINT = SOURCE_MODELS.index("POINT")
 BULGE_DISC = SOURCE_MODELS.index("BULGE_DISC")
+IMAGE = SOURCE_MODELS.index("IMAGE")
 DRAWN_PSFS: dict[int, Literal["gaussian", "moffat"]] = {
     PSF_MODELS.index("GAUSSIAN"): "gaussian",
     PSF_MODELS.index("MOFFAT"): "moffat",
@@ -100,7 +104,18 @@ def join(parts: Sequence[Arrays]) -> Arrays:
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def arc_parts(rows: Arrays, i: int) -> list[ArcParameters]:
+def no_image(ident: int) -> NDArray[np.float64]:
+    """Where no catalogue of galaxies is at hand.
+
+    Raises
+    ------
+    ValueError
+        Always: an image can only be drawn again by a caller who has it.
+    """
+    raise ValueError(f"the image of galaxy {ident} is not at hand")
+
+
+def arc_parts(rows: Arrays, i: int, image_of: ImageOf = no_image) -> list[ArcParameters]:
     """The recorded parameters of row ``i`` in the reference integrator's terms, one a part of its source.
 
     Raises
@@ -159,6 +174,14 @@ def arc_parts(rows: Arrays, i: int) -> list[ArcParameters]:
         return [
             ArcParameters(**common, **_NO_SHAPE, src_flux=tuple(flux.tolist()), src_model="point")
         ]
+    if source == IMAGE:
+        image = {
+            "src_image": image_of(int(rows["src_image"][i])),
+            "src_scale": number("src_scale"),
+            "src_rotation": number("src_rotation"),
+        }
+        shape = {**common, **_NO_SHAPE, **image}
+        return [ArcParameters(**shape, src_flux=tuple(flux.tolist()), src_model="image")]
     raise ValueError(f"src_model {source} is no source that can be drawn again")
 
 
@@ -196,6 +219,7 @@ def rerender(
     rows: Arrays,
     spec: AuditSpec,
     apply_fix: ApplyFix = no_fix,
+    image_of: ImageOf = no_image,
     core_tolerance: float = CORE_TOLERANCE,
     closure_tolerance: float = CLOSURE_TOLERANCE,
 ) -> Arrays:
@@ -208,6 +232,8 @@ def rerender(
     apply_fix : callable
         Applies the recorded fix; it must act on each pixel by its place about the target alone, since
         rows that are not closure rows are drawn in their core only.
+    image_of : callable
+        Gives the pixels of a source image.
     core_tolerance, closure_tolerance : float
         Relative accuracy of the core of audit rows and of whole closure arcs.
 
@@ -238,7 +264,7 @@ def rerender(
         x, y = float(rows["target_x"][i]) - corner, float(rows["target_y"][i]) - corner
         try:
             drawn = _draw(
-                arc_parts(rows, i),
+                arc_parts(rows, i, image_of),
                 size=side,
                 target_x=x,
                 target_y=y,

@@ -51,6 +51,9 @@ SHAPE_KEYS: dict[str, tuple[str, ...]] = {
     "bulge_disc": (
         "reff", "n", "q", "pa", "bulge_fraction", "bulge_reff", "bulge_n", "bulge_q",
     ),
+    "image": (
+        "catalogue", "image_mag", "image_reff", "image_scale", "rotation", "deconvolved",
+    ),
 }  # fmt: skip
 """Keys of the source's shape that each kind of source reads."""
 
@@ -62,7 +65,7 @@ class SourceSection(Section):
     and ``q`` are the disc's, and the bulge has the same part of the flux in every band.
     """
 
-    model: Annotated[Mix, one_of("sersic", "point", "bulge_disc")] = Mix.only("sersic")
+    model: Annotated[Mix, one_of("sersic", "point", "bulge_disc", "image")] = Mix.only("sersic")
     """What is lensed: a name, a list, or names with weights."""
     dmag: Annotated[Draw, within(-10, 10, "mag")] = Draw.constant(1.0)
     """Source minus target in the reference band, unlensed, mag AB."""
@@ -88,6 +91,30 @@ class SourceSection(Section):
     """Sersic index of the bulge."""
     bulge_q: Annotated[Draw, within(0.05, 1)] = Draw.constant(1.0)
     """Axis ratio of the bulge."""
+    catalogue: str | None = None
+    """Catalogue of galaxy images, as GalSim's: a path or any fsspec URL."""
+    image_mag: tuple[float, float] | None = None
+    """Bounds of the catalogue's MAG, within which galaxies are chosen."""
+    image_reff: tuple[float, float] | None = None
+    """Bounds of the catalogue's half-light radius, arcsec."""
+    image_scale: Annotated[Draw, within(0.1, 10)] = Draw.constant(1.0)
+    """Size of an image's pixels in units of the catalogue's."""
+    rotation: Annotated[Draw, within(-360, 360, "deg")] = Draw.constant(0.0)
+    """Position angle of an image's y axis, degrees east of north."""
+    deconvolved: bool = False
+    """The images are free of their own camera's PSF; recorded."""
+
+    @model_validator(mode="after")
+    def _images_can_be_chosen(self) -> SourceSection:
+        if "image" in self.model.names and self.catalogue is None:
+            raise ValueError(
+                "model is image, but no catalogue is given; name a catalogue of images"
+            )
+        for key in ("image_mag", "image_reff"):
+            bounds = getattr(self, key)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{key} {list(bounds)} must rise: the lower bound, then the upper")
+        return self
 
     @model_validator(mode="after")
     def _keys_are_read(self) -> SourceSection:
@@ -124,7 +151,10 @@ class RenderSection(Section):
 
 LATER_KEYS: dict[str, tuple[str, ...]] = {
     "lens": ("slope",),
-    "source": ("bulge_fraction", "bulge_reff", "bulge_n", "bulge_q"),
-}
+    "source": (
+        "bulge_fraction", "bulge_reff", "bulge_n", "bulge_q", "image_mag", "image_reff",
+        "image_scale", "rotation", "deconvolved",
+    ),
+}  # fmt: skip
 """Keys that came after the first data sets: at their defaults they are no part of the identity, so that
 an older experiment keeps its own."""

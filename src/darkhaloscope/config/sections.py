@@ -280,7 +280,7 @@ class Experiment(Section):
         Parameters
         ----------
         contents : mapping
-            sha256 of the contents of every file that the experiment names (``targets``, ``joint``).
+            sha256 of the contents of what the experiment names (``targets``, ``joint``, ``galaxies``).
         """
         full = self.model_dump(mode="json")
         for section, keys in LATER_KEYS.items():
@@ -288,6 +288,7 @@ class Experiment(Section):
             for key in keys:
                 if getattr(here, key) == type(here).model_fields[key].default:
                     del full[section][key]
+        del full["source"]["catalogue"]  # its contents decide, not its place
         survey = {
             "hemisphere": self.survey.hemisphere,
             "bands": full["survey"]["bands"],

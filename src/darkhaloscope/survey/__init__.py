@@ -6,6 +6,7 @@ maskbits  the bits of a maskbits map, by name
 coadd     the pixels of the targets of one brick
 tiles     one FITS file in memory, and windows of its images
 targets   lists of targets: a user's table made uniform
+galaxies  images of real galaxies as sources, and their catalogue
 selection targets out of tractor or sweep catalogues
 regions   regions of the sky, their splits, and the guard between these
 sky       a synthetic sky, laid out as a release (skysources, skylight, skyconditions,
@@ -13,6 +14,12 @@ sky       a synthetic sky, laid out as a release (skysources, skylight, skycondi
 """
 
 from darkhaloscope.survey.coadd import Cutouts, read_cutouts
+from darkhaloscope.survey.galaxies import (
+    Galaxies,
+    galaxies_digest,
+    galaxy_image,
+    select_galaxies,
+)
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets
 from darkhaloscope.survey.sky import SkySummary, combine, make_brick, make_sky, sky_bricks
@@ -20,14 +27,18 @@ from darkhaloscope.survey.targets import position_targets, read_targets, write_t
 
 __all__ = [
     "Cutouts",
+    "Galaxies",
     "SkySummary",
     "Survey",
     "combine",
+    "galaxies_digest",
+    "galaxy_image",
     "make_brick",
     "make_sky",
     "position_targets",
     "read_cutouts",
     "read_targets",
+    "select_galaxies",
     "select_lrg",
     "select_simple",
     "select_targets",
