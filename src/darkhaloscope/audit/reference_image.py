@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from darkhaloscope.audit.reference_lens import image_radius, ray_coefficients, ray_line
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
 from darkhaloscope.audit.reference_psf import SPLINE, lay_ray
+from darkhaloscope.compiled import compiled
 
 _KERNEL_REACH = 2.0
 _RAYS_PER_PIXEL = 3.0
 _RAYS_PER_FWHM = 12.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def keys_kernel(x: float) -> float:
     """Keys' cubic kernel at a distance in pixels."""
     x = abs(x)
@@ -33,7 +33,7 @@ def keys_kernel(x: float) -> float:
     return 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _interpolated(image: Floats, x: float, y: float) -> float:
     """The image at a place in its own pixels."""
     rows, columns = image.shape
@@ -46,7 +46,7 @@ def _interpolated(image: Floats, x: float, y: float) -> float:
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_image(
     image: Floats,
     turn: Floats,

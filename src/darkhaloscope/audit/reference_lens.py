@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
+from darkhaloscope.compiled import compiled
 
 
 def _axes(pa: float) -> Floats:
@@ -54,7 +54,7 @@ def image_radius(reach: float, p: ArcParameters) -> float:
     return radius
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def power_law_pull(major: float, minor: float, c: Floats) -> complex:
     """Deflection by the power law at distance 1 in a direction on its axes, as major + i minor.
 
@@ -75,7 +75,7 @@ def power_law_pull(major: float, minor: float, c: Floats) -> complex:
     return total * (2.0 * c[0] / (1.0 + q) * (c[0] / psi) ** (t - 1.0))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def ray_line(phi: float, c: Floats) -> tuple[float, float, float, float, float, float]:
     """Source position along the ray at angle phi, on the ellipse's axes.
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from darkhaloscope.audit.reference_lens import ray_coefficients, ray_line
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
+from darkhaloscope.compiled import compiled
 
 _ANGLES = 4096
 _HALVINGS = 55
@@ -23,12 +23,12 @@ _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 _STEP = 1e-6  # of the numerical derivative by the angle
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _along(r: float, a2: float, ad: float, ab: float, t: float) -> float:
     return a2 * r + ad * r**t + ab
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _radius(outer: bool, a2: float, ad: float, ab: float, t: float) -> float:
     """The outer or the inner root of F, NaN where there is none."""
     if t == 0.0:
@@ -60,7 +60,7 @@ def _radius(outer: bool, a2: float, ad: float, ab: float, t: float) -> float:
     return 0.5 * (low + high)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _across(phi: float, outer: bool, c: Floats) -> tuple[float, float]:
     """On a branch: the radius, and the part of the source position across ``a``; NaN off it."""
     ax, dx, bx, ay, dy, by = ray_line(phi, c)
@@ -72,7 +72,7 @@ def _across(phi: float, outer: bool, c: Floats) -> tuple[float, float]:
     return r, ax * (p * dy + by) - ay * (p * dx + bx)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _end(inside: float, outside: float, outer: bool, c: Floats) -> float:
     """Last angle of a branch between one on it and one off it."""
     for _ in range(_HALVINGS):
@@ -84,7 +84,7 @@ def _end(inside: float, outside: float, outer: bool, c: Floats) -> float:
     return inside
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _root(low: float, high: float, outer: bool, c: Floats) -> float:
     """The angle between two of different sign where the part across is 0."""
     start = _across(low, outer, c)[1]
@@ -97,7 +97,7 @@ def _root(low: float, high: float, outer: bool, c: Floats) -> float:
     return 0.5 * (low + high)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _nearest_zero(low: float, high: float, sign: float, outer: bool, c: Floats) -> float:
     """Golden section: where the part across, of this sign at both ends, comes nearest to 0."""
     for _ in range(_HALVINGS):
@@ -109,7 +109,7 @@ def _nearest_zero(low: float, high: float, sign: float, outer: bool, c: Floats) 
     return 0.5 * (low + high)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _angles(outer: bool, c: Floats, found: Floats, count: int) -> int:
     """Put the angles of the images on one branch into ``found``; gives how many there are now."""
     step = 2.0 * math.pi / _ANGLES
@@ -145,7 +145,7 @@ def _angles(outer: bool, c: Floats, found: Floats, count: int) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _magnification(phi: float, r: float, c: Floats) -> float:
     """Image area over source area, without sign: r over the Jacobian of (r, phi)."""
     t = c[15]

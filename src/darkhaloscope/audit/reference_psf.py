@@ -19,11 +19,11 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
-from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gamma, kv
 
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
+from darkhaloscope.compiled import compiled
 
 SPLINE = 6
 """Nodes of the spline: a quintic one."""
@@ -80,7 +80,7 @@ class Grid:
         return Grid(size, per_pixel, margin, frame, scipy.fft.next_fast_len(pixels, real=True))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def spline_weights(t: float, weights: Floats) -> None:
     """Quintic B-spline at the six nodes around a point, t above the third (Cox-de Boor)."""
     weights[:] = 0.0
@@ -94,7 +94,7 @@ def spline_weights(t: float, weights: Floats) -> None:
         weights[degree] = left
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lay_ray(plane: Floats, fx: float, fy: float, flux: float, wx: Floats, wy: Floats) -> None:
     """Add one ray to a periodic plane, at (fx, fy) in its nodes; ``wx``, ``wy`` are room for weights."""
     nodes = plane.shape[0]
@@ -108,7 +108,7 @@ def lay_ray(plane: Floats, fx: float, fy: float, flux: float, wx: Floats, wy: Fl
             row[(ix + b - 2) % nodes] += share * wx[b]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lay_points(
     x: Floats, y: Floats, flux: Floats, margin: int, per_pixel: int, frame: int, nodes: int
 ) -> tuple[Floats, float, float]:
@@ -144,7 +144,7 @@ def _matern_table(beta: float) -> Floats:
     return np.stack([value, slope * _TABLE_STEP], axis=1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _filtered(
     spectrum: NDArray[np.complex128],
     k: Floats,

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from scipy.special import gammainccinv, gammaincinv, gammaln
 
 from darkhaloscope.audit.reference_lens import image_radius, ray_line
 from darkhaloscope.audit.reference_parameters import ArcParameters, Floats
 from darkhaloscope.audit.reference_psf import SPLINE, lay_ray
+from darkhaloscope.compiled import compiled
 
 MAX_CELLS = 400_000
 _ANGLES = 8
@@ -48,7 +48,7 @@ def root_rings(p: ArcParameters, tolerance: float) -> Floats:
     return np.concatenate([[0.0], first * 2.0 ** np.arange(count + 1)])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _nodes(low: float, high: float, points: Floats, weights: Floats) -> None:
     """Three Gauss points on each half of an interval, then three on the whole of it."""
     quarter = 0.25 * (high - low)
@@ -60,13 +60,13 @@ def _nodes(low: float, high: float, points: Floats, weights: Floats) -> None:
             weights[3 * part + i] = half_width * (8.0 if i == 1 else 5.0) / 9.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _light(x: float, y: float, profile: Floats) -> float:
     """Sersic brightness at a place on the ellipse's axes."""
     return profile[0] * math.exp(-profile[1] * ((x * x + y * y) / profile[2]) ** profile[3])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _evaluate(cell: Floats, c: Floats, profile: Floats, k: float, frame: float) -> None:
     """Fill a cell (r0, r1, phi0, phi1, error, flux, how to split) from its 45 rays.
 
@@ -118,7 +118,7 @@ def _evaluate(cell: Floats, c: Floats, profile: Floats, k: float, frame: float) 
     cell[6] = _ALONG_BOTH if split_r and split_phi else (_ALONG_R if split_r else _ALONG_PHI)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _threshold(cells: Floats, allowed: float) -> float:
     """The error above which cells are split: those below add up to half of what is allowed."""
     low, high = 0.0, cells[:, 4].max()
@@ -135,7 +135,7 @@ def _threshold(cells: Floats, allowed: float) -> float:
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def subdivide(
     rings: Floats,
     c: Floats,
@@ -182,7 +182,7 @@ def subdivide(
             count += radial_parts * angular_parts - 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lay_rays(
     cells: Floats,
     c: Floats,

@@ -18,10 +18,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.errors import UserError
 from darkhaloscope.lensing.pixel_psf import PixelPsf, limit_band, pixel_transfer
 from darkhaloscope.lensing.psf import Psf, transfer
@@ -42,7 +42,7 @@ _KINK = 8.0  # pixels kept free about half a grid, where a periodic Moffat has a
 _GRID_STEP = 16  # grids are multiples of it, so that arcs of about the same extent share transforms
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _spread(
     x: FloatArray,
     y: FloatArray,
@@ -81,7 +81,7 @@ def _spread(
                 grid[row, (i0 + i) % nodes] += part * wx[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _extent(x: FloatArray, y: FloatArray, flux: FloatArray, centre: float, most: float) -> float:
     """Half-side in pixels of the square about ``(centre, centre)`` that holds the light.
 
@@ -103,7 +103,7 @@ def _extent(x: FloatArray, y: FloatArray, flux: FloatArray, centre: float, most:
     return 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexArray:
     """Multiply by a transfer function and keep every ``per_pixel``-th node.
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.lensing.checks import require_choice, require_in
 
 FloatArray = NDArray[np.float64]
@@ -141,7 +141,7 @@ def _epl_largest(theta_e: float, q: float, t: float, series: list[float]) -> flo
     return 2.0 * b / (1.0 + q) * (b / (q if t > 1.0 else 1.0)) ** (t - 1.0) * sum(series)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _atan_over(e: float, z: float) -> float:
     """``atan(e z) / e``, also for e -> 0."""
     u = e * z
@@ -150,7 +150,7 @@ def _atan_over(e: float, z: float) -> float:
     return math.atan(u) / e
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _atanh_over(e: float, z: float) -> float:
     """``atanh(e z) / e``, also for e -> 0."""
     u = e * z
@@ -159,7 +159,7 @@ def _atanh_over(e: float, z: float) -> float:
     return math.atanh(u) / e
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sis_ray(east: float, north: float, theta_e: float) -> tuple[float, float]:
     """Deflection of one ray by an SIS; zero at the centre, where its direction is not defined."""
     r = math.sqrt(east * east + north * north)
@@ -168,7 +168,7 @@ def sis_ray(east: float, north: float, theta_e: float) -> tuple[float, float]:
     return theta_e * east / r, theta_e * north / r
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sie_ray(
     east: float, north: float, theta_e: float, q: float, sin_pa: float, cos_pa: float
 ) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def sie_ray(
     return along * sin_pa + across * cos_pa, along * cos_pa - across * sin_pa
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def epl_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]:
     """Deflection of one ray by an EPL (Tessore & Metcalf 2015, eq. 13).
 
@@ -212,13 +212,13 @@ def epl_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]:
     return along * sin_pa + across * cos_pa, along * cos_pa - across * sin_pa
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shear_ray(east: float, north: float, gamma1: float, gamma2: float) -> tuple[float, float]:
     """Deflection of one ray by external shear about the origin."""
     return gamma1 * east + gamma2 * north, gamma2 * east - gamma1 * north
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lens_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]:
     """Deflection of one ray by the lens whose numbers are :meth:`Lens.numbers`."""
     if lens[6] != 1.0:
@@ -231,7 +231,7 @@ def lens_ray(east: float, north: float, lens: FloatArray) -> tuple[float, float]
     return a_east + s_east, a_north + s_north
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def stretch(r: float, half: float, lens: FloatArray) -> float:
     """How far apart in the source plane two rays can lie that pass within ``half`` of each other.
 
@@ -262,7 +262,7 @@ def stretch(r: float, half: float, lens: FloatArray) -> float:
     return min(half + 2.0 * largest * furthest, half * steep) + half * gamma
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lens_rays(east: FloatArray, north: FloatArray, lens: FloatArray, out: FloatArray) -> None:
     for i in range(east.size):
         out[0, i], out[1, i] = lens_ray(east[i], north[i], lens)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.errors import UserError
 from darkhaloscope.lensing.checks import require_choice, require_fluxes, require_in
 from darkhaloscope.lensing.deflection import Lens, lens_ray, stretch
@@ -130,7 +130,7 @@ def _maxima(image: FloatArray) -> tuple[FloatArray, IntArray]:
         image = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).max(axis=(1, 3))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _largest(levels: FloatArray, shapes: IntArray, x: float, y: float, reach: float) -> float:
     """Largest magnitude of the pixels that interpolation reads within ``reach`` of a place."""
     low_x, high_x = x - reach, x + reach + 2.0 * _MARGIN
@@ -151,7 +151,7 @@ def _largest(levels: FloatArray, shapes: IntArray, x: float, y: float, reach: fl
     return largest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weights(f: float, cubic: bool, weights: FloatArray) -> None:
     """Weights of the pixels -1, 0, 1, 2 about a place ``f`` beyond pixel 0; they add up to 1."""
     g = 1.0 - f
@@ -164,7 +164,7 @@ def _weights(f: float, cubic: bool, weights: FloatArray) -> None:
         weights[0], weights[1], weights[2], weights[3] = 0.0, g, f, 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _brightness(
     image: FloatArray, x: float, y: float, cubic: bool, wx: FloatArray, wy: FloatArray
 ) -> float:
@@ -186,7 +186,7 @@ def _brightness(
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _to_image(
     east: float, north: float, lens: FloatArray, source: FloatArray
 ) -> tuple[float, float]:
@@ -202,7 +202,7 @@ def _to_image(
     return source[6] + source[4] * left * source[5], source[7] + up * source[5]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _trace(
     lens: FloatArray,
     source: FloatArray,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.errors import UserError
 from darkhaloscope.lensing.checks import require_fluxes, require_in
 from darkhaloscope.lensing.deflection import Lens, lens_ray, stretch
@@ -74,7 +74,7 @@ class Images(NamedTuple):
     magnification: FloatArray
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _jacobian(east: float, north: float, lens: FloatArray) -> tuple[float, float, float]:
     """``d source / d image`` of a ray: its EE, EN (= NE) and NN elements.
 
@@ -97,7 +97,7 @@ def _jacobian(east: float, north: float, lens: FloatArray) -> tuple[float, float
     return 1.0 - kappa - gamma1, -gamma2, 1.0 - kappa + gamma1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cells(lens: FloatArray, dx: float, dy: float, half: float, finest: float) -> FloatArray:
     """Centres (2, n) of the finest cells that may hold an image; as many as there is room for."""
     out = np.empty((2, _MOST_CELLS))
@@ -124,7 +124,7 @@ def _cells(lens: FloatArray, dx: float, dy: float, half: float, finest: float) -
     return out[:, :count]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _polish(cells: FloatArray, lens: FloatArray, dx: float, dy: float) -> tuple[FloatArray, int]:
     """Newton's method from every cell: the distinct images (3, n), and how many they are."""
     images = np.empty((3, cells.shape[1]))

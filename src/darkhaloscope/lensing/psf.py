@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import FWHM_PER_SIGMA, PIXEL_SCALE
 from darkhaloscope.lensing.checks import require_choice, require_in
@@ -175,7 +175,7 @@ def kernel(psf: Psf, half_width: int, pixel_scale: float = PIXEL_SCALE) -> Float
     return psf_profile(np.hypot(axis[:, None], axis[None, :]), psf) * pixel_scale**2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _moffat_quadrant(half: int, step_over_alpha: float, beta: float) -> FloatArray:
     """``(1 + r^2)^-beta`` on nodes 0 .. half of both axes; the profile is symmetric in x and y."""
     out = np.empty((half + 1, half + 1))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.lensing.deflection import ORIGIN, SERIES_STARTS, lens_ray, shear_ray
 
 FloatArray = NDArray[np.float64]
@@ -26,7 +26,7 @@ ROWS = 6
 _COS, _STRENGTH = 4, 5
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lens_rays(rays: FloatArray, lens: FloatArray) -> None:
     """Deflection of four rays, as :func:`deflection.lens_ray` gives of each.
 

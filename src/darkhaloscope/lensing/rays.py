@@ -14,9 +14,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.lensing.deflection import Lens, stretch
 from darkhaloscope.lensing.quads import A_EAST, A_NORTH, EAST, NORTH, ROWS, lens_rays
 from darkhaloscope.lensing.sources import (
@@ -69,14 +69,14 @@ class Rays(NamedTuple):
     finest: float
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _grown(rays: FloatArray) -> FloatArray:
     out = np.empty((3, 2 * rays.shape[1]))
     out[:, : rays.shape[1]] = rays
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def ripple_of(side: float, resolution: float) -> float:
     """Ripple that cells of a side leave after the PSF, at most, as a part of their brightness."""
     if side <= 2.0 * resolution:
@@ -84,7 +84,7 @@ def ripple_of(side: float, resolution: float) -> float:
     return _RIPPLE_4 if side <= 4.0 * resolution else 1.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _four_rays(
     east: float, north: float, step: float, lens: FloatArray, source: FloatArray, out: FloatArray
 ) -> None:
@@ -109,7 +109,7 @@ def _four_rays(
         )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _trace(
     lens: FloatArray,
     source: FloatArray,

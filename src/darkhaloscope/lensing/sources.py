@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainccinv, gammaincinv, gammaln
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.lensing.checks import require_fluxes, require_in
 
 FloatArray = NDArray[np.float64]
@@ -110,7 +110,7 @@ def sersic_radius_outside(reff: float, n: float, fraction: float) -> float:
     return reff * (t / float(sersic_b(n))) ** n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sersic_exponent(x: float, inverse_n: float, b: float) -> float:
     """``b x^(1/n)`` for a radius ``x`` in half-light radii; the usual indices without ``pow``."""
     if inverse_n == 1.0:
@@ -122,7 +122,7 @@ def sersic_exponent(x: float, inverse_n: float, b: float) -> float:
     return b * x**inverse_n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def elliptical_ray(
     east: float, north: float, q: float, sin_pa: float, cos_pa: float
 ) -> tuple[float, float]:
@@ -133,7 +133,7 @@ def elliptical_ray(
     return root * major, minor / root
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sersic_rays(east: FloatArray, north: FloatArray, source: FloatArray, out: FloatArray) -> None:
     for i in range(east.size):
         u, v = elliptical_ray(
