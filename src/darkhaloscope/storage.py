@@ -8,9 +8,13 @@ one sentence.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import aiohttp
 import fsspec
@@ -103,6 +107,97 @@ def read_objects(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]
                 raise answer
             found[name] = None if isinstance(answer, BaseException) else bytes(answer)
         return found
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object's size in bytes, and what changes when it is replaced (ETag, time, inode)."""
+
+    size: int
+    version: tuple[str, ...]
+
+
+T = TypeVar("T")
+Missing = FileNotFoundError | StorageError
+"""What stands in a list of answers in the place of an object that is not there, or out of reach."""
+
+
+def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
+    """Size and version of some objects of one store, asked for together."""
+
+    def stat(url: str) -> Stat:
+        fs, path = _open(url)
+        info = fs.info(path)
+        if info.get("type") == "directory":
+            raise IsADirectoryError(f"{path} is a folder")
+        marks = ("ETag", "etag", "LastModified", "mtime", "ino", "created")
+        return Stat(int(info["size"]), tuple(str(info[mark]) for mark in marks if mark in info))
+
+    if urls:
+        _answer(urls[0], lambda: _open(urls[0])[0].invalidate_cache())
+    return _together(urls, stat)
+
+
+def read_all(urls: Sequence[str]) -> list[bytes | Missing]:
+    """All bytes of some objects of one store, read together; errors as in :func:`read`."""
+    return _together(urls, read)
+
+
+_TOGETHER = 16  # requests of one kind at a time where fsspec has no call for many
+
+
+def _together(urls: Sequence[str], ask: Callable[[str], T]) -> list[T | Missing]:
+    """``ask`` of every address, at once where it waits for a network; errors as values."""
+
+    def one(url: str) -> T | Missing:
+        return _answer(url, lambda: ask(url))
+
+    if not urls or "://" not in urls[0]:
+        return [one(url) for url in urls]
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        return list(pool.map(one, urls))
+
+
+def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]:
+    """Byte ranges (url, first, end) of objects of one store, read together.
+
+    An answer of another length than was asked for (a server that knows no ranges, an object that
+    was cut meanwhile) is a StorageError as well.
+    """
+    if not ranges:
+        return []
+    urls, firsts, ends = zip(*ranges, strict=True)
+
+    def ask() -> list[Any]:
+        fs, _ = _open(urls[0])
+        paths = [_open(url)[1] for url in urls]
+        found: list[Any] = fs.cat_ranges(paths, list(firsts), list(ends), on_error="return")
+        return found
+
+    def whole(item: tuple[Any, tuple[str, int, int]]) -> bytes:
+        answer, (_, first, end) = item
+        if isinstance(answer, BaseException):
+            raise answer
+        if len(answer) != end - first:
+            raise OSError(f"a range of {end - first} bytes came back as {len(answer)} bytes")
+        return bytes(answer)
+
+    answers = _answer(urls[0], ask)
+    if not isinstance(answers, list):
+        return [answers] * len(urls)
+    return [
+        _answer(item[1][0], functools.partial(whole, item))
+        for item in zip(answers, ranges, strict=True)
+    ]
+
+
+def _answer(url: str, ask: Callable[[], T]) -> T | Missing:
+    """What ``ask`` gives, or the error as a value."""
+    try:
+        with _said_plainly(url, "read"):
+            return ask()
+    except (FileNotFoundError, StorageError) as error:
+        return error
 
 
 def exists(url: str) -> bool:

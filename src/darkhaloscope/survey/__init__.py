@@ -4,7 +4,12 @@ layout    names of files, and whole objects read through fsspec
 bricks    the 0.25 deg tiling of the sky, and DESI's TARGETID
 maskbits  the bits of a maskbits map, by name
 coadd     the pixels of the targets of one brick
-tiles     one FITS file in memory, and windows of its images
+grid      its WCS
+files     the files of a brick, opened together; only the tiles that are needed are fetched
+reading   whole files or byte ranges: the cost model
+source    the bytes of one FITS file, as far as they were fetched, and its HDUs
+tiles     windows of its images
+decode    one compressed tile to pixels
 targets   lists of targets: a user's table made uniform
 galaxies  images of real galaxies as sources, and their catalogue
 selection targets out of tractor or sweep catalogues
@@ -21,6 +26,7 @@ from darkhaloscope.survey.galaxies import (
     select_galaxies,
 )
 from darkhaloscope.survey.layout import Survey
+from darkhaloscope.survey.reading import Reading
 from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets
 from darkhaloscope.survey.sky import SkySummary, combine, make_brick, make_sky, sky_bricks
 from darkhaloscope.survey.targets import position_targets, read_targets, write_targets
@@ -28,6 +34,7 @@ from darkhaloscope.survey.targets import position_targets, read_targets, write_t
 __all__ = [
     "Cutouts",
     "Galaxies",
+    "Reading",
     "SkySummary",
     "Survey",
     "combine",

@@ -20,26 +20,24 @@ Every rule looks at one row and at the brick, never at the other rows that are r
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
-from darkhaloscope import storage
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, stamp_corner
+from darkhaloscope.storage import StorageError
 from darkhaloscope.survey import maskbits as mb
+from darkhaloscope.survey.files import CoaddFile, Opened, fetch_tiles, open_files
+from darkhaloscope.survey.grid import check_same_grid, sky_to_brick, tan_wcs
 from darkhaloscope.survey.layout import Survey
-from darkhaloscope.survey.tiles import CorruptFileError, TiledImage, read_images
+from darkhaloscope.survey.reading import Reading
+from darkhaloscope.survey.source import CorruptFileError
+from darkhaloscope.survey.tiles import TiledImage
 from darkhaloscope.variables import default_bad_bits, default_reference_band
-
-SCALE_TOLERANCE = 1e-3
-"""Relative (and in rad): a coadd of another pixel scale, or turned by more, is not read."""
 
 # Which of several troubles of one brick a row reports: the one that a retry may mend comes first.
 _SEVERITY = (Reason.UNREADABLE, Reason.CORRUPT_FILE, Reason.MISSING_FILE, Reason.MISSING_BAND)
@@ -73,6 +71,8 @@ class Cutouts:
         Codes of :class:`~darkhaloscope.errors.Reason`; OK where the stamp is good.
     notes : list of str
         One sentence for every file that is missing or broken.
+    requests, bytes : int
+        What reading the brick took: requests to the store, and bytes of files.
     """
 
     brick: str
@@ -89,6 +89,8 @@ class Cutouts:
     target_y: NDArray[np.float64]
     reason: NDArray[np.uint8]
     notes: list[str] = field(default_factory=list)
+    requests: int = 0
+    bytes: int = 0
 
     @property
     def ok(self) -> NDArray[np.bool_]:
@@ -106,6 +108,7 @@ def read_cutouts(
     bad_bits: tuple[str, ...] | None = None,
     reference_band: str | None = None,
     pixel_scale: float = PIXEL_SCALE,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
 ) -> Cutouts:
     """Cut the stamps of some targets out of the coadds of one brick.
 
@@ -126,6 +129,8 @@ def read_cutouts(
         The band that every row must have; r, else the first of z, g, i, if not given.
     pixel_scale : float
         Arcsec per pixel that the coadds must have.
+    reading : Reading
+        Byte ranges or whole files; the pixels are the same.
 
     Returns
     -------
@@ -148,6 +153,7 @@ def read_cutouts(
     names = bad_bits if bad_bits is not None else default_bad_bits(survey.bands)
     if len(ra):
         try:
+            reader.open(reading)
             reader.read_bands(reference)
             reader.read_maskbits(names)
         except _GiveUpError:
@@ -174,6 +180,7 @@ class _Reader:
         count, bands = len(ra), len(survey.bands)
         self.survey, self.brick, self.size, self.pixel_scale = survey, brick, size, pixel_scale
         self.ra, self.dec = ra, dec
+        self.files: dict[tuple[str, str | None], Opened] = {}
         self.trouble: set[Reason] = set()
         self.grid: TiledImage | None = None
         self.rows = np.zeros(0, dtype=np.int64)  # rows whose stamps lie inside the coadd
@@ -204,44 +211,66 @@ class _Reader:
         if reason is not None:
             self.trouble.add(reason)
 
+    def open(self, reading: Reading) -> None:
+        """Open all files, put the targets on the grid, and fetch the tiles that they need."""
+        bands = self.survey.bands
+        maps = [kind for kind in ("psfsize",) if kind not in self.survey.absent]
+        kinds: list[tuple[str, str | None]]
+        kinds = [(kind, band) for kind in ("image", "invvar", *maps) for band in bands]
+        if "maskbits" not in self.survey.absent:
+            kinds.append(("maskbits", None))
+        urls = [self.survey.url(kind, self.brick, band) for kind, band in kinds]
+        sides = [1 if kind == "psfsize" else self.size for kind, _ in kinds]
+        opened = open_files(urls, reading, len(self.ra), sides)
+        self.files = dict(zip(kinds, opened, strict=True))
+        self.give_up_on(found for found in self.files.values())
+        for key, found in self.files.items():
+            try:
+                for image in found.images if isinstance(found, CoaddFile) else ():
+                    self.check_grid(image, key[0])
+            except CorruptFileError as error:
+                self.files[key] = error
+        if self.grid is not None and len(self.rows):
+            wanted = [
+                (found, dict(enumerate(self.needed(image, kind) for image in found.images)))
+                for (kind, _), found in self.files.items()
+                if isinstance(found, CoaddFile)
+            ]
+            self.give_up_on(fetch_tiles(wanted).values())
+        there = [found for found in self.files.values() if isinstance(found, CoaddFile)]
+        self.out.requests = sum(found.requests for found in there)
+        self.out.bytes = sum(found.bytes for found in there)
+
+    def give_up_on(self, found: Iterable[object]) -> None:
+        """Where one file is out of reach so is the brick: one note, and no further request."""
+        for error in found:
+            if isinstance(error, StorageError):
+                self.out.notes.append(f"brick {self.brick}: {str(error).rstrip('.')}.")
+                self.trouble.add(Reason.UNREADABLE)
+                raise _GiveUpError
+
+    def needed(self, image: TiledImage, kind: str) -> NDArray[np.bool_]:
+        """The tiles of an image that the rows' stamps, or for psfsize their own pixels, touch."""
+        y, x = self.y0[self.rows], self.x0[self.rows]
+        if kind != "psfsize":
+            return image.needed(y, x, self.size, self.size)
+        dy, dx = self.own_pixels()
+        return image.needed(y + dy, x + dx, 1, 1)
+
     def fetch(self, kind: str, band: str | None) -> list[TiledImage] | CorruptFileError | None:
         """The images of one file, None where it is absent, the fault where it is broken."""
-        try:
-            raw = storage.read(self.survey.url(kind, self.brick, band))
-        except FileNotFoundError:
-            return None
-        except storage.StorageError as error:
-            self.out.notes.append(f"brick {self.brick}: {str(error).rstrip('.')}.")
-            self.trouble.add(Reason.UNREADABLE)
-            raise _GiveUpError from error
-        try:
-            images = read_images(raw)
-            for image in images:
-                self.check_grid(image, kind)
-        except CorruptFileError as error:
-            self.note(kind, band, f"is corrupt: {error}", Reason.CORRUPT_FILE)
-            return error
-        return images
+        found = self.files[kind, band]
+        if isinstance(found, CorruptFileError):
+            self.note(kind, band, f"is corrupt: {found}", Reason.CORRUPT_FILE)
+            return found
+        return found.images if isinstance(found, CoaddFile) else None
 
     def check_grid(self, image: TiledImage, kind: str) -> None:
         """All files of a brick are on one pixel grid; the first image says which."""
-        if self.grid is None:
-            if kind == "image":
-                self.place(image)
-            return
-        if image.shape != self.grid.shape:
-            (ny, nx), (my, mx) = image.shape, self.grid.shape
-            raise CorruptFileError(
-                f"its {nx} x {ny} pixels are not the {mx} x {my} of the brick's other files"
-            )
-        for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
-            mine, other = image.header.get(key), self.grid.header.get(key)
-            if mine is None:  # The WISEM HDUs have no WCS.
-                continue
-            if not (isinstance(mine, int | float) and abs(mine - other) <= 1e-7):
-                raise CorruptFileError(
-                    f"its {key} {mine} is not the {other} of the brick's other files"
-                )
+        if self.grid is not None:
+            check_same_grid(image, self.grid)
+        elif kind == "image":
+            self.place(image)
 
     def place(self, image: TiledImage) -> None:
         wcs = tan_wcs(image.header, self.pixel_scale)
@@ -381,41 +410,3 @@ class _Reader:
         out.bad_pixel_frac[failed] = np.nan
         out.wise_brightmask_frac[failed] = np.nan
         return out
-
-
-def tan_wcs(header: fits.Header, pixel_scale: float = PIXEL_SCALE) -> WCS:
-    """The WCS of a coadd, which must be TAN, North up, East to the left, in square pixels.
-
-    Raises
-    ------
-    CorruptFileError
-        For any other projection, orientation or scale (arcsec per pixel, relative tolerance 1e-3).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            wcs = WCS(header)
-            matrix = np.asarray(wcs.pixel_scale_matrix, dtype=float) * 3600.0
-    except (ValueError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())
-        raise CorruptFileError(f"its WCS cannot be read ({text})") from error
-    if list(wcs.wcs.ctype) != ["RA---TAN", "DEC--TAN"]:
-        raise CorruptFileError(f"its projection is {list(wcs.wcs.ctype)}, not TAN")
-    expected = np.array([[-pixel_scale, 0.0], [0.0, pixel_scale]])
-    if matrix.shape != (2, 2) or np.abs(matrix - expected).max() > SCALE_TOLERANCE * pixel_scale:
-        raise CorruptFileError(
-            f"its pixels are not North up, East left at {pixel_scale} arcsec "
-            f"(CD matrix in arcsec: {np.round(matrix, 4).tolist()})"
-        )
-    return wcs
-
-
-def sky_to_brick(
-    wcs: WCS, ra: NDArray[np.float64], dec: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pixels (x, y) from 0 of sky positions in deg; NaN where TAN cannot show it (90 deg off)."""
-    x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-    known = np.isfinite(ra) & np.isfinite(dec)
-    if known.any():
-        x[known], y[known] = wcs.wcs_world2pix(ra[known], dec[known], 0)
-    return x, y
