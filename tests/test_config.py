@@ -142,6 +142,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"survey.bands": ["g", "g"]}, ["survey", "names a band twice"]),
     ({"survey.bands": ["g", "y"]}, ["survey.bands.1 is 'y'"]),
     ({"survey.reference_band": "i"}, ["reference_band i", "not among the bands"]),
+    ({"read": {"mode": "ranges", "checksums": True}}, ["read", "whole files", "checksums"]),
     ({"source.colour.r": 0.3}, ["source.colour.r is not 0", "reference band"]),
     ({"source.colour.y": 0.3}, ["source.colour.y is 'y'"]),
     ({"targets.splits": {"train": 0.5}}, ["targets.splits", "0.8", "add up to 1"]),
@@ -485,7 +486,7 @@ def test_every_key_is_known_to_decide_or_not() -> None:
         inner = getattr(model.annotation, "model_fields", None)
         for key in [section] if inner is None else [f"{section}.{name}" for name in inner]:
             top = key.split(".")[0]
-            if key in may_change or top in ("audit", "gates", "cluster"):
+            if key in may_change or top in ("audit", "gates", "cluster", "read"):
                 continue
             place = document_keys
             for part in key.split("."):

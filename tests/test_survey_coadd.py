@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,10 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from darkhaloscope import storage
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.survey import Cutouts, Survey, read_cutouts
+from darkhaloscope.survey import Cutouts, Reading, Survey, read_cutouts
+from darkhaloscope.survey.reading import PREFIX
 
 DATA = Path(__file__).parent / "data"
 BRICK = "0591m305"
@@ -91,8 +94,11 @@ XS = np.array([120.3, 40.0, 199.6, 99.8, 118.2])
 YS = np.array([121.8, 41.49, 60.51, 200.2, 110.0])
 
 
+_READ = ("bad_bits", "reference_band", "pixel_scale", "reading")
+
+
 def cut(root: Path, xs: Any = XS, ys: Any = YS, size: int = SIZE, **how: Any) -> Cutouts:
-    read = {k: how.pop(k) for k in ("bad_bits", "reference_band", "pixel_scale") if k in how}
+    read = {k: how.pop(k) for k in _READ if k in how}
     return read_cutouts(Survey(str(root), **how), BRICK, *sky(xs, ys), size, **read)
 
 
@@ -255,6 +261,70 @@ def test_other_places(root: Path) -> None:
         shutil.copy(file, flat / file.name)
     out = read_cutouts(Survey(str(flat), layout="flat"), BRICK, *sky(XS, YS), SIZE)
     np.testing.assert_array_equal(out.image, cut(root).image)
+
+
+READINGS = [Reading("ranges"), Reading("whole"), Reading("auto")]
+
+
+@pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.mode)
+def test_all_ways_of_reading_give_the_same(root: Path, reading: Reading) -> None:
+    out, default = cut(root, reading=reading), cut(root)
+    check_pixels(out, root)
+    for name in ("image", "invvar", "psfsize", "bad_pixel_frac", "wise_brightmask_frac", "reason"):
+        assert getattr(out, name).tobytes() == getattr(default, name).tobytes()
+    if reading.mode == "whole":
+        assert out.requests == 10
+        assert out.bytes == sum(file.stat().st_size for file in root.rglob("*.fz"))
+
+
+def write_sums(root: Path, **change: str) -> None:
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in root.rglob("*.fz")}
+    lines = [f"{digest} *some/folder/{name}" for name, digest in (sums | change).items()]
+    place = Path(Survey(str(root)).checksums_url(BRICK))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("\n".join(lines) + "\n")
+
+
+def test_checksums(root: Path) -> None:
+    reading = Reading(checksums=True)
+    out = cut(root, reading=reading)
+    assert reasons(out) == ["missing_file"] * 5
+    assert "sha256sum" in out.notes[0]
+    write_sums(root)
+    assert reasons(cut(root, reading=reading)) == ["ok"] * 5
+    # A file that is whole, decodes, and is not the release's.
+    put(root, packed(planes("g")["image"] + np.float32(1)), "image", "g")
+    assert reasons(cut(root)) == ["ok"] * 5
+    out = cut(root, reading=reading)
+    assert reasons(out) == ["corrupt_file"] * 5
+    assert "sha256" in out.notes[0]
+    assert "image-g" in out.notes[0]
+
+
+def test_a_file_that_is_replaced_while_it_is_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first bytes and its last would be of two files: no pixel of it is used."""
+    read, path = storage.read_ranges, path_of(root, "invvar", "r")
+
+    def replacing(ranges: Any) -> Any:
+        answers = read(ranges)
+        if any(url == str(path) for url, _, _ in ranges):
+            path.rename(path.with_suffix(".old"))
+            path.write_bytes(path.with_suffix(".old").read_bytes())
+        return answers
+
+    # Noise that does not compress: the file is longer than what is read of it at once.
+    noise = np.random.default_rng(1).normal(0, 1, (N, N)).astype(np.float32) ** 2
+    put(root, packed(noise, compression_type="GZIP_1", quantize_level=0, tile_shape=(20, 20)),
+        "invvar", "r")  # fmt: skip
+    assert path.stat().st_size > 3 * PREFIX
+    assert reasons(cut(root, reading=Reading("ranges"))) == ["ok"] * 5
+    monkeypatch.setattr(storage, "read_ranges", replacing)
+    out = cut(root, reading=Reading("ranges"))
+    assert reasons(out) == ["unreadable"] * 5
+    assert "replaced while it was read" in out.notes[0]
+    assert not out.image.any()
 
 
 # ---- mask bits

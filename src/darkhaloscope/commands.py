@@ -229,7 +229,7 @@ def run(
     exp = prepare.experiment_of(experiment, _with_cluster(overrides, cluster, workers))
     folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
     made = prepare.plan_of(exp)
-    prepare.preflight(made)
+    reading = prepare.preflight(made)
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents)
     spec = prepare.spec_of_columns(
@@ -242,6 +242,7 @@ def run(
     _say_splits(made.regions[0], made.regions[1], console)
     with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
         if not resumed or not store.finished_blocks(folder) or not store.has_plan(folder):
             prepare.write_plan(folder, made)

@@ -18,7 +18,7 @@ from darkhaloscope import fix, lensing
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
-from darkhaloscope.survey import Cutouts, Survey, galaxy_image, read_cutouts
+from darkhaloscope.survey import Cutouts, Reading, Survey, galaxy_image, read_cutouts
 from darkhaloscope.variables import (
     LENS_MODELS,
     NO_PSF,
@@ -60,6 +60,7 @@ def load_brick(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
         experiment.stamp.size,
         bad_bits=experiment.survey.bad,
         reference_band=experiment.survey.reference,
+        reading=Reading(experiment.read.mode, experiment.read.checksums),
     )
 
 

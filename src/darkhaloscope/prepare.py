@@ -20,9 +20,10 @@ from darkhaloscope.audit import AuditSpec, GateLimits
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment, replace_keys
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
-from darkhaloscope.inject import survey_of
-from darkhaloscope.plan import Plan
+from darkhaloscope.inject import load_brick, survey_of
+from darkhaloscope.plan import Plan, brick_rows
 from darkhaloscope.store import Layout
+from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
 from darkhaloscope.variables import VARIABLES
@@ -116,8 +117,8 @@ def write_plan(folder: str, made: Plan) -> None:
         storage.remove(storage.join(folder, "plan", name))  # of an earlier, longer plan
 
 
-def preflight(made: Plan) -> None:
-    """Look at the first bricks before anything is made.
+def preflight(made: Plan) -> str:
+    """Look at the first bricks, and read one, before anything is made; says what reading costs.
 
     Raises
     ------
@@ -163,6 +164,10 @@ def preflight(made: Plan) -> None:
             f"band {missing[0]} has no file in the first bricks ({', '.join(bricks)}): there is no "
             f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
         )
+    first = next(b for b in bricks if any(b in found for found in seen.values()))
+    cutouts = load_brick(brick_rows(exp, made.targets_of(first), made.joint), exp)
+    check_readable(cutouts)
+    return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}"
 
 
 def limits_of(exp: Experiment) -> GateLimits:

@@ -92,6 +92,21 @@ class SurveySection(Section):
         return default_bad_bits(self.bands) if self.bad_bits is None else self.bad_bits
 
 
+class ReadSection(Section):
+    """How the coadds are read; the pixels are the same."""
+
+    mode: Literal["auto", "ranges", "whole"] = "auto"
+    """Whole files, only the byte ranges that stamps need, or file by file what costs less."""
+    checksums: bool = False
+    """Whether every file is compared with the release's ``brick-*.sha256sum``; reads whole files."""
+
+    @model_validator(mode="after")
+    def _checksums_need_whole_files(self) -> ReadSection:
+        if self.checksums and self.mode == "ranges":
+            raise ValueError("checksums are of whole files; take mode: ranges out, or checksums")
+        return self
+
+
 class Splits(Section):
     """Fractions of the regions in each split; they add up to 1."""
 
@@ -243,6 +258,7 @@ class Experiment(Section):
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     seed: int = Field(1, ge=0, lt=2**63)
     survey: SurveySection
+    read: ReadSection = ReadSection()
     targets: TargetsSection
     stamp: StampSection = StampSection()
     plan: PlanSection = PlanSection()

@@ -3,12 +3,13 @@
 layout    names of files, and whole objects read through fsspec
 bricks    the 0.25 deg tiling of the sky, and DESI's TARGETID
 maskbits  the bits of a maskbits map, by name
-coadd     the pixels of the targets of one brick
+coadd     the pixels of the targets of one brick (cutouts: what comes out)
 grid      its WCS
 files     the files of a brick, opened together; only the tiles that are needed are fetched
 reading   whole files or byte ranges: the cost model
 source    the bytes of one FITS file, as far as they were fetched, and its HDUs
 tiles     windows of its images
+health    whether a release can be read at all
 decode    one compressed tile to pixels
 targets   lists of targets: a user's table made uniform
 galaxies  images of real galaxies as sources, and their catalogue
@@ -18,7 +19,8 @@ sky       a synthetic sky, laid out as a release (skysources, skylight, skycondi
           skyfiles)
 """
 
-from darkhaloscope.survey.coadd import Cutouts, read_cutouts
+from darkhaloscope.survey.coadd import read_cutouts
+from darkhaloscope.survey.cutouts import Cutouts
 from darkhaloscope.survey.galaxies import (
     Galaxies,
     galaxies_digest,

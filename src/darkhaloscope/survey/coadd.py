@@ -21,7 +21,6 @@ Every rule looks at one row and at the brick, never at the other rows that are r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,8 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, stamp_corner
 from darkhaloscope.storage import StorageError
 from darkhaloscope.survey import maskbits as mb
-from darkhaloscope.survey.files import CoaddFile, Opened, fetch_tiles, open_files
+from darkhaloscope.survey.cutouts import Cutouts
+from darkhaloscope.survey.files import CoaddFile, Key, Opened, fetch_tiles, open_brick
 from darkhaloscope.survey.grid import check_same_grid, sky_to_brick, tan_wcs
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.reading import Reading
@@ -41,61 +41,6 @@ from darkhaloscope.variables import default_bad_bits, default_reference_band
 
 # Which of several troubles of one brick a row reports: the one that a retry may mend comes first.
 _SEVERITY = (Reason.UNREADABLE, Reason.CORRUPT_FILE, Reason.MISSING_FILE, Reason.MISSING_BAND)
-
-
-@dataclass
-class Cutouts:
-    """Stamps of the targets of one brick; axes (target, band, y, x).
-
-    Attributes
-    ----------
-    brick : str
-    bands : tuple of str
-    image : float32 (target, band, y, x)
-        nMgy; 0 where the band has no coverage and on failed rows.
-    invvar : float32 (target, band, y, x)
-        1/nMgy^2; 0 where there is no data and on failed rows.
-    coverage : float32 (target, band)
-        Fraction of the stamp's pixels with invvar > 0; 0 where the target's own pixel has none.
-    psfsize : float32 (target, band)
-        Arcsec, the map at the target's own pixel; 0 where it has none.
-    bad_pixel_frac : float32 (target)
-        Fraction of pixels with a bad bit; NaN where there is no map.
-    wise_brightmask_frac : float32 (target)
-        Fraction of pixels under WISE's bright-star masks; NaN where there is no map.
-    x, y : float64 (target)
-        The target in pixels of the coadd, centres at integers from 0; NaN where no coadd was read.
-    target_x, target_y : float64 (target)
-        The target in pixels of its stamp.
-    reason : uint8 (target)
-        Codes of :class:`~darkhaloscope.errors.Reason`; OK where the stamp is good.
-    notes : list of str
-        One sentence for every file that is missing or broken.
-    requests, bytes : int
-        What reading the brick took: requests to the store, and bytes of files.
-    """
-
-    brick: str
-    bands: tuple[str, ...]
-    image: NDArray[np.float32]
-    invvar: NDArray[np.float32]
-    coverage: NDArray[np.float32]
-    psfsize: NDArray[np.float32]
-    bad_pixel_frac: NDArray[np.float32]
-    wise_brightmask_frac: NDArray[np.float32]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    target_x: NDArray[np.float64]
-    target_y: NDArray[np.float64]
-    reason: NDArray[np.uint8]
-    notes: list[str] = field(default_factory=list)
-    requests: int = 0
-    bytes: int = 0
-
-    @property
-    def ok(self) -> NDArray[np.bool_]:
-        """Rows whose stamp is good."""
-        return self.reason == Reason.OK
 
 
 def read_cutouts(
@@ -180,28 +125,14 @@ class _Reader:
         count, bands = len(ra), len(survey.bands)
         self.survey, self.brick, self.size, self.pixel_scale = survey, brick, size, pixel_scale
         self.ra, self.dec = ra, dec
-        self.files: dict[tuple[str, str | None], Opened] = {}
+        self.files: dict[Key, Opened] = {}
         self.trouble: set[Reason] = set()
         self.grid: TiledImage | None = None
         self.rows = np.zeros(0, dtype=np.int64)  # rows whose stamps lie inside the coadd
         self.readable = np.ones(count, dtype=bool)
         self.broken_pixels = np.zeros(count, dtype=bool)
         self.own_pixel = np.zeros((count, bands), dtype=bool)
-        self.out = Cutouts(
-            brick=brick,
-            bands=survey.bands,
-            image=np.zeros((count, bands, size, size), np.float32),
-            invvar=np.zeros((count, bands, size, size), np.float32),
-            coverage=np.zeros((count, bands), np.float32),
-            psfsize=np.zeros((count, bands), np.float32),
-            bad_pixel_frac=np.full(count, np.nan, np.float32),
-            wise_brightmask_frac=np.full(count, np.nan, np.float32),
-            x=np.full(count, np.nan),
-            y=np.full(count, np.nan),
-            target_x=np.full(count, np.nan),
-            target_y=np.full(count, np.nan),
-            reason=np.full(count, Reason.OK, np.uint8),
-        )
+        self.out = Cutouts.blank(brick, survey.bands, count, size)
 
     # ---- files
 
@@ -213,17 +144,13 @@ class _Reader:
 
     def open(self, reading: Reading) -> None:
         """Open all files, put the targets on the grid, and fetch the tiles that they need."""
-        bands = self.survey.bands
-        maps = [kind for kind in ("psfsize",) if kind not in self.survey.absent]
-        kinds: list[tuple[str, str | None]]
-        kinds = [(kind, band) for kind in ("image", "invvar", *maps) for band in bands]
-        if "maskbits" not in self.survey.absent:
-            kinds.append(("maskbits", None))
-        urls = [self.survey.url(kind, self.brick, band) for kind, band in kinds]
-        sides = [1 if kind == "psfsize" else self.size for kind, _ in kinds]
-        opened = open_files(urls, reading, len(self.ra), sides)
-        self.files = dict(zip(kinds, opened, strict=True))
-        self.give_up_on(found for found in self.files.values())
+        try:
+            self.files = open_brick(self.survey, self.brick, reading, len(self.ra), self.size)
+        except FileNotFoundError as error:
+            self.out.notes.append(f"brick {self.brick}: {error}.")
+            self.trouble.add(Reason.MISSING_FILE)
+            raise _GiveUpError from error
+        self.give_up_on(self.files.values())
         for key, found in self.files.items():
             try:
                 for image in found.images if isinstance(found, CoaddFile) else ():
@@ -240,6 +167,8 @@ class _Reader:
         there = [found for found in self.files.values() if isinstance(found, CoaddFile)]
         self.out.requests = sum(found.requests for found in there)
         self.out.bytes = sum(found.bytes for found in there)
+        self.out.whole = sum(found.is_whole for found in there)
+        self.out.ranged = len(there) - self.out.whole
 
     def give_up_on(self, found: Iterable[object]) -> None:
         """Where one file is out of reach so is the brick: one note, and no further request."""

@@ -6,6 +6,7 @@ store a few times and not once a file; then nothing more is read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope import storage
 from darkhaloscope.storage import StorageError
+from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.reading import MAX_REQUESTS, Ranges, Reading, costs_of, join
 from darkhaloscope.survey.source import CorruptFileError, Source
 from darkhaloscope.survey.tiles import TiledImage, images_of
@@ -30,6 +32,11 @@ class CoaddFile:
     images: list[TiledImage] = field(default_factory=list)
     requests: int = 0
     bytes: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was read in one piece, so that it cannot change on the way."""
+        return self.stat is None
 
     def fetched(self, answers: Iterable[tuple[int, Any]]) -> StorageError | None:
         """Take the answers (first byte, bytes or error) of range requests; gives the first error."""
@@ -47,8 +54,70 @@ class CoaddFile:
 Opened = CoaddFile | FileNotFoundError | StorageError | CorruptFileError
 
 
+Key = tuple[str, str | None]
+"""Kind of a file, and its band (None for maskbits)."""
+
+
+def keys_of(survey: Survey) -> list[Key]:
+    """The files of a brick that an experiment reads."""
+    maps = {"psfsize", "maskbits"} - survey.absent
+    kinds = ("image", "invvar", "psfsize") if "psfsize" in maps else ("image", "invvar")
+    keys: list[Key] = [(kind, band) for kind in kinds for band in survey.bands]
+    return [*keys, ("maskbits", None)] if "maskbits" in maps else keys
+
+
+def open_brick(
+    survey: Survey, brick: str, reading: Reading, windows: int, side: int
+) -> dict[Key, Opened]:
+    """Open the files of one brick for windows of ``side`` pixels (psfsize: of one).
+
+    Raises
+    ------
+    FileNotFoundError
+        Checksums are asked for, and the release has none of this brick.
+    """
+    keys = keys_of(survey)
+    urls = [survey.url(kind, brick, band) for kind, band in keys]
+    sums = None
+    if reading.checksums:
+        place = survey.checksums_url(brick)
+        try:
+            sums = parse_sums(storage.read(place))
+        except FileNotFoundError:
+            text = f"there are no checksums {place}; take read.checksums out to do without"
+            raise FileNotFoundError(text) from None
+        except StorageError as error:
+            return dict.fromkeys(keys, error)
+    sides = [1 if kind == "psfsize" else side for kind, _ in keys]
+    return dict(zip(keys, open_files(urls, reading, windows, sides, sums), strict=True))
+
+
+def parse_sums(raw: bytes) -> dict[str, str]:
+    """sha256 by name of file, out of what the program ``sha256sum`` writes."""
+    lines = (line.split(maxsplit=1) for line in raw.decode("ascii", "replace").splitlines())
+    return {
+        parts[1].lstrip("*").strip().rsplit("/", 1)[-1]: parts[0].lower()
+        for parts in lines
+        if len(parts) == 2
+    }
+
+
+def check_sum(url: str, raw: bytes, sums: Mapping[str, str]) -> CorruptFileError | None:
+    """What is wrong with a file, where its checksum is not the release's."""
+    name = url.rsplit("/", 1)[-1]
+    digest = hashlib.sha256(raw).hexdigest()
+    if sums.get(name) == digest:
+        return None
+    wanted = f"{sums[name][:12]}… of the release" if name in sums else "listed by the release"
+    return CorruptFileError(f"its sha256 {digest[:12]}… is not {wanted}")
+
+
 def open_files(
-    urls: Sequence[str], reading: Reading, windows: int, sides: Sequence[int]
+    urls: Sequence[str],
+    reading: Reading,
+    windows: int,
+    sides: Sequence[int],
+    sums: Mapping[str, str] | None = None,
 ) -> list[Opened]:
     """Open some files of one store: sizes, headers and tables of tiles; whole where that is cheaper.
 
@@ -60,10 +129,12 @@ def open_files(
         How many windows will be asked for.
     sides : sequence of int
         Their width in pixels, one an address.
+    sums : mapping, optional
+        sha256 by name of file, that the files must have.
     """
     found: dict[str, Opened] = {}
     whole: dict[str, int] = {}  # requests that were made of each
-    if reading.mode == "whole":
+    if reading.always_whole:
         whole = dict.fromkeys(urls, 0)
     else:
         for url, side, stat in zip(urls, sides, storage.stat_all(urls), strict=True):
@@ -74,7 +145,9 @@ def open_files(
             else:
                 found[url] = CoaddFile(url, Source(stat.size), stat, requests=1)
     for url, raw in zip(whole, storage.read_all(list(whole)), strict=True):
-        if isinstance(raw, bytes):
+        if isinstance(raw, bytes) and sums is not None and (wrong := check_sum(url, raw, sums)):
+            found[url] = wrong
+        elif isinstance(raw, bytes):
             source, requests = Source.whole(raw), whole[url] + 1
             found[url] = CoaddFile(url, source, None, requests=requests, bytes=len(raw))
         else:
@@ -138,7 +211,7 @@ def fetch_tiles(wanted: Sequence[tuple[CoaddFile, Needed]]) -> dict[str, Storage
         left = MAX_REQUESTS - file.requests - 1  # the last one looks whether it is the same file
         asked.append((file, join(ranges, costs_of(file.url).gap, left)))
     failed = _fetch(asked)
-    several = [file for file, _ in asked if file.stat is not None and file.requests > 2]
+    several = [file for file, _ in asked if not file.is_whole and file.requests > 2]
     again = storage.stat_all([file.url for file in several])
     for file, stat in zip(several, again, strict=True):
         file.requests += 1

@@ -4,6 +4,7 @@ The Legacy Surveys lay a release out as (https://www.legacysurvey.org/dr10/files
 
     {root}/{hemisphere}/coadd/{AAA}/{brick}/legacysurvey-{brick}-{kind}-{band}.fits.fz
     {root}/{hemisphere}/tractor/{AAA}/tractor-{brick}.fits
+    {root}/{hemisphere}/tractor/{AAA}/brick-{brick}.sha256sum
 
 with AAA the first three letters of the brick's name. DR6 and older have no hemisphere. A user's own
 cache often holds the same files in one folder: the layout ``flat``.
@@ -90,6 +91,10 @@ class Survey:
     def tractor_url(self, brick: str) -> str:
         """Address of the brick's tractor catalogue."""
         return self._join("tractor", brick[:3], f"tractor-{brick}.fits")
+
+    def checksums_url(self, brick: str) -> str:
+        """Address of the sha256 sums of the brick's files."""
+        return self._join("tractor", brick[:3], f"brick-{brick}.sha256sum")
 
     def _join(self, tree: str, folder: str, name: str) -> str:
         root = self.root if self.root.endswith("://") else self.root.rstrip("/") + "/"

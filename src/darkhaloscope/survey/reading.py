@@ -59,17 +59,27 @@ class Reading:
     ----------
     mode : {'auto', 'ranges', 'whole'}
         ``auto``: whole or by ranges, file by file, whichever :func:`expected` says costs less.
+    checksums : bool
+        Compare every file with the release's own checksum, for which all of it is read.
     """
 
     mode: Mode = "auto"
+    checksums: bool = False
+
+    @property
+    def always_whole(self) -> bool:
+        """Whether no file is read by ranges."""
+        return self.mode == "whole" or self.checksums
 
     def takes_whole(self, size: int, windows: int, side: int, files: int, costs: Costs) -> bool:
         """Whether a file of ``size`` bytes is read whole for some windows of ``side`` pixels.
 
         ``files`` are read together, so that each bears its part of the waiting only.
         """
-        if self.mode != "auto":
-            return self.mode == "whole"
+        if self.always_whole:
+            return True
+        if self.mode == "ranges":
+            return False
         requests, wanted = expected(size, windows, side, costs.gap)
         # By ranges: the header and the tiles one after the other, and a last look at the version.
         ranges = (requests + 2) * costs.request + 3 * costs.wait / files
