@@ -44,11 +44,11 @@ class Costs:
 
 
 REMOTE = Costs(request=1.4e-3, wait=0.03, bandwidth=4e7)
-"""An object store or a web server. request: CPU of s3fs (benchmarks/read.py); wait: an object store
+"""An object store or a web server. request: CPU of s3fs, measured on one core; wait: an object store
 in the same region; bandwidth: 10 Gbit/s of a node shared by 32 workers."""
 
 LOCAL = Costs(request=1e-4, wait=0.0, bandwidth=1e9)
-"""A disk: open, seek and read of fsspec's local files (benchmarks/read.py); a fast shared disk."""
+"""A disk: open, seek and read of fsspec's local files; a fast shared disk (both estimates)."""
 
 
 @dataclass(frozen=True)
