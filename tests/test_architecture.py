@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
     "compiled", "errors", "draw", "variables", "storage", "progress", "config", "geometry", "mapping",
-    "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "audit", "prepare", "workflow",
-    "cluster", "report", "commands", "cli",
+    "lensing", "survey", "targetlist", "plan", "fix", "selftest", "inject", "store", "audit", "prepare",
+    "workflow", "driver", "cluster", "report", "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

@@ -72,7 +72,7 @@ def test_real_brick_closes_but_one_region_is_not_enough(real_run: commands.Outco
 
 def test_the_data_set_opens_with_plain_xarray(real_run: commands.Outcome) -> None:
     ds = xr.open_zarr(f"{real_run.folder}/stamps.zarr")
-    planned = pd.read_parquet(f"{real_run.folder}/plan/00000.parquet")
+    planned = pd.read_parquet(f"{real_run.folder}/plan")
     assert ds.sizes["pair"] == len(planned)
     np.testing.assert_array_equal(ds.slot.values, planned["slot"])
     assert (ds.reason.values == 1).all()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.server
 import os
+import pickle
+import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import aiohttp
 import botocore.exceptions
 import fsspec
 import pytest
+from botocore.exceptions import ClientError
 from fsspec.asyn import AsyncFileSystem
 
 from darkhaloscope import storage
@@ -69,6 +75,56 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     assert storage.sweep(str(tmp_path)) == 1
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
     assert storage.sweep("memory://nothing") == 0
+
+
+def test_what_a_live_writer_holds_is_left_alone(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = {
+        "mine": f"x~{host}~{os.getpid()}~ab.partial",
+        "dead": f"x~{host}~{ended.pid}~ab.partial",
+        "elsewhere": "x~other-host~1~ab.partial",
+        "abandoned": "x~third-host~1~ab.partial",
+    }
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"ha")
+    os.utime(tmp_path / names["abandoned"], (0, 0))
+    assert storage.sweep(str(tmp_path)) == 2
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {names["mine"], names["elsewhere"]}
+
+
+def test_a_put_that_is_under_way_elsewhere_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 409 while two conditional puts race; neither may have won."""
+    answers = [ConnectionError("409"), ConnectionError("409")]
+    for answer in answers:
+        answer.__cause__ = ClientError(
+            {"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject"
+        )
+    fs = fsspec.filesystem("memory")
+    pipe_file = fs.pipe_file
+
+    def conflict(path: str, data: bytes, **options: Any) -> None:
+        if answers:
+            raise answers.pop()
+        pipe_file(path, data, **options)
+
+    monkeypatch.setattr(fs, "pipe_file", conflict)
+    monkeypatch.setattr(storage, "_CONFLICT_PAUSES_S", (0.0, 0.0, 0.0))
+    storage.create("memory://conflict/x", b"1")
+    assert storage.read("memory://conflict/x") == b"1"
+
+
+def test_no_space_lasts_and_a_busy_server_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, lasting in ((errno.ENOSPC, True), (errno.EACCES, True), (errno.EBUSY, False)):
+        error = OSError(number, os.strerror(number))
+        monkeypatch.setattr(storage, "_write_partial", lambda *_, e=error: (_ for _ in ()).throw(e))
+        with pytest.raises(storage.StorageError, match=os.strerror(number)) as caught:
+            storage.write(str(tmp_path / "x"), b"1")
+        assert pickle.loads(pickle.dumps(caught.value)).lasting is lasting  # noqa: S301
 
 
 def test_no_bucket_is_one_sentence(s3_server: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -243,7 +244,7 @@ def test_the_marker_holds_checksums_and_counts_and_neither_time_nor_place(whole:
     text = (whole / "blocks" / "000001.json").read_text()
     marker = json.loads(text)
     assert set(marker) == {
-        "schema", "block", "identity", "objects", "statistics", "statistics_spec", "counts", "notes",
+        "schema", "block", "identity", "objects", "plan", "statistics", "statistics_spec", "counts", "notes",
     }  # fmt: skip
     assert (marker["block"], marker["identity"]) == (1, IDENTITY)
     for key, described in marker["objects"].items():
@@ -327,17 +328,65 @@ def test_a_finished_block_is_not_written_over(tmp_path: Path) -> None:
     assert tree(run) == before
 
 
-def test_of_two_writers_that_race_the_second_is_refused(
+def test_of_two_writers_that_race_the_second_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both looked before either wrote: the create-only marker decides."""
+    """Both looked before either wrote. While one writes, another one with other contents waits; with
+    the same contents it goes along; after the marker it is refused."""
     run = tmp_path / "run"
     start(str(run))
+    other = block_of(0, seed=1)
+    write_all = storage.write_all
+    seen: list[dict[str, bytes]] = []
+
+    def in_between(folder: str, objects: dict[str, bytes]) -> None:
+        monkeypatch.setattr(storage, "write_all", write_all)
+        with pytest.raises(store.ClaimedError, match="by another worker"):
+            put(str(run), 0, other)
+        write_all(folder, objects)
+        seen.append(tree(run / "stamps.zarr"))
+        put(str(run), 0)
+
+    monkeypatch.setattr(storage, "write_all", in_between)
     put(str(run), 0)
-    monkeypatch.setattr("darkhaloscope.store.run.read_marker", lambda *_: None)
+    assert tree(run / "stamps.zarr") == seen[0]
+    looked = store.read_marker
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr("darkhaloscope.store.run.read_marker", looked)
+
+    monkeypatch.setattr("darkhaloscope.store.run.read_marker", late)
     with pytest.raises(UserError, match="already written"):
-        put(str(run), 0, statistics={"a": np.zeros(3)})
-    put(str(run), 0)  # the same contents: success
+        put(str(run), 0, other)
+    assert tree(run / "stamps.zarr") == seen[0]
+    assert not list((run / "blocks").glob("*.claim"))
+
+
+def test_a_dead_writers_claim_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(str(run), 0, block_of(0, seed=1))
+    with pytest.raises(store.ClaimedError):
+        put(str(run), 0)
+    store.release_claim(str(run), 0)
+    put(str(run), 0)
+    assert store.finished_blocks(str(run)) == [0]
+
+
+def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    planned = pd.DataFrame({"brick": ["0591m305"], "slot": [5], "theta_e": [1.25]})
+    marker = write_block(str(run), layout(), 0, block_of(0), STATISTICS, "spec", [], planned)
+    part = run / "plan" / "000000.parquet"
+    pd.testing.assert_frame_equal(pd.read_parquet(part), planned)
+    store.check_objects(str(run), [marker])
+    planned.assign(note="mine").to_parquet(part)
+    with pytest.raises(UserError, match=r"plan/000000\.parquet was edited.*change the experiment"):
+        store.check_objects(str(run), [marker])
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -409,7 +458,7 @@ def test_a_marker_of_another_block_experiment_or_version_is_refused(tmp_path: Pa
     with pytest.raises(UserError, match=r"000001\.json is damaged"):
         store.read_marker(str(run), 1, IDENTITY)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
-    with pytest.raises(UserError, match="another version"):
+    with pytest.raises(UserError, match="a newer version"):
         store.read_marker(str(run), 0, IDENTITY)
 
 
@@ -566,5 +615,5 @@ def test_a_run_of_another_schema_is_refused(tmp_path: Path) -> None:
     start(str(run))
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "schema": 99}))
-    with pytest.raises(UserError, match="another version of darkhaloscope"):
+    with pytest.raises(UserError, match="a newer version of darkhaloscope"):
         start(str(run))

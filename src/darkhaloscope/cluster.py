@@ -19,6 +19,8 @@ _SETTINGS = {
     "distributed.scheduler.work-stealing": False,
     # A worker that is busy in a long native call is not dead.
     "distributed.scheduler.worker-ttl": "15 minutes",
+    # A task that killed three fresh workers is given up, and looked into (driver.py).
+    "distributed.scheduler.allowed-failures": 2,
 }
 
 CONNECT_TIMEOUT = "20s"

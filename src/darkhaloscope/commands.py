@@ -22,6 +22,7 @@ from rich.table import Table
 from darkhaloscope import (
     __version__,
     audit,
+    driver,
     lensing,
     prepare,
     report,
@@ -33,6 +34,7 @@ from darkhaloscope import (
 from darkhaloscope.audit import AuditResult, AuditSpec
 from darkhaloscope.cluster import connect
 from darkhaloscope.config import ClusterSection, Experiment
+from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
@@ -187,7 +189,7 @@ def plan(
         counts["injections"] += len(rows) - control
     console.print(
         f"{made.rows} rows ({counts['injections']} injections, {counts['controls']} controls) of "
-        f"{len(made.targets)} targets in {len(made.bricks)} bricks, {made.blocks} blocks of "
+        f"{int(made.targets.first[-1])} targets in {len(made.bricks)} bricks, {made.blocks} blocks of "
         f"{made.block} rows; identity {layout.attributes['identity'][:12]}",
         soft_wrap=True,
     )
@@ -205,6 +207,7 @@ def run(
     cluster: str | None = None,
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    brake: Brake | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Plan, inject, write, reduce and judge; resumes where the folder holds a part of it.
@@ -219,6 +222,8 @@ def run(
         Address of a running Dask scheduler; without one a local cluster is started.
     workers : int, optional
         Workers of the local cluster.
+    brake : Brake, optional
+        Pulled from elsewhere, it stops the run once the blocks in flight are whole.
 
     Raises
     ------
@@ -232,20 +237,14 @@ def run(
     reading = prepare.preflight(made)
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents)
-    spec = prepare.spec_of_columns(
-        exp,
-        np.concatenate(
-            [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
-        ),
-        n_regions=made.n_regions,
-    )
+    spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
     _say_splits(made.regions[0], made.regions[1], console)
     with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
-        resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
-        if not resumed or not store.finished_blocks(folder) or not store.has_plan(folder):
-            prepare.write_plan(folder, made)
+        store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+        if made.joint is not None:
+            store.write_joint(folder, made.joint)
         _drop_conclusions(folder)
         with Bar(console, "inject and write", layout.rows, "rows") as bar:
 
@@ -253,7 +252,16 @@ def run(
                 rows = layout.rows_of(block)
                 bar.advance(rows.stop - rows.start, skipped=was_there)
 
-            markers = workflow.run_blocks(client, folder, made, layout, spec, on_block)
+            markers = driver.run_blocks(
+                client,
+                folder,
+                made,
+                layout,
+                spec,
+                on_block,
+                bricks_per_task=exp.cluster.fixed_bricks_per_task,
+                brake=brake,
+            )
         same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)
         if same_spec:
             stats = workflow.reduce_run(client, folder, markers, spec)
@@ -289,9 +297,9 @@ def audit_dataset(
     prepare.check_complete(dataset, source)
     exp = prepare.experiment_behind(source, dataset, _with_cluster(None, cluster, workers))
     injected = dataset["lens_model"].values > 0
-    spec = prepare.spec_of_columns(
+    spec = prepare.spec_of(
         exp,
-        dataset["theta_e"].values[injected],
+        audit.stratum_counts(dataset["theta_e"].values[injected], exp.audit.theta_e_edges),
         n_regions=len(np.unique(dataset["region_id"].values.astype(object))),
         seed=int(dataset.attrs.get("seed", exp.seed)),
     )

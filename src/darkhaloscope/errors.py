@@ -39,6 +39,7 @@ class Reason(IntEnum):
     NAN_PIXELS = 9
     PSF_MISSING = 10
     RENDER_FAILED = 11
+    QUARANTINED = 12
 
     @property
     def text(self) -> str:

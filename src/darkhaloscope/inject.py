@@ -86,7 +86,7 @@ def inject_brick(rows: pd.DataFrame, cutouts: Cutouts, experiment: Experiment) -
         ``arc`` float32 nMgy. The attribute ``notes`` holds a sentence for each file that was in the way.
     """
     _, target_of = np.unique(_objid(rows), return_inverse=True)
-    cube = _empty_cube(rows, experiment)
+    cube = empty_cube(rows, experiment)
     out = {str(name): variable.values for name, variable in cube.data_vars.items()}
     for i, t in enumerate(target_of):
         _fill_row(out, i, int(t), cutouts, rows.iloc[i], experiment)
@@ -167,7 +167,7 @@ def round_arc(arc: NDArray[np.float64], bits: int = ARC_MANTISSA_BITS) -> NDArra
     return np.ldexp(np.rint(mantissa * scale) / scale, exponent).astype(np.float32)
 
 
-def _empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
+def empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
     """Planned columns filled in, pixels 0, outcomes missing, every row not yet ok."""
     bands = list(experiment.survey.bands)
     size = {"pair": len(rows), "band": len(bands), "y": experiment.stamp.size}

@@ -12,7 +12,6 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,13 @@ from darkhaloscope.draw import Draw, Mix
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import regions
 from darkhaloscope.survey.galaxies import Galaxies, galaxies_digest, select_galaxies
+from darkhaloscope.targetlist import (
+    MemoryTargets,
+    TargetList,
+    canonical_numbers,
+    contents_digest,
+    target_column,
+)
 from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
 
 COLUMNS = (
@@ -69,6 +75,9 @@ _PAGE = 4096
 
 _MAX_OBJID = 2**22 - 1
 """An OBJID fits in 22 bits of a DESI TARGETID."""
+
+_PRIOR_POINTS = 55_440
+"""Points at which a prior is looked at; many lengths of a list divide it."""
 
 _BLOCK_BYTES = 100 * 2**20
 """Upper limit of one raw float32 cube of a block."""
@@ -144,8 +153,8 @@ class Plan:
     Parameters
     ----------
     experiment : Experiment
-    targets : DataFrame
-        As :func:`darkhaloscope.survey.read_targets` gives them.
+    targets : DataFrame or TargetList
+        As :func:`darkhaloscope.survey.read_targets` gives them, or read a piece at a time.
     joint : DataFrame, optional
         The joint table that ``plan.joint`` names.
 
@@ -158,23 +167,21 @@ class Plan:
     """
 
     def __init__(
-        self, experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None = None
+        self,
+        experiment: Experiment,
+        targets: pd.DataFrame | TargetList,
+        joint: pd.DataFrame | None = None,
     ) -> None:
         self.experiment = experiment
         self.joint = joint
-        self.targets = targets.sort_values(["brick", "objid"], kind="stable").reset_index(drop=True)
+        self.targets = MemoryTargets(targets) if isinstance(targets, pd.DataFrame) else targets
         _check_targets(self.targets, experiment, joint)
         if joint is not None:
             _check_joint(joint, experiment)
         _galaxies(experiment)
-        names = self.targets["brick"].to_numpy(str)
-        self.bricks, first, count = np.unique(names, return_index=True, return_counts=True)
-        self._targets_of = {
-            str(b): slice(int(f), int(f + c))
-            for b, f, c in zip(self.bricks, first, count, strict=True)
-        }
+        self.bricks = self.targets.bricks
         self.rows_per_target = experiment.plan.repeats * _grid_cells(experiment)
-        self._first_row = np.concatenate([[0], np.cumsum(count * self.rows_per_target)])
+        self._first_row = self.targets.first * self.rows_per_target
         self.rows = int(self._first_row[-1])
         auto = block_rows(self.rows, experiment.stamp.size, len(experiment.survey.bands))
         self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
@@ -187,21 +194,12 @@ class Plan:
         Of the targets only what decides rows, brick by brick: no driver needs the whole table for it.
         """
         bands = self.experiment.survey.bands
-        digest = hashlib.sha256()
-        for brick in self.bricks:
-            targets = self.targets_of(str(brick))
-            digest.update(f"{brick}\0".encode())
-            columns = [targets[name].to_numpy() for name in ("objid", "target_id", "ra", "dec")]
-            columns += [
-                _column(targets, f"{stem}_{b}") for stem in ("mag", "psfsize") for b in bands
-            ]
-            _numbers_digest(digest, columns)
-        made = {"targets": digest.hexdigest()}
+        made = {"targets": contents_digest(self.targets, bands)}
         if self.joint is not None:
             digest = hashlib.sha256()
             for name in sorted(self.joint.columns):
                 digest.update(f"{name}\0".encode())
-                _numbers_digest(digest, [self.joint[name].to_numpy(float)])
+                digest.update(canonical_numbers(self.joint[name].to_numpy(float)).tobytes())
             made["joint"] = digest.hexdigest()
         if (galaxies := _galaxies(self.experiment)) is not None:
             url = str(self.experiment.source.catalogue)
@@ -210,17 +208,24 @@ class Plan:
 
     @functools.cached_property
     def regions(self) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
-        """Region and split of every target, in the order of :attr:`targets`."""
-        return regions_of(self.experiment, self.targets)
+        """Names of all regions, and the split of every target in the plan's order."""
+        names: set[str] = set()
+        splits = []
+        for chunk in self.targets.chunks():
+            region, split = regions_of(self.experiment, chunk)
+            names.update(np.unique(region).tolist())
+            splits.append(split)
+        return np.array(sorted(names)), np.concatenate(splits)
 
     @property
     def n_regions(self) -> int:
         """How many regions hold the targets."""
-        return len(np.unique(self.regions[0]))
+        return len(self.regions[0])
 
     def targets_of(self, brick: str) -> pd.DataFrame:
         """The targets of one brick, by OBJID."""
-        return self.targets.iloc[self._targets_of[brick]].reset_index(drop=True)
+        b = int(np.searchsorted(self.bricks, brick))
+        return self.targets.rows(int(self.targets.first[b]), int(self.targets.first[b + 1]))
 
     def pieces(self, block: int) -> list[Piece]:
         """The bricks of a block, in order, each with its rows."""
@@ -243,6 +248,20 @@ class Plan:
     def brick_rows(self, brick: str) -> pd.DataFrame:
         """All rows of one brick; see :func:`brick_rows`."""
         return brick_rows(self.experiment, self.targets_of(brick), self.joint)
+
+    def block_rows(self, block: int) -> pd.DataFrame:
+        """Every planned row of one block, in order."""
+        parts = [self.brick_rows(piece.brick).iloc[piece.rows] for piece in self.pieces(block)]
+        return pd.concat(parts, ignore_index=True)
+
+    def theta_e_prior(self) -> NDArray[np.float64]:
+        """Einstein radii (arcsec) that are equally likely for an injection: what the plan expects."""
+        if self.joint is not None and "lens.theta_e" in self.joint:
+            return self.joint["lens.theta_e"].to_numpy(float)
+        draw = parameters(self.experiment)["lens.theta_e"]
+        number = np.arange(_PRIOR_POINTS)
+        cell = number % draw.cells
+        return draw.at((number + 0.5) / _PRIOR_POINTS, cell=cell, turn=number)
 
     def iter_bricks(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """(brick, rows) in the plan's order."""
@@ -311,7 +330,7 @@ def _rows_of_turn(
         "src_model": np.where(control, 0, src_model),
     }
     gamma1, gamma2 = shear_components(value["lens.shear"], value["lens.shear_pa"])
-    mag_ref = _column(targets, f"mag_{experiment.survey.reference}")
+    mag_ref = target_column(targets, f"mag_{experiment.survey.reference}")
     has_mag = np.isfinite(mag_ref)
     source_mag = np.where(has_mag, mag_ref + value["source.dmag"], value["source.mag"])
     planned = {
@@ -353,8 +372,8 @@ def _rows_of_turn(
     for name, column in planned.items():
         frame[name] = np.where(control, 0.0 if name == "theta_e" else np.nan, column)
     for band in bands:
-        frame[f"host_mag_{band}"] = _column(targets, f"mag_{band}")
-        frame[f"manifest_psfsize_{band}"] = _column(targets, f"psfsize_{band}")
+        frame[f"host_mag_{band}"] = target_column(targets, f"mag_{band}")
+        frame[f"manifest_psfsize_{band}"] = target_column(targets, f"psfsize_{band}")
     return pd.DataFrame(frame, index=range(len(k)))
 
 
@@ -416,46 +435,31 @@ def _grid_cells(experiment: Experiment) -> int:
     return cells
 
 
-def _column(targets: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """A column of the target table, NaN where the table has none."""
-    if name in targets:
-        return targets[name].to_numpy(float)
-    return np.full(len(targets), np.nan)
-
-
-def _numbers_digest(digest: hashlib._Hash, columns: Sequence[NDArray[Any]]) -> None:
-    """Add columns of numbers; one bit pattern for a missing value, whoever computed it."""
-    for column in columns:
-        if column.dtype.kind in "iu":
-            digest.update(column.astype("<i8").tobytes())
-        else:
-            number = column.astype(float)
-            digest.update(np.where(np.isnan(number), np.nan, number).astype("<f8").tobytes())
-
-
-def _check_targets(
-    targets: pd.DataFrame, experiment: Experiment, joint: pd.DataFrame | None
-) -> None:
-    if targets.empty:
+def _check_targets(targets: TargetList, experiment: Experiment, joint: pd.DataFrame | None) -> None:
+    if not len(targets.bricks):
         raise UserError("the target list is empty; an experiment needs at least one target")
-    double = targets.duplicated(["brick", "objid"])
-    if double.any():
-        first = targets[double].iloc[0]
-        raise UserError(
-            f"two targets share OBJID {first['objid']} in brick {first['brick']}; "
-            "remove one, or give them different objid"
-        )
-    out = ~targets["objid"].between(0, _MAX_OBJID)
-    if out.any():
-        raise UserError(
-            f"OBJID {targets['objid'][out].iloc[0]} is outside 0 to {_MAX_OBJID}; check the column objid"
-        )
     reference = experiment.survey.reference
-    missing = ~np.isfinite(_column(targets, f"mag_{reference}"))
+    without_mag = total = 0
+    for chunk in targets.chunks():
+        double = chunk.duplicated(["brick", "objid"])
+        if double.any():
+            first = chunk[double].iloc[0]
+            raise UserError(
+                f"two targets share OBJID {first['objid']} in brick {first['brick']}; "
+                "remove one, or give them different objid"
+            )
+        out = ~chunk["objid"].between(0, _MAX_OBJID)
+        if out.any():
+            raise UserError(
+                f"OBJID {chunk['objid'][out].iloc[0]} is outside 0 to {_MAX_OBJID}; "
+                "check the column objid"
+            )
+        without_mag += int((~np.isfinite(target_column(chunk, f"mag_{reference}"))).sum())
+        total += len(chunk)
     given = experiment.source.mag is not None or (joint is not None and "source.mag" in joint)
-    if missing.any() and not given and experiment.plan.control_fraction < 1:
+    if without_mag and not given and experiment.plan.control_fraction < 1:
         raise UserError(
-            f"{int(missing.sum())} of {len(targets)} targets have no magnitude in {reference}; "
+            f"{without_mag} of {total} targets have no magnitude in {reference}; "
             "add source.mag, the unlensed magnitude of their sources, to the experiment"
         )
 

@@ -7,7 +7,6 @@ bricks are there at all.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +25,12 @@ from darkhaloscope.store import Layout
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
+from darkhaloscope.targetlist import open_targets
 from darkhaloscope.variables import VARIABLES
 
-PLAN_PART_ROWS = 100_000
+COUNTED_BRICKS = 256
+"""Up to so many bricks, injections are counted rather than expected."""
+
 PREFLIGHT_BRICKS = 5
 
 
@@ -45,15 +47,17 @@ def experiment_of(
 
 def plan_of(exp: Experiment) -> Plan:
     """The plan of an experiment, its target table and joint table read."""
+    joint = read_table(exp.plan.joint) if exp.plan.joint is not None else None
+    if exp.targets.path is not None and not exp.targets.positions:
+        in_pieces = open_targets(exp.targets.path)
+        if in_pieces is not None:
+            return Plan(exp, in_pieces, joint)
     frames = []
     if exp.targets.path is not None:
         frames.append(survey.read_targets(exp.targets.path))
     if exp.targets.positions:
         beside = frames[0] if frames else None
         frames.append(survey.position_targets(exp.targets.positions, beside))
-    joint = None
-    if exp.plan.joint is not None:
-        joint = read_table(exp.plan.joint)
     return Plan(exp, pd.concat(frames, ignore_index=True), joint)
 
 
@@ -72,11 +76,27 @@ def layout_of(made: Plan) -> Layout:
     )
 
 
-def spec_of_columns(
-    exp: Experiment, theta_e: np.ndarray, *, n_regions: int, seed: int | None = None
-) -> AuditSpec:
-    """Which rows an audit keeps, from the planned Einstein radii (arcsec) of the injections."""
+def planned_strata(made: Plan) -> tuple[int, ...]:
+    """Injections that a plan expects in each stratum of theta_e.
+
+    Counted where the plan is small; else from the prior alone, before any row is evaluated.
+    """
+    exp = made.experiment
     edges = exp.audit.theta_e_edges
+    if len(made.bricks) <= COUNTED_BRICKS:
+        radii = [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
+        return audit.stratum_counts(np.concatenate(radii), edges)
+    prior = made.theta_e_prior()
+    injections = made.rows * (1 - exp.plan.control_fraction)
+    return tuple(
+        round(injections * count / len(prior)) for count in audit.stratum_counts(prior, edges)
+    )
+
+
+def spec_of(
+    exp: Experiment, strata: tuple[int, ...], *, n_regions: int, seed: int | None = None
+) -> AuditSpec:
+    """Which rows an audit keeps, from the number of injections in each stratum of theta_e."""
     return AuditSpec(
         seed=exp.seed if seed is None else seed,
         bands=exp.survey.bands,
@@ -84,8 +104,8 @@ def spec_of_columns(
         size=exp.stamp.size,
         pixel_scale=PIXEL_SCALE,
         n_regions=n_regions,
-        stratum_counts=audit.stratum_counts(theta_e, edges),
-        theta_e_edges=edges,
+        stratum_counts=strata,
+        theta_e_edges=exp.audit.theta_e_edges,
         cap=exp.audit.cap,
         whole_cap=min(exp.audit.whole_cap, exp.audit.cap),
         closure=min(exp.audit.closure, exp.audit.whole_cap, exp.audit.cap),
@@ -93,28 +113,10 @@ def spec_of_columns(
 
 
 def write_plan(folder: str, made: Plan) -> None:
-    """``plan/*.parquet``: every planned row, in order, in parts of bounded size."""
-    part: list[pd.DataFrame] = []
-    number = held = 0
-
-    def flush() -> None:
-        nonlocal number, held
-        buffer = io.BytesIO()
-        pd.concat(part, ignore_index=True).to_parquet(buffer, index=False)
-        storage.write(storage.join(folder, "plan", f"{number:05d}.parquet"), buffer.getvalue())
-        part.clear()
-        number, held = number + 1, 0
-
-    for _, rows in made.iter_bricks():
-        part.append(rows)
-        held += len(rows)
-        if held >= PLAN_PART_ROWS:
-            flush()
-    if part:
-        flush()
-    written = {f"{i:05d}.parquet" for i in range(number)}
-    for name in set(storage.names(storage.join(folder, "plan"))) - written:
-        storage.remove(storage.join(folder, "plan", name))  # of an earlier, longer plan
+    """``plan/*.parquet``: every planned row, one part a block; of a longer plan before, none is left."""
+    for block in range(made.blocks):
+        store.write_plan(folder, block, made.block_rows(block))
+    store.drop_plan(folder, made.blocks)
 
 
 def preflight(made: Plan) -> str:
@@ -127,7 +129,7 @@ def preflight(made: Plan) -> str:
     """
     exp = made.experiment
     layout = survey_of(exp)
-    has_widths = any(f"psfsize_{band}" in made.targets for band in exp.survey.bands)
+    has_widths = any(f"psfsize_{band}" in made.targets.columns for band in exp.survey.bands)
     if "psfsize" in exp.survey.absent and not has_widths:
         raise UserError(
             "survey.absent names psfsize and the target table has no column psfsize_"

@@ -8,9 +8,13 @@ one sentence.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +31,18 @@ from darkhaloscope.errors import UserError
 class StorageError(UserError):
     """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
 
+    lasting = False
+    """Whether waiting does not help: no permission, no space."""
+
+
+_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+
 
 PARTIAL = ".partial"
 """Ending of a file that is being written."""
+
+_WRITER = re.compile(r"~(?P<host>[^/~]+)~(?P<pid>[0-9]+)~[^/~]+\.partial$")
+"""Who writes a temporary file, in its name."""
 
 # ValueError: an address that the client cannot make sense of, such as a port that is no number.
 _OUT_OF_REACH = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
@@ -62,9 +75,11 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except _OUT_OF_REACH as error:
-        raise StorageError(
+        said = StorageError(
             f"cannot {verb} {url}: {_cause(error)}; check the address, the credentials and the space"
-        ) from error
+        )
+        said.lasting = isinstance(error, OSError) and error.errno in _LASTING
+        raise said from error
 
 
 def _cause(error: BaseException) -> str:
@@ -241,7 +256,8 @@ def write_all(folder: str, objects: Mapping[str, bytes]) -> None:
 def create(url: str, data: bytes) -> None:
     """Write one object that must not be there yet; the same bytes already there are success.
 
-    On S3 a conditional put, locally a temporary file and ``link``: of two writers one wins.
+    On S3 a conditional put, locally a temporary file and ``link``: of two writers one wins. Where S3
+    answers that another put is under way, nobody knows yet who wins: it is asked again.
 
     Raises
     ------
@@ -250,31 +266,41 @@ def create(url: str, data: bytes) -> None:
     """
     with _said_plainly(url, "write"):
         fs, path = _open(url)
-        try:
-            if isinstance(fs, LocalFileSystem):
-                partial = _write_partial(path, data)
-                try:
-                    os.link(partial, path)
-                finally:
-                    os.unlink(partial)
-            else:
-                fs.pipe_file(path, data, mode="create")
-        except OSError as error:
-            if not _is_refusal(error):
-                raise
-            fs.invalidate_cache()
-            if bytes(fs.cat_file(path)) != data:
-                raise FileExistsError(f"{url} is there with other contents") from None
+        for pause in (*_CONFLICT_PAUSES_S, None):
+            try:
+                _put_new(fs, path, data)
+                return
+            except OSError as error:
+                if _code(error) == "ConditionalRequestConflict" and pause is not None:
+                    time.sleep(pause)
+                    continue
+                if not (isinstance(error, FileExistsError) or _code(error) == "PreconditionFailed"):
+                    raise
+                fs.invalidate_cache()
+                if bytes(fs.cat_file(path)) != data:
+                    raise FileExistsError(f"{url} is there with other contents") from None
+                return
 
 
-def _is_refusal(error: OSError) -> bool:
-    """Whether a create-only write was refused because the object is there."""
+_CONFLICT_PAUSES_S = (0.1, 0.4, 1.6, 6.4)
+
+
+def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, data, mode="create")
+        return
+    partial = _write_partial(path, data)
+    try:
+        os.link(partial, path)
+    finally:
+        os.unlink(partial)
+
+
+def _code(error: OSError) -> str | None:
+    """What S3 calls the trouble."""
     answer = getattr(error.__cause__, "response", None) or {}
-    code = answer.get("Error", {}).get("Code")
-    return isinstance(error, FileExistsError) or code in (
-        "PreconditionFailed",
-        "ConditionalRequestConflict",
-    )
+    code: str | None = answer.get("Error", {}).get("Code")
+    return code
 
 
 def _write_partial(target: str, data: bytes) -> str:
@@ -284,7 +310,9 @@ def _write_partial(target: str, data: bytes) -> str:
     except FileExistsError:
         raise NotADirectoryError(f"{os.path.dirname(target)} is a file, not a folder") from None
     handle, partial = tempfile.mkstemp(
-        dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=PARTIAL
+        dir=os.path.dirname(target),
+        prefix=f"{os.path.basename(target)}~{socket.gethostname()}~{os.getpid()}~",
+        suffix=PARTIAL,
     )
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -316,22 +344,44 @@ def remove(url: str) -> None:
         fs.rm_file(path)
 
 
+_ABANDONED_S = 3600.0
+"""A temporary file that nobody touched for so long has no writer any more."""
+
+
 def sweep(url: str) -> int:
     """Remove the temporary files that killed writers left below a local folder; gives their number.
 
-    An object store has none: an object that was not put whole is not there.
+    A file whose writer may live (a process of this machine that runs, or of another machine, within
+    the hour) is left alone. An object store has none: an object that was not put whole is not there.
     """
     with _said_plainly(url, "tidy"):
         fs, path = _open(url)
         if not isinstance(fs, LocalFileSystem):
             return 0
-        left = [
+        found = [
             os.path.join(folder, name)
             for folder, _, files in os.walk(path)
             for name in files
             if name.endswith(PARTIAL)
         ]
-        for name in left:
+        left = 0
+        for name in found:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-        return len(left)
+                if time.time() - os.path.getmtime(name) > _ABANDONED_S or not _may_live(name):
+                    os.unlink(name)
+                    left += 1
+        return left
+
+
+def _may_live(partial: str) -> bool:
+    """Whether the process that writes a temporary file may be running."""
+    match = _WRITER.search(partial)
+    if match is None or match["host"] != socket.gethostname():
+        return match is not None
+    try:
+        os.kill(int(match["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

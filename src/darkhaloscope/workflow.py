@@ -1,38 +1,36 @@
-"""The Dask graph, and nothing else: which task runs what, where, and after what.
+"""The Dask graph, and nothing else: which task does what, under which name, after what.
 
-A run is, per block, one task a brick (``inject-000003-0591m305``: load and inject) and one that
-measures and writes (``write-000003``); then a tree of ``reduce`` tasks in block order, and
-``rerender`` tasks over the audit rows. An audit of an existing data set replaces the first two by
-``measure-000003``. Keys name stage, block and brick: a brick that straddles two blocks is two tasks.
-Tasks are pure, so any of them may run twice. The driver keeps a bounded window of blocks in flight
-and places each whole block on one worker, so that pixels do not cross the network.
+A run is, per block, tasks that load and inject bricks (``inject-000003-0591m305``, or
+``inject-000003-0591m305..0596m305`` where one takes several) and one that measures and writes
+(``write-000003``); then a tree of ``reduce`` tasks in block order, and ``rerender`` tasks over the audit
+rows. An audit of an existing data set replaces the first two by ``measure-000003``. Keys name stage,
+block and bricks: a brick that straddles two blocks is two tasks. Tasks are pure, so any of them may run
+twice. Which blocks are in flight, where, and what is done when something dies, is ``driver``'s.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
 import xxhash
-from distributed import Client, Future, as_completed
+from distributed import Client, as_completed, get_worker
 
-from darkhaloscope import audit, fix, store, survey
+from darkhaloscope import audit, fix, storage, store, survey
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment
-from darkhaloscope.inject import inject_brick, load_brick
+from darkhaloscope.errors import Reason
+from darkhaloscope.inject import empty_cube, inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import galaxy_image
-
-BLOCKS_PER_WORKER = 2
-"""Blocks in flight on one worker: one that is written while the next is read."""
-
-NOTES_PER_BLOCK = 5
 
 FAN_IN = 8
 """Statistics that one reduce task merges."""
@@ -41,9 +39,29 @@ RERENDER_ROWS = 32
 """Rows of one re-rendering task: small enough for progress, large enough for Dask. Never a matter of
 how many workers there are, so that sums over rows are the same to the last bit."""
 
+EVENT_EVERY_S = 1.0
+"""A task that takes several bricks tells of them at most this often."""
+
+TOPIC = "darkhaloscope-bricks"
+"""Under which workers tell the scheduler of finished bricks."""
+
 Arrays = dict[str, np.ndarray]
-OnBlock = Callable[[int, bool], None]
-"""Told of each finished block: its number, and whether it was there before."""
+
+
+class Work(NamedTuple):
+    """One brick's part of a task: its targets, and which of its rows lie in the block."""
+
+    targets: pd.DataFrame
+    rows: slice
+    set_apart: bool
+    """In quarantine: its rows fail, its files are not touched."""
+
+
+class Kernels(NamedTuple):
+    """What the tasks of a block do: :func:`inject_bricks` and :func:`write_piece`, or stand-ins."""
+
+    inject: Callable[..., Any]
+    write: Callable[..., dict[str, Any]]
 
 
 def key(stage: str, *parts: object) -> str:
@@ -59,23 +77,84 @@ def token(run: str, spec: AuditSpec) -> str:
 # --- what the tasks do ------------------------------------------------------------------------
 
 
-def inject_piece(
-    experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None, rows: slice
-) -> xr.Dataset:
+def inject_bricks(
+    run: str, experiment: Experiment, work: Sequence[Work], block: int, *, final: bool
+) -> list[tuple[pd.DataFrame, xr.Dataset]]:
+    """Load and inject bricks one after the other: the planned rows and the cube of each.
+
+    ``final`` takes files that are out of reach as they are.
+
+    Raises
+    ------
+    StorageError
+        A file is out of reach and may be in reach later; not if ``final``.
+    """
+    made, told = [], []
+    last = time.monotonic()
+    for one in work:
+        planned, cube = inject_piece(run, experiment, one)
+        if not final and (cube["reason"].values == Reason.UNREADABLE).any():
+            raise storage.StorageError(cube.attrs["notes"][0])
+        made.append((planned, cube))
+        told.append(str(planned["brick"].iloc[0]))
+        if time.monotonic() - last > EVENT_EVERY_S or one is work[-1]:
+            tell(run, block, told)
+            told, last = [], time.monotonic()
+    return made
+
+
+def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, xr.Dataset]:
     """Load and inject one brick's rows of one block."""
-    planned = brick_rows(experiment, targets, joint).iloc[rows]
-    return inject_brick(planned, load_brick(planned, experiment), experiment)
+    joint = None if experiment.plan.joint is None else _joint(storage.join(run, store.JOINT))
+    rows = brick_rows(experiment, work.targets, joint).iloc[work.rows]
+    if not work.set_apart:
+        return rows, inject_brick(rows, load_brick(rows, experiment), experiment)
+    cube = empty_cube(rows, experiment)
+    cube["reason"].values[:] = Reason.QUARANTINED
+    brick = rows["brick"].iloc[0]
+    cube.attrs["notes"] = [f"brick {brick} is in quarantine: alone it killed its workers."]
+    return rows, cube
+
+
+@functools.lru_cache(maxsize=4)
+def _joint(url: str) -> pd.DataFrame:
+    """The run's joint table, read once a worker."""
+    return pd.read_parquet(io.BytesIO(storage.read(url)))
+
+
+def tell(run: str, block: int, bricks: Sequence[str]) -> None:
+    """Log finished bricks with the scheduler; nothing outside a worker."""
+    try:
+        worker = get_worker()
+    except ValueError:
+        return
+    worker.log_event(TOPIC, {"run": run, "block": block, "bricks": list(bricks)})
 
 
 def write_piece(
-    run: str, layout: Layout, block: int, cubes: Sequence[xr.Dataset], spec: AuditSpec
+    run: str,
+    layout: Layout,
+    block: int,
+    made: Sequence[Sequence[tuple[pd.DataFrame, xr.Dataset]]],
+    spec: AuditSpec,
 ) -> dict[str, Any]:
     """Measure and write one block; gives its marker."""
+    parts = [part for task in made for part in task]
+    cubes = [cube for _, cube in parts]
     cube = xr.concat(cubes, dim="pair", data_vars="minimal", coords="minimal", compat="override")
     notes = [note for part in cubes for note in part.attrs["notes"]]
+    planned = pd.concat([rows for rows, _ in parts], ignore_index=True)
+    statistics = audit.measure(cube, spec)
     return store.write_block(
-        run, layout, block, cube, audit.measure(cube, spec), spec_digest(spec), notes
+        run, layout, block, cube, statistics, spec_digest(spec), notes, planned
     )
+
+
+def probe_bricks(
+    inject: Callable[..., Any], run: str, experiment: Experiment, work: Sequence[Work], block: int
+) -> None:
+    """Inject bricks and keep nothing: only to see whether the worker lives through it."""
+    inject(run, experiment, work, block, final=True)
 
 
 def spec_digest(spec: AuditSpec) -> str:
@@ -103,104 +182,58 @@ def rerender_piece(rows: Arrays, spec: AuditSpec, catalogue: str | None) -> Arra
 # --- the graph --------------------------------------------------------------------------------
 
 
-def run_blocks(
-    client: Client,
+KERNELS = Kernels(inject_bricks, write_piece)
+
+
+def block_graph(
     run: str,
     plan: Plan,
     layout: Layout,
     spec: AuditSpec,
-    on_block: OnBlock,
-) -> list[dict[str, Any]]:
-    """Make every block that has no marker yet; gives what is kept of all markers, in block order.
+    block: int,
+    *,
+    bricks_per_task: int,
+    mark: str,
+    final: bool = False,
+    set_apart: frozenset[str] = frozenset(),
+    kernels: Kernels,
+) -> Any:
+    """The delayed marker of one block.
 
     Parameters
     ----------
-    client : Client
-    run : str
-        The run's folder.
-    plan : Plan
-    layout : Layout
-    spec : AuditSpec
-    on_block : callable
-        Called for each block, also for those that were finished before.
+    mark : str
+        End of every key: keeps runs on one scheduler apart, and a block's tries.
+    final : bool
+        What cannot be read now fails its rows.
+    set_apart : frozenset of str
+        Bricks whose rows fail as ``quarantined``.
     """
-    identity = layout.attributes["identity"]
-    markers: dict[int, dict[str, Any]] = {}
-    found = (store.read_marker(run, block, identity) for block in store.finished_blocks(run))
-    finished = [m for m in found if m is not None and m["block"] < layout.blocks]
-    store.check_objects(run, finished)
-    for marker in finished:
-        markers[marker["block"]] = _kept(marker)
-        on_block(marker["block"], True)
-    missing = (block for block in range(layout.blocks) if block not in markers)
-
-    mark = token(run, spec)
-
-    def graph(block: int) -> Any:
-        cubes = [_inject_task(plan, piece, mark) for piece in plan.pieces(block)]
-        return dask.delayed(write_piece)(
-            run, layout, block, cubes, spec, dask_key_name=key("write", f"{block:06d}", mark)
+    pieces = plan.pieces(block)
+    injected = []
+    for group in groups(pieces, bricks_per_task):
+        name = key("inject", f"{block:06d}", brick_range(group), mark)
+        work = [work_of(plan, piece, set_apart) for piece in group]
+        injected.append(
+            dask.delayed(kernels.inject, pure=True, traverse=False)(
+                run, plan.experiment, work, block, final=final, dask_key_name=name
+            )
         )
-
-    for marker in _windowed(client, missing, graph):
-        markers[marker["block"]] = _kept(marker)
-        on_block(marker["block"], False)
-    return [markers[block] for block in sorted(markers)]
-
-
-def _kept(marker: dict[str, Any]) -> dict[str, Any]:
-    """What the driver keeps of a marker: not the checksums of some fifty objects a block."""
-    kept = {key: marker[key] for key in ("block", "counts", "statistics", "statistics_spec")}
-    return kept | {"notes": marker["notes"][:NOTES_PER_BLOCK]}
-
-
-def _inject_task(plan: Plan, piece: Piece, mark: str) -> Any:
-    return dask.delayed(inject_piece)(
-        plan.experiment,
-        plan.targets_of(piece.brick),
-        plan.joint,
-        piece.rows,
-        dask_key_name=key("inject", f"{piece.block:06d}", piece.brick, mark),
+    name = key("write", f"{block:06d}", mark)
+    return dask.delayed(kernels.write, pure=True)(
+        run, layout, block, injected, spec, dask_key_name=name
     )
 
 
-def _windowed(
-    client: Client, items: Iterable[int], graph: Callable[[int], Any]
-) -> Iterator[dict[str, Any]]:
-    """Results of one graph an item, a bounded number in flight, each placed on one worker."""
-    source = iter(items)
-    placed: dict[str, str] = {}
-    running = as_completed([], with_results=True)
-
-    def submit_next() -> bool:
-        item = next(source, None)
-        if item is None:
-            return False
-        worker = _least_loaded(client, placed)
-        future: Future = client.compute(
-            graph(item), workers=[worker], allow_other_workers=True, optimize_graph=False
-        )
-        placed[str(future.key)] = worker
-        running.add(future)
-        return True
-
-    window = BLOCKS_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    for _ in range(window):
-        if not submit_next():
-            break
-    for future, result in running:
-        placed.pop(str(future.key), None)
-        submit_next()
-        yield result
+def work_of(plan: Plan, piece: Piece, set_apart: frozenset[str]) -> Work:
+    """What a task needs of a brick."""
+    return Work(plan.targets_of(piece.brick), piece.rows, piece.brick in set_apart)
 
 
-def _least_loaded(client: Client, placed: dict[str, str]) -> str:
-    """The worker with the fewest blocks in flight; of equals the first by address."""
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        client.wait_for_workers(1)
-    workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    taken = list(placed.values())
-    return str(min(workers, key=taken.count))
+def brick_range(pieces: Sequence[Piece]) -> str:
+    """``0591m305``, or ``0591m305..0596m305`` of several."""
+    first, last = pieces[0].brick, pieces[-1].brick
+    return first if first == last else f"{first}..{last}"
 
 
 def reduce_run(
@@ -215,7 +248,7 @@ def reduce_run(
             spec,
             dask_key_name=key("reduce", 0, f"{i:05d}", mark),
         )
-        for i, group in enumerate(_groups(markers))
+        for i, group in enumerate(groups(markers))
     ]
     return _tree(client, level, spec, mark)
 
@@ -256,15 +289,16 @@ def _tree(client: Client, level: list[Any], spec: AuditSpec, mark: str) -> Array
             dask.delayed(audit.merge)(
                 group, spec, dask_key_name=key("reduce", depth, f"{i:05d}", mark)
             )
-            for i, group in enumerate(_groups(level))
+            for i, group in enumerate(groups(level))
         ]
         depth += 1
     merged: Arrays = client.compute(level[0], optimize_graph=False).result()
     return merged
 
 
-def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[i : i + FAN_IN] for i in range(0, len(items), FAN_IN)]
+def groups(items: Sequence[Any], size: int = FAN_IN) -> list[Sequence[Any]]:
+    """Runs of ``size`` items, in order."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def rerender_rows(

@@ -241,6 +241,13 @@ class ClusterSection(Section):
     """Local worker processes; default one a core."""
     memory: str = "2GiB"
     """Memory limit of a local worker, as ``2GiB``."""
+    bricks_per_task: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Bricks that one task takes; ``auto``: one, and more above a hundred workers."""
+
+    @property
+    def fixed_bricks_per_task(self) -> int | None:
+        """Bricks a task as given; None for ``auto``."""
+        return None if self.bricks_per_task == "auto" else self.bricks_per_task
 
     @field_validator("memory")
     @classmethod

@@ -1,0 +1,391 @@
+"""Whatever dies on the way, a run ends with the bytes of an undisturbed one, or says why not."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster, get_worker
+
+from darkhaloscope import driver, prepare, storage, store, survey, workflow
+from darkhaloscope.audit import AuditSpec
+from darkhaloscope.config import Experiment, parse_experiment
+from darkhaloscope.errors import Incomplete, Reason, UserError
+from darkhaloscope.plan import Plan
+from darkhaloscope.store import Layout
+from darkhaloscope.survey.bricks import brick_centre
+from darkhaloscope.workflow import KERNELS, Kernels, Work
+
+
+class Setting:
+    """A tiny sky and an experiment of five blocks on it."""
+
+    def __init__(self, folder: Path) -> None:
+        sky = survey.make_sky(str(folder / "sky"), bricks=4, size=128, seed=3)
+        rng = np.random.default_rng(5)
+        rows = []
+        for brick in sky.bricks:
+            # Inside the brick's middle, so that every stamp lies on it.
+            ra, dec = (float(v) for v in brick_centre(brick))
+            offsets = rng.uniform(-8, 8, (10, 2)) / 3600
+            rows += [
+                {"brick": brick, "ra": ra + x / np.cos(np.deg2rad(dec)), "dec": dec + y}
+                for x, y in offsets
+            ]
+        pd.DataFrame(rows).to_csv(folder / "targets.csv", index=False)
+        self.experiment: Experiment = parse_experiment(
+            {
+                "name": "chaos",
+                "survey": {"root": str(folder / "sky"), "bands": ["g", "r", "z"]},
+                "targets": {"path": str(folder / "targets.csv")},
+                "stamp": {"size": 16},
+                "plan": {"repeats": 8, "control_fraction": 0.5},
+                "lens": {"theta_e": {"uniform": [0.5, 1.0]}},
+                "source": {"mag": 21.0},
+                "render": {"supersample": 4},
+                "store": {"block": 64},
+            }
+        )
+        self.plan: Plan = prepare.plan_of(self.experiment)
+        self.layout: Layout = prepare.layout_of(self.plan)
+        strata = prepare.planned_strata(self.plan)
+        self.spec: AuditSpec = prepare.spec_of(self.experiment, strata, n_regions=4)
+
+    def start(self, run: Path) -> None:
+        document = self.experiment.identity_document(self.plan.contents)
+        store.create_run(str(run), self.layout, self.experiment.to_yaml(), document, "0")
+
+    def make(self, client: Client, run: Path, **options: Any) -> list[dict[str, Any]]:
+        self.start(run)
+        seen = options.pop("on_block", lambda block, was_there: None)
+        return driver.run_blocks(
+            client, str(run), self.plan, self.layout, self.spec, seen, **options
+        )
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("setting"))
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Client]:
+    """Workers of this process, so that a test can reach into them."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    setting: Setting, threads: Client, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    markers = setting.make(threads, run)
+    counts = [c for marker in markers for c in marker["counts"].values()]
+    assert {reason for c in counts for reason in c} == {"ok"}
+    return digests(run)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(driver, "LOOK_EVERY_S", 0.2)
+
+
+def digests(run: Path) -> dict[str, str]:
+    """sha256 of all that a run leaves of its rows: data set, plan, markers, statistics."""
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for part in ("stamps.zarr", "plan", "blocks")
+        for path in sorted((run / part).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_order_window_and_task_size_change_no_byte(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len([name for name in undisturbed if name.startswith("plan/")]) == setting.layout.blocks
+    monkeypatch.setattr(driver, "BLOCKS_PER_WORKER", 5)
+    setting.make(threads, tmp_path / "fused", bricks_per_task=3)
+    assert digests(tmp_path / "fused") == undisturbed
+
+
+def test_a_fused_task_is_named_by_its_bricks_and_tells_of_each(setting: Setting) -> None:
+    block = next(b for b in range(setting.plan.blocks) if len(setting.plan.pieces(b)) > 1)
+    pieces = setting.plan.pieces(block)
+    graph = workflow.block_graph(
+        "run", setting.plan, setting.layout, setting.spec, block,
+        bricks_per_task=9, mark="m", kernels=KERNELS,
+    )  # fmt: skip
+    span = f"{pieces[0].brick}..{pieces[-1].brick}"
+    assert f"inject-{block:06d}-{span}-m" in set(graph.__dask_graph__())
+
+
+def test_the_plan_and_the_store_say_the_same(
+    setting: Setting, threads: Client, tmp_path: Path
+) -> None:
+    setting.make(threads, tmp_path / "run")
+    planned = pd.read_parquet(tmp_path / "run" / "plan")
+    whole = pd.concat([rows for _, rows in setting.plan.iter_bricks()], ignore_index=True)
+    pd.testing.assert_frame_equal(planned, whole)
+    ds = xr.open_zarr(tmp_path / "run" / "stamps.zarr")
+    np.testing.assert_array_equal(ds.slot.values, planned["slot"])
+
+
+# --- what is out of reach -------------------------------------------------------------------------
+
+
+def test_files_out_of_reach_for_a_while_leave_no_trace(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, left = storage.read, [6]
+
+    def flaky(url: str) -> bytes:
+        if "image-r" in url and left[0]:
+            left[0] -= 1
+            raise storage.StorageError(f"cannot read {url}: 503 Slow Down")
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", flaky)
+    monkeypatch.setattr(driver, "PAUSES_S", (0.0,) * 8)
+    setting.make(threads, tmp_path / "run")
+    assert left == [0]
+    assert digests(tmp_path / "run") == undisturbed
+
+
+def test_files_out_of_reach_for_good_are_rows_with_a_reason(
+    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, brick = storage.read, str(setting.plan.bricks[1])
+
+    def broken(url: str) -> bytes:
+        if f"{brick}-image-r" in url:
+            raise storage.StorageError(f"cannot read {url}: 503 Slow Down")
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", broken)
+    setting.make(threads, tmp_path / "run")
+    ds = xr.open_zarr(tmp_path / "run" / "stamps.zarr")
+    here = ds.brick.values == brick
+    assert (ds.reason.values[here] == Reason.UNREADABLE).all()
+    assert (ds.reason.values[~here] == Reason.OK).all()
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_full_disk_is_said_and_a_busy_one_waited_for(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lasts: bool,
+) -> None:
+    write_partial, left = storage._write_partial, [3]
+    number = errno.ENOSPC if lasts else errno.EBUSY
+
+    def full(target: str, data: bytes) -> str:
+        if "/arc/c/" in target and left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return write_partial(target, data)
+
+    monkeypatch.setattr(storage, "_write_partial", full)
+    if lasts:
+        with pytest.raises(UserError, match="No space left on device"):
+            setting.make(threads, tmp_path / "run")
+        left[0] = 0
+    setting.make(threads, tmp_path / "run")
+    assert digests(tmp_path / "run") == undisturbed
+
+
+# --- writers --------------------------------------------------------------------------------------
+
+
+def twice_at_once(
+    run: str, layout: Layout, block: int, made: Any, spec: AuditSpec
+) -> dict[str, Any]:
+    """Write a block from two threads at the same time."""
+    markers: list[dict[str, Any]] = []
+    both = [
+        threading.Thread(
+            target=lambda: markers.append(workflow.write_piece(run, layout, block, made, spec))
+        )
+        for _ in range(2)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert len(markers) == 2
+    assert markers[0] == markers[1]
+    return markers[0]
+
+
+def test_the_same_block_twice_at_once(
+    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    setting.make(threads, tmp_path / "run", kernels=Kernels(KERNELS.inject, twice_at_once))
+    assert digests(tmp_path / "run") == undisturbed
+
+
+def test_a_dead_writers_claim_holds_nothing_up(
+    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    setting.start(tmp_path / "run")
+    storage.create(str(tmp_path / "run" / "blocks" / "000001.claim"), b"of other contents")
+    setting.make(threads, tmp_path / "run")
+    assert digests(tmp_path / "run") == undisturbed
+
+
+# --- being asked to stop --------------------------------------------------------------------------
+
+
+def test_the_brake_finishes_what_is_in_flight(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "BLOCKS_PER_WORKER", 1)
+    brake = driver.Brake()
+    run = tmp_path / "run"
+
+    def pull(block: int, was_there: bool) -> None:
+        assert brake.listening
+        brake.pulled = True
+
+    with pytest.raises(Incomplete, match=r"stopped as asked, [2-3] of 5 blocks are whole"):
+        setting.make(threads, run, brake=brake, on_block=pull)
+    whole = store.finished_blocks(str(run))
+    assert 1 < len(whole) < 5
+    assert not list((run / "blocks").glob("*.claim"))
+    assert not brake.listening
+    assert store.read_progress(str(run))["state"] == "stopped"  # type: ignore[index]
+    before: list[int] = []
+    setting.make(threads, run, on_block=lambda b, there: before.append(b) if there else None)
+    assert before == sorted(whole)
+    assert digests(run) == undisturbed
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[..., Client]]:
+    """A local cluster of two processes with the settings of the run's own."""
+    from darkhaloscope.cluster import connect
+    from darkhaloscope.config import ClusterSection
+
+    with connect(ClusterSection(workers=2)) as client:
+        yield client
+
+
+def die_once(run: str, layout: Layout, block: int, made: Any, spec: AuditSpec) -> dict[str, Any]:
+    """Die in the middle of writing block 1, the first time, by the signal in the run's folder."""
+    how = Path(run) / "die"
+    if block == 1 and how.exists():
+        number = int(how.read_text())
+        how.unlink()
+        write_all = storage.write_all
+
+        def half(folder: str, objects: dict[str, bytes]) -> None:
+            some = dict(list(objects.items())[: len(objects) // 2])
+            write_all(folder, some)
+            (Path(folder) / "half.partial").write_bytes(b"ha")
+            if number == signal.SIGTERM:
+                os.kill(os.getpid(), number)
+                time.sleep(1)
+                write_all(folder, objects)
+                return
+            os.kill(os.getpid(), number)
+
+        storage.write_all = half
+    return workflow.write_piece(run, layout, block, made, spec)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_dies_in_mid_write(
+    setting: Setting,
+    processes: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    run = tmp_path / "run"
+    setting.start(run)
+    (run / "die").write_text(str(int(number)))
+    setting.make(processes, run, kernels=Kernels(KERNELS.inject, die_once))
+    assert not (run / "die").exists()
+    (run / "stamps.zarr" / "half.partial").unlink()
+    assert digests(run) == undisturbed
+    assert not store.bricks_set_apart(str(run))
+
+
+def deadly(
+    run: str, experiment: Experiment, work: list[Work], block: int, *, final: bool
+) -> list[Any]:
+    """Kill the worker that meets the third brick."""
+    for one in work:
+        if one.targets["brick"].iloc[0] == Path(run, "deadly").read_text() and not one.set_apart:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return workflow.inject_bricks(run, experiment, work, block, final=final)
+
+
+def test_a_brick_that_kills_its_workers_is_found_and_set_apart(
+    setting: Setting, processes: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    run, brick = tmp_path / "run", str(setting.plan.bricks[2])
+    setting.start(run)
+    (run / "deadly").write_text(brick)
+    setting.make(processes, run, kernels=Kernels(deadly, KERNELS.write))
+    assert store.bricks_set_apart(str(run)) == {brick}
+    ds = xr.open_zarr(run / "stamps.zarr")
+    here = ds.brick.values == brick
+    assert here.sum() == 80
+    assert (ds.reason.values[here] == Reason.QUARANTINED).all()
+    assert not ds.cutout_ok.values[here].any()
+    assert (ds.reason.values[~here] == Reason.OK).all()
+    others = {name for name in undisturbed if name.startswith("plan/")}
+    mine = digests(run)
+    assert {name: mine[name] for name in others} == {n: undisturbed[n] for n in others}
+
+
+def test_workers_log_bricks_with_the_scheduler(threads: Client) -> None:
+    heard: list[Any] = []
+    threads.subscribe_topic(workflow.TOPIC, lambda event: heard.append(event[1]))
+    threads.submit(workflow.tell, "run", 3, ["0591m305"], pure=False).result()
+    for _ in range(50):
+        if heard:
+            break
+        time.sleep(0.1)
+    threads.unsubscribe_topic(workflow.TOPIC)
+    assert heard == [{"run": "run", "block": 3, "bricks": ["0591m305"]}]
+    with pytest.raises(ValueError, match="worker"):
+        get_worker()
+    workflow.tell("run", 3, ["0591m305"])
