@@ -22,7 +22,8 @@ from darkhaloscope import driver, prepare, storage, store, survey, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
-from darkhaloscope.plan import Plan
+from darkhaloscope.plan import Piece, Plan
+from darkhaloscope.status import lines, status_of
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.bricks import brick_centre
 from darkhaloscope.workflow import KERNELS, Kernels, Work
@@ -347,9 +348,7 @@ def test_a_worker_that_dies_in_mid_write(
     assert not store.bricks_set_apart(str(run))
 
 
-def deadly(
-    run: str, experiment: Experiment, work: list[Work], block: int, *, final: bool
-) -> list[Any]:
+def deadly(run: str, experiment: str, work: list[Work], block: int, *, final: bool) -> list[Any]:
     """Kill the worker that meets the third brick."""
     for one in work:
         if one.targets["brick"].iloc[0] == Path(run, "deadly").read_text() and not one.set_apart:
@@ -357,6 +356,91 @@ def deadly(
     return workflow.inject_bricks(run, experiment, work, block, final=final)
 
 
+@pytest.mark.parametrize("killers", [set(), {2}, {0, 5}, {3, 4}, {6}])
+def test_bricks_that_kill_are_found_by_halves(
+    setting: Setting, threads: Client, monkeypatch: pytest.MonkeyPatch, killers: set[int]
+) -> None:
+    going = driver.BlockRun(
+        threads, "run", setting.plan, setting.layout, setting.spec, lambda *_: None, None,
+        driver.Brake(), KERNELS,
+    )  # fmt: skip
+    pieces = [Piece(0, f"{i:04d}p000", slice(0, 1)) for i in range(7)]
+    asked: list[int] = []
+
+    def kills(some: list[Piece]) -> bool:
+        asked.append(len(some))
+        return any(int(piece.brick[:4]) in killers for piece in some)
+
+    monkeypatch.setattr(going, "_kills", kills)
+    found = going._killers(pieces)
+    assert {int(piece.brick[:4]) for piece in found} == killers
+    assert len(asked) <= 1 + 6 * max(1, len(killers))
+
+
+def test_a_brick_in_quarantine_is_rows_with_the_reason(
+    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    run, brick = tmp_path / "run", str(setting.plan.bricks[2])
+    setting.start(run)
+    store.set_apart(str(run), brick, 2, 3)
+    setting.make(threads, run)
+    ds = xr.open_zarr(run / "stamps.zarr")
+    here = ds.brick.values == brick
+    assert (ds.reason.values[here] == Reason.QUARANTINED).all()
+    assert (ds.reason.values[~here] == Reason.OK).all()
+    assert (ds.ctrl.values[here] == 0).all()
+    assert status_of(str(run)).set_apart == (brick,)
+    # Retried, the rows are as if nothing had been: what a repair does.
+    (run / "quarantine" / f"{brick}.json").unlink()
+    for block in np.unique(np.flatnonzero(here) // setting.layout.block):
+        (run / "blocks" / f"{block:06d}.json").unlink()
+    setting.make(threads, run)
+    assert digests(run) == undisturbed
+
+
+# --- how far it is --------------------------------------------------------------------------------
+
+
+def test_the_status_of_a_run_before_during_and_after(
+    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="holds no run"):
+        status_of(str(run))
+    setting.start(run)
+    assert status_of(str(run)).state == "not started"
+    monkeypatch.setattr(driver, "PROGRESS_EVERY_S", 0.0)
+    seen = []
+
+    def look(block: int, was_there: bool) -> None:
+        going_on = store.read_progress(str(run))
+        if going_on is not None:
+            seen.append(status_of(str(run)))
+
+    setting.make(threads, run, on_block=look)
+    during = [status for status in seen if status.state == "running"]
+    assert during
+    assert all(status.running and status.workers == 2 for status in during)
+    after = status_of(str(run))
+    assert (after.state, after.rows_done, after.rows) == ("whole", 320, 320)
+    assert after.rows_by_reason == {"ok": 320}
+    assert after.rows_per_s is not None
+    assert "320 of 320 rows (100%), 5 of 5 blocks" in lines(after)[0]
+    # Killed in the middle: the last sign of life is old, a marker newer than it.
+    said = store.read_progress(str(run))
+    assert said is not None
+    (run / "blocks" / "000003.json").unlink()
+    flying = [{"block": 3, "bricks": 2, "bricks_done": 1}]
+    old = {**said, "state": "running", "written": said["written"] - 3600, "running": flying}
+    store.write_progress(str(run), {**old, "started": old["written"] - 10, "blocks_whole": 3})
+    crashed = status_of(str(run))
+    assert (crashed.state, crashed.rows_done, crashed.blocks_done) == ("silent", 256, 4)
+    assert crashed.running == [(3, 2, 1)]
+    assert crashed.eta_s is None
+    assert "1 blocks were in flight, 1 of their 2 bricks injected" in "".join(lines(crashed))
+
+
+@pytest.mark.long
 def test_a_brick_that_kills_its_workers_is_found_and_set_apart(
     setting: Setting, processes: Client, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

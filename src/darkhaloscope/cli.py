@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from darkhaloscope import __version__, commands
+from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Incomplete, UserError
 
 app = typer.Typer(
@@ -162,6 +163,7 @@ def run(
         cluster=cluster,
         workers=workers,
         overrides=_parse_overrides(overrides),
+        brake=_brake,
         console=console,
     )
     raise typer.Exit(outcome.exit_code)
@@ -182,6 +184,17 @@ def audit(
         source, out=out, cluster=cluster, workers=workers, console=console
     )
     raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(
+    folder: Annotated[str, typer.Argument(help="A run's folder: a path or any fsspec URL.")],
+) -> None:
+    """Say how far a run is: done, running, failed by reason, rate, ETA.
+
+    Example: [bold]dhs status s3://bucket/runs/first[/bold]
+    """
+    commands.status(folder, console=console)
 
 
 @app.command()
@@ -288,7 +301,15 @@ class _Interrupted(BaseException):
     """Ctrl-C, under a name that the command-line library does not take for its own."""
 
 
+_brake = Brake()
+
+
 def _interrupt(number: int, frame: object) -> None:
+    """The first Ctrl-C lets a run finish what is in flight; the next one stops it now."""
+    if _brake.listening and not _brake.pulled:
+        _brake.pulled = True
+        Console(stderr=True).print("dhs: finishing the blocks in flight; Ctrl-C again stops now")
+        return
     raise _Interrupted
 
 

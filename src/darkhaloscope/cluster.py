@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.metadata
 import logging
+import signal
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
 
+from darkhaloscope import __version__, lensing
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -25,6 +30,11 @@ _SETTINGS = {
 
 CONNECT_TIMEOUT = "20s"
 """How long a running scheduler has to answer."""
+
+RECONNECT_TIMEOUT = "10 minutes"
+"""How long a scheduler that was lost has to come back."""
+
+DECIDING_PACKAGES = ("dask", "distributed", "numba", "numpy", "pandas", "pyarrow", "scipy", "zarr")
 
 
 @contextlib.contextmanager
@@ -75,6 +85,7 @@ def _any(section: ClusterSection) -> Iterator[Client]:
             ) as cluster,
             Client(cluster) as client,
         ):
+            client.register_plugin(Warm(deaf=True), name=Warm.name)
             yield client
 
 
@@ -92,7 +103,58 @@ def _remote(address: str) -> Iterator[Client]:
             raise UserError(
                 f"the scheduler at {address} has no workers; start some with `dask worker {address}`"
             )
+        _check_workers(client)
+    # A client waits for a scheduler that was lost for as long as it once waited to connect.
+    with Client(address, timeout=RECONNECT_TIMEOUT) as client:
+        client.register_plugin(Warm(deaf=False), name=Warm.name)
         yield client
+
+
+class Warm(WorkerPlugin):
+    """Compiles the renderer when a worker starts, so that no task does."""
+
+    name = "darkhaloscope-warm"
+
+    def __init__(self, *, deaf: bool) -> None:
+        self.deaf = deaf
+
+    def setup(self, worker: Worker) -> None:
+        lensing.warm()
+        if self.deaf and worker.nanny is not None:
+            # Ctrl-C goes to all processes of a terminal; it is for the driver to say what ends.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def what_is_here() -> dict[str, str]:
+    """Versions of what decides bytes, and a digest of this package's code."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    found = {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES}
+    return {"code": digest.hexdigest()[:12], **found}
+
+
+def _check_workers(client: Client) -> None:
+    """See that every worker has this package and what it stands on, in these versions.
+
+    Raises
+    ------
+    UserError
+        One has not.
+    """
+    here = what_is_here()
+    for address, there in client.run(what_is_here, on_error="return").items():
+        if not isinstance(there, dict):
+            raise UserError(
+                f"the worker {address} cannot load darkhaloscope {__version__} "
+                f"({_first_line(there)}); install the same version there"
+            )
+        other = [f"{k} {there[k]} (here {here[k]})" for k in here if there.get(k) != here[k]]
+        if other:
+            raise UserError(
+                f"the worker {address} has {', '.join(other)}; install the same versions there"
+            )
 
 
 def _first_line(error: BaseException) -> str:

@@ -40,6 +40,7 @@ from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
 from darkhaloscope.selftest import Check, run_checks
+from darkhaloscope.status import Status, lines, status_of
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import regions
 from darkhaloscope.variables import SPLITS
@@ -427,6 +428,15 @@ def export(
         )
     console.print(f"{len(written)} tables -> {to}", soft_wrap=True, highlight=False)
     return written
+
+
+def status(folder: str, *, console: Console | None = None) -> Status:
+    """Say how far a run is, from its folder alone: while it runs, and after a crash."""
+    console = console or Console()
+    found = status_of(storage.absolute(folder.rstrip("/")))
+    for line in lines(found):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return found
 
 
 def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:

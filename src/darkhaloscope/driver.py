@@ -94,9 +94,11 @@ class BlockRun:
     settled: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
-        self.mark = workflow.token(self.run, self.spec)
+        # Never the keys of an earlier run in this process, whose futures may still be remembered.
+        self.mark = workflow.token(f"{self.run}\0{time.time_ns()}", self.spec)
         self.identity = self.layout.attributes["identity"]
         self.workers: list[str] = []
+        self.rows_fresh = 0
         self.started = time.time()
         self._looked = self._said = self._seen_worker = -1e9
 
@@ -146,7 +148,8 @@ class BlockRun:
                 self._submit(block)
             if self.brake.pulled and not self.flying:
                 raise Incomplete(
-                    f"stopped as asked, {len(self.markers)} of {self.layout.blocks} blocks are whole"
+                    f"stopped as asked, {len(self.markers)} of {self.layout.blocks} blocks are whole; "
+                    "call the same command again, it resumes"
                 )
             if exhausted and not self.flying and not self.again:
                 return
@@ -227,6 +230,8 @@ class BlockRun:
         block = marker["block"]
         if block not in self.markers:
             self.markers[block] = _kept(marker)
+            rows = self.layout.rows_of(block)
+            self.rows_fresh += rows.stop - rows.start
             self.on_block(block, False)
 
     def _was_lost(self, block: int) -> None:
@@ -289,7 +294,7 @@ class BlockRun:
                 workflow.probe_bricks,
                 self.kernels.inject,
                 self.run,
-                self.plan.experiment,
+                self.plan.experiment.model_dump_json(),
                 [workflow.work_of(self.plan, piece, self.set_apart) for piece in pieces],
                 block,
                 key=workflow.key(
@@ -360,6 +365,7 @@ class BlockRun:
                     "written": time.time(),
                     "blocks_whole": len(self.markers),
                     "rows_by_reason": dict(counts),
+                    "rows_fresh": self.rows_fresh,
                     "running": flying,
                     "workers": len(self.workers),
                 },

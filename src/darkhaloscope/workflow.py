@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from distributed import Client, as_completed, get_worker
 
 from darkhaloscope import audit, fix, storage, store, survey
 from darkhaloscope.audit import AuditSpec
-from darkhaloscope.config import Experiment
+from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Reason
 from darkhaloscope.inject import empty_cube, inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
@@ -78,11 +79,13 @@ def token(run: str, spec: AuditSpec) -> str:
 
 
 def inject_bricks(
-    run: str, experiment: Experiment, work: Sequence[Work], block: int, *, final: bool
+    run: str, experiment: str, work: Sequence[Work], block: int, *, final: bool
 ) -> list[tuple[pd.DataFrame, xr.Dataset]]:
     """Load and inject bricks one after the other: the planned rows and the cube of each.
 
     ``final`` takes files that are out of reach as they are.
+
+    ``experiment`` is its JSON text, which a worker reads once; a task's message stays small.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def inject_bricks(
     made, told = [], []
     last = time.monotonic()
     for one in work:
-        planned, cube = inject_piece(run, experiment, one)
+        planned, cube = inject_piece(run, _experiment(experiment), one)
         if not final and (cube["reason"].values == Reason.UNREADABLE).any():
             raise storage.StorageError(cube.attrs["notes"][0])
         made.append((planned, cube))
@@ -114,6 +117,11 @@ def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataF
     brick = rows["brick"].iloc[0]
     cube.attrs["notes"] = [f"brick {brick} is in quarantine: alone it killed its workers."]
     return rows, cube
+
+
+@functools.lru_cache(maxsize=4)
+def _experiment(text: str) -> Experiment:
+    return parse_experiment(json.loads(text))
 
 
 @functools.lru_cache(maxsize=4)
@@ -151,7 +159,7 @@ def write_piece(
 
 
 def probe_bricks(
-    inject: Callable[..., Any], run: str, experiment: Experiment, work: Sequence[Work], block: int
+    inject: Callable[..., Any], run: str, experiment: str, work: Sequence[Work], block: int
 ) -> None:
     """Inject bricks and keep nothing: only to see whether the worker lives through it."""
     inject(run, experiment, work, block, final=True)
@@ -211,12 +219,13 @@ def block_graph(
     """
     pieces = plan.pieces(block)
     injected = []
+    text = plan.experiment.model_dump_json()
     for group in groups(pieces, bricks_per_task):
         name = key("inject", f"{block:06d}", brick_range(group), mark)
         work = [work_of(plan, piece, set_apart) for piece in group]
         injected.append(
             dask.delayed(kernels.inject, pure=True, traverse=False)(
-                run, plan.experiment, work, block, final=final, dask_key_name=name
+                run, text, work, block, final=final, dask_key_name=name
             )
         )
     name = key("write", f"{block:06d}", mark)
