@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import Any, cast
 
 import pytest
+from distributed import Client
+from numba.core.registry import CPUDispatcher as Dispatcher
 
-from darkhaloscope.cluster import connect
+from darkhaloscope import cluster, lensing
+from darkhaloscope.cluster import connect, what_is_here
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -38,3 +43,48 @@ def test_a_scheduler_without_workers_is_said() -> None:
         lonely = connect(ClusterSection(address=client.scheduler.address))
         with pytest.raises(UserError, match="has no workers"):
             lonely.__enter__()
+
+
+def test_no_task_compiles_the_renderer() -> None:
+    """Workers are warm before they get work: the first task finds everything compiled."""
+    with connect(ClusterSection(workers=1)) as client:
+        before, after = client.submit(compilations).result()
+    assert before > 0
+    assert after == before
+
+
+def compilations() -> tuple[int, int]:
+    """Signatures that the renderer's kernels are compiled for, before and after a first arc."""
+    kernels = [
+        value
+        for name, module in list(sys.modules.items())
+        if name.startswith("darkhaloscope.lensing")
+        for value in vars(module).values()
+        if isinstance(value, Dispatcher)
+    ]
+    before = sum(len(kernel.signatures) for kernel in kernels)
+    lens = lensing.Lens("SIE", theta_e=1.2, q=0.8, pa=30.0, gamma1=0.02)
+    source = lensing.Sersic(flux=(1.0, 2.0, 3.0), reff=0.3, dx=0.1, dy=0.2)
+    psfs = [lensing.Psf("moffat", nea_fwhm=width) for width in (1.5, 1.3, 1.2)]
+    lensing.render(lens, source, psfs, size=64, x=31.5, y=31.5)
+    return before, sum(len(kernel.signatures) for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (
+            {"code": "0" * 12},
+            r"the worker tcp://\S+ has code 000000000000 \(here .*install the same",
+        ),
+        (ModuleNotFoundError("No module named 'darkhaloscope'"), "cannot load darkhaloscope"),
+    ],
+)
+def test_workers_of_other_code_are_said(there: object, said: str) -> None:
+    class Lookalike:
+        def run(self, function: Any, on_error: str) -> dict[str, object]:
+            found = {**what_is_here(), **there} if isinstance(there, dict) else there
+            return {"tcp://10.0.0.1:4000": found}
+
+    with pytest.raises(UserError, match=said):
+        cluster._check_workers(cast(Client, Lookalike()))
