@@ -32,8 +32,10 @@ def table(bricks: int = 40, seed: int = 1) -> pd.DataFrame:
     """Bricks of 1 to 9 targets, in order."""
     rng = np.random.default_rng(seed)
     names = np.repeat([f"{i:04d}p000" for i in range(bricks)], rng.integers(1, 10, bricks))
-    objid = pd.Series(names).groupby(names).cumcount().to_numpy() * 3 + 1
     count = len(names)
+    objid = pd.Series(names).groupby(names).cumcount().to_numpy() * 101 + rng.integers(
+        0, 101, count
+    )
     columns = {f"mag_{band}": rng.uniform(17, 21, count) for band in "grz"}
     place = {"ra": rng.uniform(0, 360, count), "dec": rng.uniform(-80, 80, count)}
     return pd.DataFrame(
