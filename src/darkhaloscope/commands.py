@@ -243,7 +243,9 @@ def run(
     with connect(exp.cluster) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
-        store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+        resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+        if resumed and store.finished_blocks(folder) and not store.has_plan(folder):
+            prepare.write_plan(folder, made)  # a repair dropped it
         if made.joint is not None:
             store.write_joint(folder, made.joint)
         _drop_conclusions(folder)
