@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 
 from darkhaloscope.config import parse_experiment
 from darkhaloscope.prepare import plan_of
-from darkhaloscope.workflow import inject_piece
+from darkhaloscope.workflow import Work, inject_piece
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "dr9"
 BRICK = "0591m305"
@@ -58,7 +58,8 @@ def real_pairs(count: int, *, precision: str = "exact", seed: int = 3) -> xr.Dat
     )
     made = plan_of(experiment)
     parts = [
-        inject_piece(experiment, made.targets_of(brick), None, slice(None)) for brick in made.bricks
+        inject_piece("", experiment, Work(made.targets_of(brick), slice(None), False))[1]
+        for brick in made.bricks
     ]
     cube = xr.concat(parts, dim="pair", data_vars="minimal", coords="minimal", compat="override")
     assert cube["cutout_ok"].values.all()

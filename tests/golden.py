@@ -39,7 +39,7 @@ def checksums() -> dict[str, str]:
         exp = prepare.experiment_of(EXPERIMENT, changes)
         made = prepare.plan_of(exp)
         cubes = [
-            workflow.inject_piece(exp, made.targets_of(piece.brick), None, piece.rows)
+            workflow.inject_piece("", exp, workflow.work_of(made, piece, frozenset()))[1]
             for piece in made.pieces(0)
         ]
         cube = xr.concat(

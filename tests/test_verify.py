@@ -34,13 +34,13 @@ def resume(folder: Path) -> None:
     store.create_run(run, layout, exp.to_yaml(), exp.identity_document(made.contents), "0.1.0")
     if not store.has_plan(run):
         prepare.write_plan(run, made)
-    spec = prepare.spec_of_columns(exp, np.ones(1), n_regions=1)
+    spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=1)
     for block in set(range(layout.blocks)) - set(store.finished_blocks(run)):
         cubes = [
-            workflow.inject_piece(exp, made.targets_of(piece.brick), None, piece.rows)
+            workflow.inject_piece(run, exp, workflow.work_of(made, piece, frozenset()))
             for piece in made.pieces(block)
         ]
-        workflow.write_piece(run, layout, block, cubes, spec)
+        workflow.write_piece(run, layout, block, [cubes], spec)
 
 
 @pytest.fixture(scope="module")
