@@ -296,7 +296,7 @@ def test_damage_is_verified_repaired_and_made_again(
     whole = bytearray(shard.read_bytes())
     whole[1000] ^= 1
     shard.write_bytes(whole)
-    (folder / "plan" / "00000.parquet").unlink()
+    shutil.rmtree(folder / "plan")
     found = commands.verify(str(folder), console=quiet)
     assert {(f.block, f.where) for f in found.findings} == {(1, "ctrl"), (None, "plan")}
     assert commands.repair(str(folder), console=quiet).blocks == (1,)

@@ -105,15 +105,15 @@ def forget(run: Path) -> None:
 
 
 def edit_plan(run: Path) -> None:
-    path = run / "plan" / "00000.parquet"
+    path = run / "plan" / "000001.parquet"
     table = pd.read_parquet(path)
-    table.loc[70, "src_reff"] = 0.123  # of block 1
-    table.loc[70, "theta_e"] = 3.21
+    table.loc[6, "src_reff"] = 0.123
+    table.loc[6, "theta_e"] = 3.21
     table.to_parquet(path, index=False)
 
 
 def break_plan(run: Path) -> None:
-    (run / "plan" / "00000.parquet").write_bytes(b"PAR1")
+    (run / "plan" / "000000.parquet").write_bytes(b"PAR1")
 
 
 def break_metadata(run: Path) -> None:
@@ -128,8 +128,8 @@ DAMAGE: list[tuple[Callable[[Path], object], int | None, str, str]] = [
     (claim, 1, "blocks/000001.json", "is damaged"),
     (forget, 1, "blocks/000001.json", "other objects"),
     (lambda run: (run / "blocks" / "000001.npz").unlink(), 1, "blocks/000001.npz", "is missing"),
-    (edit_plan, None, "plan/00000.parquet", "theta_e of 1 rows of block 1"),
-    (break_plan, None, "plan/00000.parquet", "cannot be read"),
+    (edit_plan, None, "plan/000001.parquet", "theta_e of 1 rows of block 1"),
+    (break_plan, None, "plan/000000.parquet", "cannot be read"),
     (break_metadata, None, "stamps.zarr/arc/zarr.json", "is not what"),
 ]
 NAMES = [
@@ -256,7 +256,7 @@ def test_another_versions_run_is_not_torn_down(run: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["nothing", "broken"])
 def test_what_is_no_run_is_one_sentence(tmp_path: Path, name: str) -> None:
     if name == "broken":
-        (tmp_path / "run.json").write_text('{"schema": 1, "identity": "a", "document": {}}')
+        (tmp_path / "run.json").write_text('{"schema": 2, "identity": "a", "document": {}}')
     with pytest.raises(UserError, match=r"holds no run|is damaged"):
         verify_run(str(tmp_path))
 
