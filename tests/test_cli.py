@@ -182,7 +182,7 @@ def test_an_unreachable_scheduler_is_one_sentence(
 def test_what_is_no_data_set_cannot_be_audited(
     dhs: Callable[..., Answer], tmp_path: Path, source: str
 ) -> None:
-    assert_one_sentence(dhs("audit", tmp_path / source), "no Zarr data set")
+    assert_one_sentence(dhs("audit", tmp_path / source), "no data set")
 
 
 def test_what_is_no_run_has_no_report(dhs: Callable[..., Answer], tmp_path: Path) -> None:

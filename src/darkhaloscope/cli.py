@@ -171,7 +171,11 @@ def run(
 
 @app.command()
 def audit(
-    source: Annotated[str, typer.Argument(help="A run's folder, or a Zarr group of pairs.")],
+    source: Annotated[str, typer.Argument(help="A run's folder, or any set of stamps.")],
+    mapping: Annotated[
+        str | None,
+        typer.Option("--mapping", help="Columns of a foreign set: seed, or a YAML file."),
+    ] = None,
     out: Out = None,
     cluster: Cluster = None,
     workers: Workers = None,
@@ -181,7 +185,7 @@ def audit(
     Example: [bold]dhs audit runs/real-brick[/bold]
     """
     outcome = commands.audit_dataset(
-        source, out=out, cluster=cluster, workers=workers, console=console
+        source, mapping=mapping, out=out, cluster=cluster, workers=workers, console=console
     )
     raise typer.Exit(outcome.exit_code)
 

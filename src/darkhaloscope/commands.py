@@ -38,18 +38,15 @@ from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
+from darkhaloscope.prepare import AuditSettings
 from darkhaloscope.progress import Bar
 from darkhaloscope.selftest import Check, run_checks
 from darkhaloscope.status import Status, lines, status_of
-from darkhaloscope.store import Layout
 from darkhaloscope.survey import regions
 from darkhaloscope.variables import SPLITS
 
 EXIT_BUG, EXIT_USER = 1, 2
 EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
-
-MEASURE_ROWS = 1024
-"""Rows that one task of an audit reads where a data set has no shards."""
 
 
 DEMO_SKY = 5
@@ -270,8 +267,8 @@ def run(
             stats = workflow.reduce_run(client, folder, markers, spec)
         else:
             console.print("the audit section changed: finished blocks are measured again")
-            stats = _measure(client, folder, layout, spec)
-        result = _conclude(client, folder, folder, stats, spec, exp, console)
+            stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
+        result = _conclude(client, store.open_dataset(folder), folder, stats, spec, exp, console)
     notes = sorted({note for marker in markers for note in marker["notes"]})
     return _finish(folder, folder, result, _failed_rows(markers), exp, notes, console)
 
@@ -279,6 +276,7 @@ def run(
 def audit_dataset(
     source: str,
     *,
+    mapping: str | None = None,
     out: str | None = None,
     cluster: str | None = None,
     workers: int | None = None,
@@ -289,33 +287,28 @@ def audit_dataset(
     Parameters
     ----------
     source : str
-        A run's folder, or a Zarr group with the variables of docs/data-set.md.
+        A run's folder, or any set that docs/audit.md lists: Zarr, NetCDF, HDF5, NPZ, Parquet, FITS.
+    mapping : str, optional
+        Name of a shipped mapping, or a YAML file: which column of a foreign set says what.
     """
     console = console or Console()
-    source = storage.absolute(source)
-    dataset = store.open_dataset(source)
-    is_run = store.read_run(source) is not None
-    if not is_run and out is None:
+    source = storage.absolute(source.rstrip("/"))
+    pairs = prepare.source_of(source, mapping)
+    if store.read_run(source) is None and out is None:
         raise UserError(f"{source} is no run's folder; say where the results go with --out")
-    prepare.check_complete(dataset, source)
-    exp = prepare.experiment_behind(source, dataset, _with_cluster(None, cluster, workers))
-    injected = dataset["lens_model"].values > 0
-    spec = prepare.spec_of(
-        exp,
-        audit.stratum_counts(dataset["theta_e"].values[injected], exp.audit.theta_e_edges),
-        n_regions=len(np.unique(dataset["region_id"].values.astype(object))),
-        seed=int(dataset.attrs.get("seed", exp.seed)),
-    )
-    layout = _layout_of(dataset)
+    settings = prepare.settings_of(source, _with_cluster(None, cluster, workers))
+    spec = prepare.spec_of_source(pairs, settings)
     folder = storage.absolute((out or source).rstrip("/"))
-    with connect(exp.cluster) as client:
+    columns = pairs.columns
+    with connect(settings.cluster) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         _drop_conclusions(folder)
-        console.print(f"measuring {layout.rows} rows in {layout.blocks} blocks")
-        stats = _measure(client, source, layout, spec)
-        result = _conclude(client, source, folder, stats, spec, exp, console)
-    ok = dataset["cutout_ok"].values.astype(bool)
-    return _finish(source, folder, result, (int((~ok).sum()), ok.size), exp, [], console)
+        blocks = pairs.blocks()
+        console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
+        stats = workflow.measure_dataset(client, pairs, spec)
+        result = _conclude(client, columns, folder, stats, spec, settings, console)
+    ok = columns["cutout_ok"].values.astype(bool)
+    return _finish(source, folder, result, (int((~ok).sum()), ok.size), settings, [], console)
 
 
 def verify(run: str, *, threads: int = 4, console: Console | None = None) -> store.Verification:
@@ -417,9 +410,8 @@ def export(
     names = load_mapping(mapping)
     dataset = store.open_dataset(source)
     prepare.check_complete(dataset, source)
-    layout = _layout_of(dataset)
-    blocks = [layout.rows_of(block) for block in range(layout.blocks)]
-    with Bar(console, "export", layout.rows, "rows") as bar:
+    blocks = prepare.StoredPairs(source).blocks()
+    with Bar(console, "export", dataset.sizes["pair"], "rows") as bar:
         written = store.export_tables(
             storage.absolute(source),
             storage.absolute(to.rstrip("/")),
@@ -526,22 +518,6 @@ def _with_cluster(
     return changed
 
 
-def _layout_of(dataset: xr.Dataset) -> Layout:
-    """How a data set is cut into blocks, from what its arrays say."""
-    return Layout(
-        dataset.sizes["pair"],
-        (dataset["ctrl"].encoding.get("shards") or (MEASURE_ROWS,))[0],
-        tuple(str(band) for band in dataset["band"].values),
-        dataset.sizes["x"],
-        {},
-    )
-
-
-def _measure(client: Client, source: str, layout: Layout, spec: AuditSpec) -> dict[str, Any]:
-    blocks = [layout.rows_of(block) for block in range(layout.blocks)]
-    return workflow.measure_dataset(client, source, blocks, spec)
-
-
 def _drop_conclusions(folder: str) -> None:
     """An earlier verdict is not this data set's until it is reached again."""
     for name in ("verdict.json", "report.html"):
@@ -550,20 +526,19 @@ def _drop_conclusions(folder: str) -> None:
 
 def _conclude(
     client: Client,
-    source: str,
+    columns: xr.Dataset,
     folder: str,
     stats: dict[str, Any],
     spec: AuditSpec,
-    exp: Experiment,
+    exp: Experiment | AuditSettings,
     console: Console,
 ) -> AuditResult:
     """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
     with Bar(console, "re-render", 1, "pieces") as bar:
-        rerendered = workflow.rerender_rows(
-            client, folder, stats, spec, bar.reached, exp.source.catalogue
-        )
+        catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
+        rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached, catalogue)
     console.print("reducing", highlight=False)
-    quality = audit.quality(store.open_dataset(source), spec.reference_band)
+    quality = audit.quality(columns, spec.reference_band)
     result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec)
     for name, table in result.tables.items():
         buffer = io.BytesIO()
@@ -578,7 +553,7 @@ def _finish(
     folder: str,
     result: AuditResult,
     failed: tuple[int, int],
-    exp: Experiment,
+    exp: Experiment | AuditSettings,
     notes: Sequence[str],
     console: Console,
 ) -> Outcome:

@@ -8,30 +8,44 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from darkhaloscope import audit, storage, store, survey
-from darkhaloscope.audit import AuditSpec, GateLimits
-from darkhaloscope.config import Experiment, load_experiment, parse_experiment, replace_keys
+from darkhaloscope.audit import AuditSpec, GateLimits, PairSource
+from darkhaloscope.config import (
+    AuditSection,
+    ClusterSection,
+    Experiment,
+    GatesSection,
+    load_experiment,
+    parse_experiment,
+    replace_keys,
+)
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.inject import load_brick, survey_of
+from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan, brick_rows
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
 from darkhaloscope.targetlist import open_targets
-from darkhaloscope.variables import VARIABLES
+from darkhaloscope.variables import VARIABLES, default_reference_band
 
 COUNTED_BRICKS = 256
 """Up to so many bricks, injections are counted rather than expected."""
 
 PREFLIGHT_BRICKS = 5
+
+MEASURE_ROWS = 1024
+"""Rows that one task of an audit reads where a data set has no shards."""
 
 
 def experiment_of(
@@ -172,9 +186,124 @@ def preflight(made: Plan) -> str:
     return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}"
 
 
-def limits_of(exp: Experiment) -> GateLimits:
-    """The experiment's gates in the audit's terms."""
+def limits_of(exp: Experiment | AuditSettings) -> GateLimits:
+    """The gates that are asked for, in the audit's terms."""
     return GateLimits(**exp.gates.model_dump())
+
+
+class RowSource(Protocol):
+    """A data set that an audit reads block by block."""
+
+    @property
+    def url(self) -> str: ...
+
+    def blocks(self) -> list[slice]:
+        """Rows of each task."""
+
+    def block(self, rows: slice) -> xr.Dataset:
+        """Some rows in memory, with every variable of docs/data-set.md."""
+
+
+@dataclass(frozen=True)
+class StoredPairs:
+    """A data set of our own, lazily."""
+
+    url: str
+
+    def blocks(self) -> list[slice]:
+        """Rows of each shard, or of 1,024 where there are none."""
+        shards = self.columns["ctrl"].encoding.get("shards")
+        rows, step = self.columns.sizes["pair"], shards[0] if shards else MEASURE_ROWS
+        return [slice(a, min(a + step, rows)) for a in range(0, rows, step)]
+
+    def block(self, rows: slice) -> xr.Dataset:
+        """Some rows in memory."""
+        return store.read_rows(self.url, rows)
+
+    @cached_property
+    def columns(self) -> xr.Dataset:
+        """Every variable, pixels among them, none in memory."""
+        return store.open_dataset(self.url)
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What an audit is told beside the data."""
+
+    audit: AuditSection = field(default_factory=AuditSection)
+    gates: GatesSection = field(default_factory=GatesSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    max_failed_fraction: float = 0.05
+
+
+def source_of(url: str, mapping: str | None = None) -> StoredPairs | PairSource:
+    """A data set of ours as it is, any other one through its mapping.
+
+    Raises
+    ------
+    UserError
+        Nothing there can be audited.
+    Incomplete
+        A run was not finished.
+    """
+    is_run = store.read_run(url) is not None
+    if is_run or (mapping is None and _is_ours(url)):
+        if mapping is not None:
+            raise UserError(f"{url} is a run of ours, it needs no mapping; leave --mapping out")
+        stored = StoredPairs(url)
+        check_complete(stored.columns, url)
+        return stored
+    return audit.open_source(url, None if mapping is None else load_mapping(mapping))
+
+
+def _is_ours(url: str) -> bool:
+    if not any(
+        storage.exists(storage.join(url, *p)) for p in (("zarr.json",), (store.STAMPS, "zarr.json"))
+    ):
+        return False
+    return {variable.name for variable in VARIABLES} <= set(store.open_dataset(url).data_vars)
+
+
+def spec_of_source(
+    source: StoredPairs | PairSource, settings: Experiment | AuditSettings
+) -> AuditSpec:
+    """Which rows an audit of a finished data set keeps, from its columns."""
+    columns = source.columns
+    injected = columns["lens_model"].values > 0
+    theta_e = columns["theta_e"].values[injected]
+    n_regions = len(np.unique(columns["region_id"].values.astype(object)))
+    if isinstance(settings, Experiment):
+        seed = int(columns.attrs.get("seed", settings.seed))
+        strata = audit.stratum_counts(theta_e, settings.audit.theta_e_edges)
+        return spec_of(settings, strata, n_regions=n_regions, seed=seed)
+    bands = tuple(str(band) for band in columns["band"].values)
+    bare = AuditSpec(
+        seed=int(columns.attrs.get("seed", 1)),
+        bands=bands,
+        reference_band=default_reference_band(bands),
+        size=int(columns.sizes["x"]) if isinstance(source, StoredPairs) else source.size,
+        pixel_scale=PIXEL_SCALE,
+        n_regions=n_regions,
+        stratum_counts=audit.stratum_counts(theta_e, settings.audit.theta_e_edges),
+        theta_e_edges=settings.audit.theta_e_edges,
+    )
+    if isinstance(source, StoredPairs):
+        return bare
+    return replace(
+        bare,
+        pixel_scale=source.pixel_scale,
+        paired=source.paired,
+        lacks=source.lacks,
+        notes=source.notes,
+    )
+
+
+def settings_of(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment | AuditSettings:
+    """The experiment of a run; of any other data set the defaults, but for the cluster."""
+    if store.read_run(url) is not None:
+        return experiment_of(parse_experiment(store.read_experiment(url), url), overrides)
+    said = {k.removeprefix("cluster."): v for k, v in (overrides or {}).items()}
+    return AuditSettings(cluster=ClusterSection(**said))
 
 
 def check_complete(dataset: xr.Dataset, source: str) -> None:
@@ -199,22 +328,3 @@ def check_complete(dataset: xr.Dataset, source: str) -> None:
             f"{missing} of {dataset.sizes['pair']} rows of {source} are not written yet; "
             "call dhs run again, it resumes"
         )
-
-
-def experiment_behind(
-    source: str, dataset: xr.Dataset, overrides: Mapping[str, Any] | None = None
-) -> Experiment:
-    """The experiment of a run, or one that says of a bare data set what it shows of itself."""
-    if store.read_run(source) is not None:
-        return experiment_of(parse_experiment(store.read_experiment(source), source), overrides)
-    bands = [str(band) for band in dataset["band"].values]
-    bare = parse_experiment(
-        {
-            "survey": {"root": source, "bands": bands},
-            "targets": {"path": source},
-            "stamp": {"size": int(dataset.sizes["x"])},
-            "lens": {"theta_e": 1.0},
-        },
-        source,
-    )
-    return experiment_of(bare, overrides)

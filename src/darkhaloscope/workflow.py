@@ -30,6 +30,7 @@ from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Reason
 from darkhaloscope.inject import empty_cube, inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
+from darkhaloscope.prepare import RowSource
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import galaxy_image
 
@@ -170,9 +171,9 @@ def spec_digest(spec: AuditSpec) -> str:
     return xxhash.xxh64_hexdigest(spec.to_json().encode())
 
 
-def measure_piece(url: str, rows: slice, spec: AuditSpec) -> Arrays:
+def measure_piece(source: RowSource, rows: slice, spec: AuditSpec) -> Arrays:
     """Read some rows of a data set and measure them."""
-    return audit.measure(store.read_rows(url, rows), spec)
+    return audit.measure(source.block(rows), spec)
 
 
 def read_and_merge(run: str, markers: Sequence[dict[str, Any]], spec: AuditSpec) -> Arrays:
@@ -182,6 +183,8 @@ def read_and_merge(run: str, markers: Sequence[dict[str, Any]], spec: AuditSpec)
 
 def rerender_piece(rows: Arrays, spec: AuditSpec, catalogue: str | None) -> Arrays:
     """Draw some audit rows again; source images are those of the catalogue, where there is one."""
+    if not spec.redraws:
+        return audit.undrawn(rows, spec)
     if catalogue is None:
         return audit.rerender(rows, spec, fix.apply_fix)
     return audit.rerender(rows, spec, fix.apply_fix, functools.partial(galaxy_image, catalogue))
@@ -262,12 +265,14 @@ def reduce_run(
     return _tree(client, level, spec, mark)
 
 
-def measure_dataset(client: Client, url: str, blocks: Sequence[slice], spec: AuditSpec) -> Arrays:
+def measure_dataset(client: Client, source: RowSource, spec: AuditSpec) -> Arrays:
     """Measure an existing data set, a task a block, and merge by a tree of tasks."""
-    mark = token(url, spec)
+    mark = token(source.url, spec)
     level = [
-        dask.delayed(measure_piece)(url, rows, spec, dask_key_name=key("measure", f"{i:06d}", mark))
-        for i, rows in enumerate(blocks)
+        dask.delayed(measure_piece)(
+            source, rows, spec, dask_key_name=key("measure", f"{i:06d}", mark)
+        )
+        for i, rows in enumerate(source.blocks())
     ]
     return _tree(client, level, spec, mark)
 

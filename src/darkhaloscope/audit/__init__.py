@@ -13,7 +13,9 @@ from darkhaloscope.audit.conclude import AuditResult, conclude
 from darkhaloscope.audit.measure import measure, merge
 from darkhaloscope.audit.quality import Quality, quality
 from darkhaloscope.audit.rerender import audit_rows, chunks, join, no_fix, rerender
+from darkhaloscope.audit.sources import PairSource, open_source
 from darkhaloscope.audit.spec import AuditSpec, stratum_counts
+from darkhaloscope.audit.undrawn import undrawn
 from darkhaloscope.audit.verdict import GATES, REQUIRED, GateLimits, exit_code, to_json
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "AuditResult",
     "AuditSpec",
     "GateLimits",
+    "PairSource",
     "Quality",
     "audit_rows",
     "chunks",
@@ -31,8 +34,10 @@ __all__ = [
     "measure",
     "merge",
     "no_fix",
+    "open_source",
     "quality",
     "rerender",
     "stratum_counts",
     "to_json",
+    "undrawn",
 ]

@@ -43,6 +43,9 @@ NOT_TESTED = (
 )
 """What this audit does not look at, whatever the data."""
 
+OF_PAIRS = ("zero_dose", "zero_dose_points", "profiles", "annulus", "learning_curve")
+"""Tables that say nothing where a stamp and the ctrl of its row are not the same sky."""
+
 LOW_DOSE = 0.1
 """Re-rendered S/N in the core below which a reader should see next to nothing."""
 
@@ -84,7 +87,7 @@ def conclude(
     dose, dose_points = zero_dose(stats, rerendered, spec)
     gates = [
         *closure_gates(closed, limits),
-        split_gate(quality),
+        split_gate(quality, spec),
         coverage_gate(quality),
         localisation_gate(closed, limits),
         integrity_gate(stats),
@@ -107,7 +110,7 @@ def conclude(
         causes,
         limits,
         len(stats["row_hash"]),
-        (*NOT_TESTED, *_left_out(core, closed, rerendered, spec)),
+        (*NOT_TESTED, *spec.notes, *_left_out(core, closed, rerendered, spec)),
         _agreement(core, closed),
     )
     result = {
@@ -127,6 +130,8 @@ def conclude(
         "psf_sources": tables.psf_sources(stats, spec),
         "footprint": tables.footprint(stats),
     }
+    if not spec.paired:
+        result = {name: t for name, t in result.items() if name not in OF_PAIRS}
     return AuditResult(verdict, exit_code(verdict, limits.required), result)
 
 
@@ -238,6 +243,8 @@ def _left_out(core: CoreGate, found: Closure, rerendered: Arrays, spec: AuditSpe
     """What could not be looked at in these data."""
     out = [f"core gate: {n} audit rows ({why})" for why, n in core.left_out.items() if n]
     out += [f"closure: {n} images ({why})" for why, n in found.left_out.items() if n]
+    if not spec.redraws:
+        return out
     failed = [str(m) for m in rerendered["message"] if m]
     if failed:
         out.append(f"{len(failed)} audit rows could not be drawn again, the first: {failed[0]}")

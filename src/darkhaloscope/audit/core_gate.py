@@ -161,6 +161,9 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
     core_again = np.full(stats["row_core_arc"].shape, np.nan)
     core_again[again] = rerendered["core"][drawn[again]]
     again &= np.isfinite(core_again).all(axis=(1, 2, 3))
+    if not spec.redraws:
+        # What is seen is described; what physics would show is not known.
+        again[:] = True
     use = np.flatnonzero(covered & again)
     left_out = {
         "a band without coverage": int((~covered).sum()),
@@ -192,10 +195,15 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
     snr = core_snr(core_again[:, band], stats["row_sky_sigma"][use, band].astype(float))
     pairs = _Pairs(stamp, ctrl, region, host, stats["row_hash"][use], spec.seed)
     observed = out_of_fold_scores(stamp, ctrl, fold)
-    expected = out_of_fold_scores(predicted, ctrl, fold)
+    expected = observed
+    if spec.redraws:
+        expected = out_of_fold_scores(predicted, ctrl, fold)
     table, overall, excess = _strata(
         pairs, observed, expected, stats["row_theta_e"][use].astype(float), snr, spec
     )
+    if not spec.redraws:
+        excess = (float("nan"),) * 3
+        table[["auc_rerendered", "excess", "excess_lo", "excess_hi", "excess_se"]] = np.nan
     return CoreGate(
         table, _learning_curve(pairs, observed), overall, excess, len(use), regions, left_out, tied
     )
@@ -260,7 +268,7 @@ def _strata(
         for k, label in enumerate(interval_labels(edges)):
             # float32, as stored: 0.75 belongs to the stratum that starts there.
             index = np.digitize(value.astype(np.float32), np.asarray(edges, np.float32))
-            members = np.flatnonzero(index == k)
+            members = np.flatnonzero((index == k) & np.isfinite(value))
             if len(members):
                 row, _, _ = _stratum(pairs, observed, expected, members, own=True)
                 head = {"family": family, "stratum": label, "lo": bounds[k], "hi": bounds[k + 1]}

@@ -11,6 +11,7 @@ from darkhaloscope.audit.core_gate import CoreGate
 from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, below, equivalence
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
+from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import Gate, GateLimits
 
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -64,8 +65,12 @@ def _size(e: Estimate) -> float:
     return abs(e.value) if np.isfinite(e.value) else -1.0
 
 
-def split_gate(quality: Quality) -> Gate:
+def split_gate(quality: Quality, spec: AuditSpec) -> Gate:
     """No region and no host is in two splits."""
+    if "region_split" in spec.lacks:
+        none = (float("nan"), float("nan"))
+        missing = "split_integrity needs a column region_split"
+        return Gate("split_integrity", float("nan"), none, 0.0, "not_enough", missing)
     leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits)
     outcome: Outcome = "not_enough" if quality.rows == 0 else "fail" if leaks else "pass"
     return Gate("split_integrity", leaks, (leaks, leaks), 0.0, outcome, "there are no rows")
@@ -86,7 +91,7 @@ def coverage_gate(quality: Quality) -> Gate:
         (value, value),
         0.0,
         outcome,
-        "there are no injections with coverage",
+        "column_coverage needs arc_snr, magnification and fluxes of injections with coverage",
     )
 
 

@@ -137,9 +137,11 @@ def _coverage(
     rows: list[tuple[str, str, int, int, int, int]] = []
     controls = int((~injected).sum())
     for name in OUTCOME_COLUMNS:
+        if name not in columns:
+            continue
         per_band = name not in ("arc_snr", "magnification")
         drawn = covered[:, reference] if name == "arc_snr" else covered.any(axis=1)
-        values = columns[name].values if name in columns else np.full(covered.shape, np.nan)
+        values = columns[name].values
         for b, band in enumerate(bands if per_band else [""]):
             expected = ok & (covered[:, b] if per_band else drawn)
             finite = np.isfinite(values[:, b] if values.ndim == 2 else values)

@@ -30,7 +30,13 @@ MAX_REGION_KEYS = 4096
 
 FOLDED_KEYS = 1024
 
-STATISTICS_VERSION = 1
+REDRAW = (
+    "theta_e", "lens_q", "lens_pa", "src_model", "src_flux", "src_reff", "src_n", "src_q", "src_pa",
+    "src_dx", "src_dy", "psfsize", "psf_model", "pixel_response", "target_x", "target_y",
+)  # fmt: skip
+"""Variables that an arc cannot be drawn again without."""
+
+STATISTICS_VERSION = 2
 """Raised when a block's statistics change their shape or meaning: older ones are measured again."""
 
 THRESHOLD_MARGIN = 1.1
@@ -61,6 +67,10 @@ class AuditSpec:
         Arcsec, ascending.
     cap, whole_cap, closure : int
         Rows analysed by their core pixels, rows kept with all pixels, rows re-rendered whole.
+    paired : bool
+        Whether a stamp and the ctrl of its row show the same sky.
+    lacks, notes : tuple of str
+        Variables that the data set does not hold, and what stands for them, in sentences.
     """
 
     seed: int
@@ -74,9 +84,19 @@ class AuditSpec:
     cap: int = 20_000
     whole_cap: int = 2_000
     closure: int = 500
+    paired: bool = True
+    lacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, kind in (("bands", str), ("theta_e_edges", float), ("stratum_counts", int)):
+        kinds = {
+            "bands": str,
+            "theta_e_edges": float,
+            "stratum_counts": int,
+            "lacks": str,
+            "notes": str,
+        }
+        for name, kind in kinds.items():
             object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
         if self.reference_band not in self.bands:
             raise ValueError(f"reference band {self.reference_band!r} is not one of {self.bands}")
@@ -91,6 +111,11 @@ class AuditSpec:
             raise ValueError(
                 "closure <= whole_cap <= cap: whole pixels are kept of audit rows only"
             )
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the rows say enough to draw their arcs again."""
+        return self.paired and not set(self.lacks) & set(REDRAW)
 
     @property
     def n_strata(self) -> int:

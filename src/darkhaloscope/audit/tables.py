@@ -114,6 +114,8 @@ def _strata(stats: Arrays, spec: AuditSpec) -> list[tuple[str, np.ndarray]]:
     """All groups, then those of each stratum of theta_e that has pairs."""
     stratum = stats["group_key"][:, 1].astype(np.int64)
     out = [("all", np.arange(len(stratum)))] if len(stratum) else []
+    if "theta_e" in spec.lacks:
+        return out
     for s, label in enumerate(interval_labels(spec.theta_e_edges)):
         members = np.flatnonzero(stratum == s)
         if len(members):

@@ -3,19 +3,23 @@
 from darkhaloscope.config.load import load_experiment, parse_experiment, replace_keys
 from darkhaloscope.config.sections import (
     PIXEL_VERSION,
+    AuditSection,
     ClusterSection,
     CoreMask,
     Experiment,
     FixSection,
+    GatesSection,
     Splits,
 )
 
 __all__ = [
     "PIXEL_VERSION",
+    "AuditSection",
     "ClusterSection",
     "CoreMask",
     "Experiment",
     "FixSection",
+    "GatesSection",
     "Splits",
     "load_experiment",
     "parse_experiment",

@@ -2,12 +2,13 @@
 
 from darkhaloscope.mapping.convert import export_rows, import_rows
 from darkhaloscope.mapping.images import decode_stamp, encode_stamp
-from darkhaloscope.mapping.model import SHIPPED, Images, Mapping, Tables, load_mapping
+from darkhaloscope.mapping.model import SHIPPED, Images, Mapping, Stacks, Tables, load_mapping
 
 __all__ = [
     "SHIPPED",
     "Images",
     "Mapping",
+    "Stacks",
     "Tables",
     "decode_stamp",
     "encode_stamp",

@@ -6,7 +6,7 @@ import importlib.resources
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
@@ -41,6 +41,16 @@ class Images(_Section):
     """Name of a band's (y, x) array inside a blob, with ``{band}``."""
 
 
+class Stacks(_Section):
+    """Names of image arrays (row, [band,] y, x) in a file: two of a pair, or two that are no pairs."""
+
+    stamp: str | None = None
+    ctrl: str | None = None
+    arc: str | None = None
+    lens: str | None = None
+    nonlens: str | None = None
+
+
 class Shear(_Section):
     """External shear as a size and an angle (radians from +x toward +y of the array)."""
 
@@ -58,6 +68,11 @@ class Mapping(_Section):
     name: str
     tables: Tables | None = None
     images: Images | None = None
+    stacks: Stacks | None = None
+    bands: tuple[str, ...] = ()
+    """Bands of the images, in their order; needed where the data do not say it themselves."""
+    pixel_scale: float | None = Field(None, gt=0)
+    """Arcsec per pixel; that of the Legacy Surveys' coadds where nothing is said."""
     same: Names = {}
     """The same quantity in the same unit."""
     west: Names = {}

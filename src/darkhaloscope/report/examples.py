@@ -80,6 +80,13 @@ def examples(source: str) -> Examples:
     except UserError as error:
         return Examples([], f"No examples: {error}", {}, 0, [])
     attributes = {str(k): str(v) for k, v in dataset.attrs.items()}
+    lacking = [
+        name
+        for name in (*SHOWN, "lens_model", "cutout_ok", "host_id", "band")
+        if name not in dataset
+    ]
+    if lacking:
+        return Examples([], f"No examples: the data set has no {lacking[0]}.", attributes, 0, [])
     bands = [str(b) for b in dataset["band"].values]
     rows = choose(dataset)
     found = dataset[list(SHOWN)].isel(pair=rows).load() if len(rows) else None

@@ -173,10 +173,10 @@ def _table(folder: str, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def _optional(url: str) -> bytes | None:
-    try:
-        return storage.read(url)
-    except FileNotFoundError:
+    # Below a single file there is nothing, which is no error.
+    if not storage.exists(url):
         return None
+    return storage.read(url)
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:

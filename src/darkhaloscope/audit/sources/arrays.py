@@ -1,0 +1,194 @@
+"""Files that hold arrays by name: Zarr, NetCDF, HDF5, NPZ. Read by rows, without pickle."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import fsspec
+import h5py
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from darkhaloscope.errors import UserError
+
+Kind = Literal["zarr", "hdf5", "netcdf3", "npz"]
+SUFFIXES: dict[str, Kind] = {
+    ".zarr": "zarr", ".nc": "hdf5", ".nc4": "hdf5", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
+    ".npz": "npz",
+}  # fmt: skip
+HDF5_MAGIC, NETCDF3_MAGIC = b"\x89HDF\r\n\x1a\n", b"CDF"
+SKIP_BYTES = 1 << 20
+Array = Any
+"""What has a shape and a dtype and gives an ndarray for a slice of its first axis."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of an ``.npz``; rows are read from inside the archive, none is held as a whole."""
+
+    archive: zipfile.ZipFile
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        start, stop, _ = rows.indices(self.shape[0])
+        per_row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        with self.archive.open(f"{self.name}.npy") as stream:
+            _header(stream)
+            left = start * per_row
+            while left > 0:  # what a seek does, but in pieces of a bounded size
+                left -= len(stream.read(min(left, SKIP_BYTES)))
+            data = stream.read(max(stop - start, 0) * per_row)
+        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
+
+
+def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(stream)
+
+
+def _members(archive: zipfile.ZipFile, url: str) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for entry in archive.namelist():
+        with archive.open(entry) as stream:
+            shape, fortran, dtype = _header(stream)
+        name = entry.removesuffix(".npy")
+        if dtype.hasobject:
+            raise UserError(
+                f"{name} in {url} holds Python objects, which are never unpickled; save numbers or text"
+            )
+        if fortran and len(shape) > 1:
+            raise UserError(f"{name} in {url} is in Fortran order; save np.ascontiguousarray of it")
+        if shape:
+            found[name] = Member(archive, name, shape, dtype)
+    return found
+
+
+@contextmanager
+def opened(url: str, kind: Kind) -> Iterator[tuple[dict[str, Array], dict[str, Any]]]:
+    """Arrays by name, and attributes, of a file or a Zarr group.
+
+    Raises
+    ------
+    UserError
+        It cannot be read as that kind.
+    """
+    try:
+        if kind == "zarr":
+            group = zarr.open_group(url, mode="r")
+            yield dict(group.arrays()), dict(group.attrs)
+            return
+        with fsspec.open(url, "rb") as stream:
+            if kind == "hdf5":
+                with h5py.File(stream, "r") as file:
+                    sets: dict[str, Array] = {}
+                    file.visititems(
+                        lambda name, item: (
+                            sets.update({name: item})
+                            if isinstance(item, h5py.Dataset) and item.shape
+                            else None
+                        )
+                    )
+                    yield sets, dict(file.attrs)
+            elif kind == "npz":
+                with zipfile.ZipFile(stream) as archive:
+                    yield _members(archive, url), {}
+            else:
+                with xr.open_dataset(stream, engine="scipy", decode_times=False) as dataset:
+                    yield {str(k): v for k, v in dataset.variables.items()}, dataset.attrs
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{url} cannot be read as {kind} ({first}); check the file") from error
+
+
+def kind_of(url: str) -> Kind | None:
+    """What a file is, by its first bytes, or by its name for a Zarr group; None for neither."""
+    fs, path = fsspec.url_to_fs(url)
+    if any(fs.exists(f"{path.rstrip('/')}/{name}") for name in ("zarr.json", ".zgroup")):
+        return "zarr"
+    if not fs.isfile(path):
+        return None
+    with fs.open(path, "rb") as stream:
+        first = stream.read(8)
+    if first == HDF5_MAGIC:
+        return "hdf5"
+    if first[:3] == NETCDF3_MAGIC:
+        return "netcdf3"
+    return "npz" if first[:2] == b"PK" else None
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """A file of arrays as rows of images and columns."""
+
+    url: str
+    kind: Kind
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every numeric array with three or four axes: what can be a stack of images."""
+        with opened(self.url, self.kind) as (arrays, _):
+            return {
+                name: tuple(array.shape)
+                for name, array in arrays.items()
+                if len(array.shape) in (3, 4) and np.dtype(array.dtype).kind in "fiu"
+            }
+
+    def bands(self) -> tuple[str, ...]:
+        """Names in the array ``band`` or the attribute ``bands``; empty where there is neither."""
+        with opened(self.url, self.kind) as (arrays, attributes):
+            for name in ("band", "bands"):
+                if name in arrays and len(arrays[name].shape) == 1:
+                    return tuple(_text(np.asarray(arrays[name][:])).tolist())
+            said = attributes.get("bands", ())
+        if isinstance(said, str):
+            return tuple(said.replace(",", " ").split())
+        return tuple(str(b) for b in said)
+
+    def images(self, name: str, rows: slice) -> NDArray[Any]:
+        """Rows of one stack, as they are stored."""
+        with opened(self.url, self.kind) as (arrays, _):
+            return np.asarray(arrays[name][rows])
+
+    def table(self, rows: slice, length: int, bands: tuple[str, ...]) -> pd.DataFrame:
+        """Columns of that length: arrays (row) by name, (row, band) as ``name_band``."""
+        made: dict[str, Any] = {}
+        with opened(self.url, self.kind) as (arrays, _):
+            for name, array in arrays.items():
+                shape = tuple(array.shape)
+                if shape[0] != length or np.dtype(array.dtype).kind not in "fiubSUOT":
+                    continue
+                if len(shape) == 1:
+                    made[name] = _text(np.asarray(array[rows]))
+                elif shape[1:] == (len(bands),):
+                    values = np.asarray(array[rows])
+                    made |= {f"{name}_{band}": values[:, b] for b, band in enumerate(bands)}
+        return pd.DataFrame(made, index=range(*rows.indices(length)))
+
+    def blocks(self, length: int, wanted: int) -> list[slice]:
+        """Slices of about ``wanted`` rows."""
+        return [slice(a, min(a + wanted, length)) for a in range(0, length, wanted)]
+
+
+def _text(values: NDArray[Any]) -> NDArray[Any]:
+    """Text of any kind as Python strings; numbers as they are."""
+    if values.dtype.kind == "S":
+        return np.array([v.decode(errors="replace") for v in values.tolist()], dtype=object)
+    if values.dtype.kind in "OTU":
+        return np.array(
+            [
+                v.decode(errors="replace") if isinstance(v, bytes) else str(v)
+                for v in values.tolist()
+            ],
+            dtype=object,
+        )
+    return values

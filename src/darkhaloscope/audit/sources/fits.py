@@ -1,0 +1,93 @@
+"""Folders of FITS stamps: ``stamp/`` and ``ctrl/`` by equal file names, or ``lens/`` and ``nonlens/``."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from darkhaloscope import storage
+from darkhaloscope.errors import UserError
+
+FOLDERS = ("stamp", "ctrl", "arc", "lens", "nonlens")
+ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
+TABLES = ("rows.parquet", "rows.csv", "rows.fits")
+"""Columns of the rows, beside the folders; ``file`` names the stamp."""
+
+
+@dataclass(frozen=True)
+class FitsFolder:
+    """Folders of images as rows; the rows of each are in the order of the files' names."""
+
+    url: str
+    files: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def find(cls, url: str) -> FitsFolder | None:
+        """The folders at ``url``; None where none of the known names holds FITS files."""
+        found = []
+        for name in FOLDERS:
+            names = sorted(n for n in storage.names(storage.join(url, name)) if n.endswith(ENDINGS))
+            if names:
+                found.append((name, tuple(names)))
+        return cls(url, tuple(found)) if found else None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape (file, [band,] y, x) of each folder, by its first image."""
+        return {
+            name: (len(names), *self._image(name, names[0])[0].shape) for name, names in self.files
+        }
+
+    def bands(self) -> tuple[str, ...]:
+        """The header keyword BANDS of the first image, as ``grz`` or ``g,r,z``."""
+        name, names = self.files[0]
+        said = str(self._image(name, names[0])[1].get("BANDS", "")).replace(",", " ").split()
+        return tuple(said) if len(said) != 1 else tuple(said[0])
+
+    def images(self, name: str, rows: slice) -> NDArray[np.float32]:
+        """Images of one folder."""
+        files = dict(self.files)[name]
+        images = [self._image(name, file)[0] for file in files[rows]]
+        if len({i.shape for i in images}) > 1:
+            raise UserError(
+                f"the images in {self.url}/{name} differ in shape; cut them to one size"
+            )
+        return np.stack(images)
+
+    def table(self, name: str, rows: slice) -> pd.DataFrame:
+        """Columns of one folder's rows, matched by ``file``; without a table there are none."""
+        files = [f.split(".")[0] for f in dict(self.files)[name]][rows]
+        index = pd.RangeIndex(*rows.indices(len(dict(self.files)[name])))
+        place = next((t for t in TABLES if storage.exists(storage.join(self.url, t))), None)
+        if place is None:
+            return pd.DataFrame(index=index)
+        data = io.BytesIO(storage.read(storage.join(self.url, place)))
+        try:
+            if place.endswith(".parquet"):
+                table = pd.read_parquet(data)
+            elif place.endswith(".csv"):
+                table = pd.read_csv(data)
+            else:
+                table = Table.read(data, format="fits").to_pandas()
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.url}/{place} cannot be read ({error})") from None
+        if "file" not in table:
+            raise UserError(
+                f"{self.url}/{place} has no column file, which names the stamp of a row"
+            )
+        table["file"] = table["file"].map(lambda f: str(f).rsplit("/", 1)[-1].split(".")[0])
+        return table.drop_duplicates("file").set_index("file").reindex(files).set_axis(index)
+
+    def _image(self, folder: str, file: str) -> tuple[NDArray[np.float32], fits.Header]:
+        place = storage.join(self.url, folder, file)
+        try:
+            with fits.open(io.BytesIO(storage.read(place))) as hdus:
+                hdu = next(h for h in hdus if h.data is not None and h.data.ndim in (2, 3))
+                return np.asarray(hdu.data, dtype=np.float32), hdu.header
+        except (OSError, ValueError, TypeError, StopIteration) as error:
+            raise UserError(f"{place} holds no FITS image ({error}); take it out") from None

@@ -1,0 +1,280 @@
+"""Any set of images as rows of the data set's own contract, with a record of what it does not say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
+from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
+from darkhaloscope.audit.sources.fits import FitsFolder
+from darkhaloscope.audit.sources.tables import BlobTable
+from darkhaloscope.errors import UserError
+from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.mapping import Mapping, import_rows
+
+KNOWN = {
+    "stamp": ("stamp", "stamps", "lensed", "injected"),
+    "ctrl": ("ctrl", "control", "controls", "unlensed"),
+    "arc": ("arc", "arcs"),
+    "lens": ("lens", "lenses", "positive", "positives"),
+    "nonlens": ("nonlens", "non_lens", "nonlenses", "non_lenses", "negative", "negatives"),
+}
+"""Names by which stacks are known where no mapping says otherwise."""
+
+WAYS = (("ctrl", "arc"), ("stamp", "ctrl"), ("lens", "nonlens"))
+"""What makes a set, the first that is there."""
+
+BANDS_OF = {1: ("r",), 3: ("g", "r", "z"), 4: ("g", "r", "i", "z")}
+SMALLEST = 24
+BLOCK_ROWS = 1024
+NONLENS = "nonlens_"
+"""Prefix of columns of the second class of a set without pairs."""
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """A set of pairs, or of two classes, that is read block by block.
+
+    Attributes
+    ----------
+    reader : ArrayFile, BlobTable or FitsFolder
+    first, second : str
+        Names of the two stacks, and ``way``, what they are.
+    lengths : (int, int)
+    paired : bool
+        Whether row i of one belongs to row i of the other.
+    lacks : tuple of str
+        Variables that the set does not hold.
+    notes : tuple of str
+        What was taken for granted, in sentences.
+    """
+
+    reader: ArrayFile | BlobTable | FitsFolder
+    way: tuple[str, str]
+    first: str
+    second: str
+    lengths: tuple[int, int]
+    bands: tuple[str, ...]
+    size: int
+    channels_last: bool
+    mapping: Mapping
+    lacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return self.reader.url
+
+    @property
+    def paired(self) -> bool:
+        return self.way != ("lens", "nonlens")
+
+    @property
+    def rows(self) -> int:
+        return min(self.lengths)
+
+    @property
+    def pixel_scale(self) -> float:
+        return self.mapping.pixel_scale or PIXEL_SCALE
+
+    def blocks(self, wanted: int = BLOCK_ROWS) -> list[slice]:
+        """Slices of rows, one a task."""
+        if isinstance(self.reader, BlobTable):
+            return self.reader.blocks(wanted)
+        return [slice(a, min(a + wanted, self.rows)) for a in range(0, self.rows, wanted)]
+
+    def block(self, rows: slice) -> xr.Dataset:
+        """Some rows in memory: pixels and every variable; what is missing holds its fill value.
+
+        In a set without pairs ``arc`` is what a lens image has more than the other one of its row.
+        """
+        ctrl_name, light_name = (
+            (self.first, self.second) if self.way == ("ctrl", "arc") else (self.second, self.first)
+        )
+        ctrl, light = self._images(ctrl_name, rows), self._images(light_name, rows)
+        nodata = ~np.isfinite(ctrl) | ~np.isfinite(light)
+        arc = light if self.way == ("ctrl", "arc") else light - ctrl
+        arc = np.where(nodata, 0.0, arc).astype(np.float32)
+        ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
+        found = self._columns(rows)
+        made = complete(found, len(arc), self.size, self.bands, rows.start)
+        lost = nodata | ~(made["coverage"].values > 0)[:, :, None, None]
+        bits = (np.uint8(1) << np.arange(len(self.bands), dtype=np.uint8))[:, None, None]
+        if "coverage" not in found:
+            made["coverage"] = (("pair", "band"), (1 - nodata.mean(axis=(2, 3))).astype("f4"))
+        if "sky_sigma" not in found:
+            made["sky_sigma"] = (("pair", "band"), sky_of(ctrl, nodata))
+        cube = ("pair", "band", "y", "x")
+        return made.assign(
+            ctrl=(cube, ctrl),
+            arc=(cube, np.where(lost, np.float32(0), arc)),
+            nodata=(("pair", "y", "x"), (nodata * bits).sum(axis=1).astype(np.uint8)),
+        )
+
+    @cached_property
+    def columns(self) -> xr.Dataset:
+        """All rows without pixels: what the set holds, and what an audit cannot do without.
+
+        In a set without pairs the rows of the second class follow those of the first, as controls.
+        """
+        found = self._columns(slice(0, self.lengths[0]))
+        made = complete(found, self.lengths[0], self.size, self.bands, 0)
+        if not self.paired:
+            other = import_rows(self._table(self.second, 1), self.mapping, self.bands)
+            second = complete(other, self.lengths[1], self.size, self.bands, self.lengths[0])
+            second["lens_model"] = ("pair", np.zeros(self.lengths[1], np.uint8))
+            made = xr.concat(
+                [made, second], "pair", data_vars="all", coords="minimal", compat="override"
+            )
+        return made.drop_vars([v for v in self.lacks if v not in NEEDED and v in made])
+
+    def _columns(self, rows: slice) -> xr.Dataset:
+        return import_rows(self._table(self.first, 0, rows), self.mapping, self.bands)
+
+    def _table(self, name: str, which: int, rows: slice | None = None) -> pd.DataFrame:
+        length = self.lengths[which]
+        rows = rows or slice(0, length)
+        if isinstance(self.reader, BlobTable):
+            return self.reader.table(rows)
+        if isinstance(self.reader, FitsFolder):
+            return self.reader.table(name, rows)
+        table = self.reader.table(rows, length, self.bands)
+        if self.paired:
+            return table
+        named = [str(c) for c in table if str(c).startswith(NONLENS)]
+        if which == 0:
+            return table.drop(columns=named)
+        return table[named].rename(columns=lambda c: c.removeprefix(NONLENS))
+
+    def _images(self, name: str, rows: slice) -> NDArray[np.float32]:
+        if isinstance(self.reader, BlobTable):
+            return self.reader.images(name, rows, self.bands)
+        images = np.asarray(self.reader.images(name, rows), dtype=np.float32)
+        if images.ndim == 3:
+            images = images[:, None]
+        return np.moveaxis(images, -1, 1) if self.channels_last else images
+
+
+def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
+    """Find out what a data set is, and what it says.
+
+    Parameters
+    ----------
+    url : str
+        A Zarr group, a NetCDF, HDF5 or NPZ file, Parquet files, or a folder of FITS stamps.
+    mapping : Mapping, optional
+        Names and conventions; without one, columns count by the names of docs/data-set.md.
+
+    Raises
+    ------
+    UserError
+        It is none of these, or which images make the pairs cannot be told.
+    """
+    url, said = url.rstrip("/"), mapping or Mapping(name="own names")
+    kind = kind_of(url)
+    if kind is not None:
+        return _with_record(_of_stacks(ArrayFile(url, kind), said))
+    folder = FitsFolder.find(url)
+    if folder is not None:
+        source = _of_stacks(folder, said)
+        files = dict(folder.files)
+        if source.paired and files[source.first] != files[source.second]:
+            raise UserError(
+                f"{url}/{source.first} and {url}/{source.second} do not hold files of the same names; "
+                "a pair is a file of the same name in both"
+            )
+        return _with_record(source)
+    table = BlobTable.find(url, said)
+    if table is not None:
+        bands = said.bands or table.bands()
+        shape = table.images("stamp", slice(0, 1), bands).shape
+        size = _size(url, shape)
+        found = PairSource(
+            table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
+        )
+        return _with_record(found)
+    raise UserError(
+        f"{url} is no data set that can be audited: no Zarr group, NetCDF, HDF5 or NPZ file, no Parquet "
+        "files, and no folder with stamp/ and ctrl/ (or lens/ and nonlens/) of FITS images"
+    )
+
+
+def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
+    url, shapes = reader.url, reader.shapes()
+    named: dict[str, str] = {}
+    for role, known in KNOWN.items():
+        said = getattr(mapping.stacks, role) if mapping.stacks is not None else None
+        if said is not None and said not in shapes:
+            raise UserError(f"{url} has no stack of images {said}; it has {_list(shapes)}")
+        hit = [said] if said is not None else [n for n in shapes if n.rsplit("/", 1)[-1] in known]
+        if hit:
+            named[role] = hit[0]
+    way = next((w for w in WAYS if set(w) <= set(named)), None)
+    if way is None:
+        raise UserError(
+            f"which images of {url} make the pairs cannot be told: it has {_list(shapes)}; name them in "
+            "a mapping (stacks: stamp and ctrl, ctrl and arc, or lens and nonlens)"
+        )
+    first, second = (named[role] for role in way)
+    one, two = shapes[first], shapes[second]
+    if one[1:] != two[1:]:
+        raise UserError(
+            f"{first} {one} and {second} {two} of {url} differ in shape; cut them alike"
+        )
+    if way != ("lens", "nonlens") and one[0] != two[0]:
+        raise UserError(
+            f"{first} has {one[0]} rows and {second} {two[0]} in {url}; pairs have the same row in both"
+        )
+    last = len(one) == 4 and one[1] == one[2] != one[3]
+    n_bands = 1 if len(one) == 3 else one[3] if last else one[1]
+    bands = mapping.bands or reader.bands()
+    notes: tuple[str, ...] = ()
+    if not bands and n_bands in BANDS_OF:
+        bands = BANDS_OF[n_bands]
+        notes = (f"bands: the data set does not name them; taken for {', '.join(bands)}",)
+    if len(bands) != n_bands:
+        raise UserError(
+            f"the images of {url} have {n_bands} bands, {len(bands)} are named"
+            f"{' (' + ', '.join(bands) + ')' if bands else ''}; say bands: [...] in a mapping"
+        )
+    size = _size(url, one[:3] if last else one)
+    return PairSource(
+        reader, way, first, second, (one[0], two[0]), bands, size, last, mapping, notes=notes
+    )
+
+
+def _list(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{n} {s}" for n, s in shapes.items()) or "none"
+
+
+def _size(url: str, shape: tuple[int, ...]) -> int:
+    y, x = shape[-2:]
+    if y != x or x < SMALLEST:
+        raise UserError(
+            f"the images of {url} are {y} by {x} pixels; an audit needs squares of at least {SMALLEST}"
+        )
+    if shape[0] == 0:
+        raise UserError(f"{url} holds no rows; there is nothing to audit")
+    return x
+
+
+def _with_record(source: PairSource) -> PairSource:
+    """What the set does not say, and what stands for it, found in its first row."""
+    first = source._columns(slice(0, 1))
+    lacks, notes = lacking(first)
+    if not source.paired:
+        notes = (
+            *notes,
+            "pairs: the set has two classes and no pairs, so nothing that compares a stamp with its own "
+            "ctrl is tested",
+        )
+        unused = max(source.lengths) - source.rows
+        if unused:
+            notes = (*notes, f"pixels: {unused} images of the larger class are not looked at")
+    return replace(source, lacks=lacks, notes=(*source.notes, *notes))

@@ -1,0 +1,158 @@
+"""Parquet with a stamp and its control as ``.npz`` blobs; folders cut by a partition, metrics joined."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from darkhaloscope.errors import UserError
+from darkhaloscope.mapping import Images, Mapping, decode_stamp
+
+IMAGES = Images(stamp="stamp_npz", ctrl="ctrl_stamp_npz", member="image_{band}")
+"""What blobs are called where no mapping says otherwise."""
+
+
+@dataclass(frozen=True)
+class BlobTable:
+    """Parquet files as rows of images and columns; rows are in the order of the files' names.
+
+    ``pieces`` are (file, row group, rows), found once on the driver.
+    """
+
+    url: str
+    mapping: Mapping
+    pieces: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def find(cls, url: str, mapping: Mapping) -> BlobTable | None:
+        """The table at ``url``; None where there is no Parquet file.
+
+        Raises
+        ------
+        UserError
+            The files are no Parquet, or have no column of stamps.
+        """
+        data = _dataset(_stamps(url, mapping))
+        if data is None:
+            return None
+        images = mapping.images or IMAGES
+        for column in (images.stamp, images.ctrl):
+            if column not in data.schema.names:
+                raise UserError(
+                    f"{url} has no column {column}; say with --mapping which columns hold the stamps "
+                    "(images: stamp, ctrl, member)"
+                )
+        pieces = [
+            (str(f.path), group.id, int(group.num_rows))
+            for f in sorted(data.get_fragments(), key=lambda f: str(f.path))
+            for group in f.row_groups
+        ]
+        return cls(url, mapping, tuple(pieces))
+
+    @property
+    def rows(self) -> int:
+        return sum(n for _, _, n in self.pieces)
+
+    def bands(self) -> tuple[str, ...]:
+        """Bands of the first stamp, by the names of its members, in order of wavelength."""
+        images = self.mapping.images or IMAGES
+        head, _, tail = images.member.partition("{band}")
+        blob = self._read(slice(0, 1), [images.stamp])[images.stamp].iloc[0]
+        try:
+            with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
+                names = [
+                    n[len(head) : len(n) - len(tail)]
+                    for n in archive.files
+                    if n.startswith(head) and n.endswith(tail)
+                ]
+        except (ValueError, OSError, TypeError, zipfile.BadZipFile):
+            raise UserError(
+                f"the first stamp of {self.url} is no .npz; check the mapping"
+            ) from None
+        order = "ugrizy"
+        return tuple(sorted(names, key=lambda b: order.find(b) if b in order else 99))
+
+    def table(self, rows: slice) -> pd.DataFrame:
+        """Columns of these rows but the blobs, the metrics joined to them."""
+        images = self.mapping.images or IMAGES
+        data = _dataset(_stamps(self.url, self.mapping))
+        assert data is not None
+        table = self._read(
+            rows, [n for n in data.schema.names if n not in (images.stamp, images.ctrl)]
+        )
+        tables = self.mapping.tables
+        beside = _dataset(f"{self.url}/{tables.metrics}") if tables is not None else None
+        if tables is None or beside is None:
+            return table
+        keys = pa.array(table[tables.key])
+        more = beside.to_table(filter=pads.field(tables.key).isin(keys)).to_pandas()
+        new = [c for c in more if c not in table or c == tables.key]
+        more = more[new].drop_duplicates(tables.key).set_index(tables.key)
+        return table.join(more, on=tables.key)
+
+    def images(self, name: str, rows: slice, bands: tuple[str, ...]) -> NDArray[np.float32]:
+        """Stamps (row, band, y, x): ``stamp`` or ``ctrl``."""
+        images = self.mapping.images or IMAGES
+        column = images.stamp if name == "stamp" else images.ctrl
+        blobs = self._read(rows, [column])[column]
+        return np.stack([decode_stamp(blob, bands, images.member) for blob in blobs])
+
+    def blocks(self, wanted: int) -> list[slice]:
+        """Slices that end where row groups do, so that each is read once."""
+        out: list[slice] = []
+        start = 0
+        for end in accumulate(n for _, _, n in self.pieces):
+            if end - start >= wanted:
+                out.append(slice(start, end))
+                start = end
+        return [*out, slice(start, self.rows)] if start < self.rows else out
+
+    def _read(self, rows: slice, columns: list[str]) -> pd.DataFrame:
+        data = _dataset(_stamps(self.url, self.mapping))
+        assert data is not None
+        start, stop, _ = rows.indices(self.rows)
+        fragments = {str(f.path): f for f in data.get_fragments()}
+        parts, first = [], 0
+        for path, group, n in self.pieces:
+            if first < stop and first + n > start:
+                part = fragments[path].subset(row_group_ids=[group])
+                table = part.to_table(schema=data.schema, columns=columns)
+                lo = max(start - first, 0)
+                parts.append(table.slice(lo, min(stop - first, n) - lo))
+            first += n
+        frame = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=columns)
+        return frame.set_axis(range(start, start + len(frame)))
+
+
+def _stamps(url: str, mapping: Mapping) -> str:
+    return f"{url}/{mapping.tables.stamps}" if mapping.tables is not None else url
+
+
+def _dataset(url: str) -> Any:
+    """A Parquet file or hive-partitioned folder; None where there is none."""
+    fs, path = fsspec.url_to_fs(url)
+    if not fs.exists(path):
+        return None
+    if fs.isdir(path):
+        files = sorted(f for f in fs.find(path) if f.endswith(".parquet"))
+    else:
+        files = [path] if path.endswith(".parquet") else []
+    if not files:
+        return None
+    try:
+        return pads.dataset(
+            files, filesystem=fs, format="parquet", partitioning="hive", partition_base_dir=path
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{url} cannot be read as Parquet ({first}); check the files") from None
