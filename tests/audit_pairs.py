@@ -26,6 +26,7 @@ from darkhaloscope.audit import (
     merge,
     quality,
     rerender,
+    selection,
     stratum_counts,
 )
 from darkhaloscope.lensing import Lens, Psf, Sersic, render
@@ -236,7 +237,8 @@ def run_audit(ds: Ds, limits: GateLimits | None = None, **changes: object) -> Au
     parts = [measure(ds.isel(pair=slice(a, b)), spec) for a, b in pairwise(edges)]
     stats = merge(parts, spec)
     columns = quality(ds, spec.reference_band)
-    return conclude(stats, rerendered(ds, stats, spec), columns, limits or GateLimits(), spec)
+    again = rerendered(ds, stats, spec)
+    return conclude(stats, again, columns, limits or GateLimits(), spec, selection(ds, spec))
 
 
 def with_arc(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:

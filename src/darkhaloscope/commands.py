@@ -539,7 +539,8 @@ def _conclude(
         rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached, catalogue)
     console.print("reducing", highlight=False)
     quality = audit.quality(columns, spec.reference_band)
-    result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec)
+    chosen = audit.selection(columns, spec)
+    result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec, chosen)
     for name, table in result.tables.items():
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)

@@ -13,6 +13,7 @@ from darkhaloscope.audit.conclude import AuditResult, conclude
 from darkhaloscope.audit.measure import measure, merge
 from darkhaloscope.audit.quality import Quality, quality
 from darkhaloscope.audit.rerender import audit_rows, chunks, join, no_fix, rerender
+from darkhaloscope.audit.selection import Selection, selection
 from darkhaloscope.audit.sources import PairSource, open_source
 from darkhaloscope.audit.spec import AuditSpec, stratum_counts
 from darkhaloscope.audit.undrawn import undrawn
@@ -26,6 +27,7 @@ __all__ = [
     "GateLimits",
     "PairSource",
     "Quality",
+    "Selection",
     "audit_rows",
     "chunks",
     "conclude",
@@ -37,6 +39,7 @@ __all__ = [
     "open_source",
     "quality",
     "rerender",
+    "selection",
     "stratum_counts",
     "to_json",
     "undrawn",

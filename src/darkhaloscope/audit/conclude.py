@@ -13,6 +13,7 @@ from darkhaloscope.audit import tables
 from darkhaloscope.audit.causes import Cause, closure_causes
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.core_gate import CoreGate, core_gate
+from darkhaloscope.audit.diagnostics import diagnose
 from darkhaloscope.audit.gates import (
     closure_gates,
     core_gates,
@@ -29,17 +30,14 @@ from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import CONFIDENCE
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
+from darkhaloscope.audit.selection import Selection
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import BUG, SHORTCUT, Gate, GateLimits, exit_code, judge
 from darkhaloscope.audit.zero_dose import zero_dose
 
 NOT_TESTED = (
     "arc_snr: whether it is that of the pixels (the data set holds no invvar)",
-    "metadata: whether columns alone tell injections from controls",
-    "leak map: shortcuts outside the central 10x10 pixels, and by a non-linear reader",
-    "alignment of stamp and ctrl by phase correlation, sensitivity to shifts, PSF impulse test",
-    "differences between splits and between PSF sources",
-    "controls: whether they were selected like the injections",
+    "PSF impulse test: no arc of a point source is known to be in the set",
 )
 """What this audit does not look at, whatever the data."""
 
@@ -69,6 +67,7 @@ def conclude(
     quality: Quality,
     limits: GateLimits,
     spec: AuditSpec,
+    chosen: Selection | None = None,
 ) -> AuditResult:
     """Judge a data set.
 
@@ -81,6 +80,8 @@ def conclude(
     quality : Quality
     limits : GateLimits
     spec : AuditSpec
+    chosen : Selection, optional
+        :func:`~darkhaloscope.audit.selection.selection` of the columns.
     """
     core = core_gate(stats, rerendered, spec)
     closed = closure(stats, rerendered, spec)
@@ -97,11 +98,13 @@ def conclude(
         *core_gates(core, limits),
         *dose_gates(dose, limits),
     ]
+    more = diagnose(stats, rerendered, closed, chosen, limits, spec)
     causes = [
         *(found := closure_causes(closed, limits.of_causes)),
         *_wrong_rows(stats),
         *_other_bugs(closed, quality, gates, any(c.kind == BUG for c in found)),
         *_shortcuts(core, limits),
+        *more.causes,
     ]
     order = {BUG: 0, SHORTCUT: 1}
     causes.sort(key=lambda c: order.get(c.kind, 2))
@@ -110,7 +113,7 @@ def conclude(
         causes,
         limits,
         len(stats["row_hash"]),
-        (*NOT_TESTED, *spec.notes, *_left_out(core, closed, rerendered, spec)),
+        (*NOT_TESTED, *spec.notes, *more.not_tested, *_left_out(core, closed, rerendered, spec)),
         _agreement(core, closed),
     )
     result = {
@@ -129,6 +132,7 @@ def conclude(
         "reasons": tables.reasons(stats),
         "psf_sources": tables.psf_sources(stats, spec),
         "footprint": tables.footprint(stats),
+        **more.tables,
     }
     if not spec.paired:
         result = {name: t for name, t in result.items() if name not in OF_PAIRS}

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from darkhaloscope.audit.leak_map import BOOSTED
 from darkhaloscope.report.load import Findings, unit_of
 from darkhaloscope.report.style import number, percent, stratum
 from darkhaloscope.report.words import COUNTED, GATES, OUTCOMES
 from darkhaloscope.variables import ALL_VARIABLES
+
+MOST_TESTS = 20
 
 
 @dataclass(frozen=True)
@@ -215,3 +218,73 @@ def zero_dose(found: Findings) -> Table:
         ["band", "pairs", "effective pairs", "intercept [sky σ]", "interval", "slope", "interval"],
         rows,
     )
+
+
+def core(found: Findings) -> Table:
+    """Core fraction, core excess, centre-to-peak ratio by Einstein radius."""
+    rows = [
+        [stratum(str(r["stratum"])), str(r["quantity"]).replace("_", " "), f"{int(r['pairs']):,}",
+         number(r["value"], 3), interval((r["lo"], r["hi"])), number(r["rerendered"], 3)]
+        for r in found["core"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
+
+
+def boosted(found: Findings) -> str:
+    """What the non-linear reader sees, in a sentence."""
+    table = found["leak_map"]
+    line = table[table["reader"] == BOOSTED]
+    if line.empty:
+        return ""
+    r = line.iloc[0]
+    return (
+        f"Gradient boosting on profiles, scatter, quadrants and edges reads an AUC of {number(r.auc, 3)} "
+        f"(re-rendered {number(r.auc_rerendered, 3)}, excess {number(r.excess, 2)} "
+        f"{interval((r.excess_lo, r.excess_hi))})."
+    )
+
+
+def classes(found: Findings) -> str:
+    """Rows and regions behind the metadata test."""
+    table = found["selection"]
+    if table.empty:
+        return "not done"
+    r = table.iloc[0]
+    return f"{int(r.injections):,} injections, {int(r.controls):,} controls, {int(r.regions):,} regions"
+
+
+def selection(found: Findings) -> Table:
+    """AUC of all metadata together and of each column alone."""
+    rows = [
+        [str(r["column"]).replace("_", " "), number(r["auc"], 3), interval((r["lo"], r["hi"])),
+         number(r["p"], 2)]
+        for r in found["selection"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["column", "AUC", "interval", "p, uncorrected"], rows)
+
+
+def displaced(found: Findings) -> str:
+    """How far stamps lie from their ctrl, in a sentence."""
+    table = found["alignment"].dropna(subset=["dx"])
+    if table.empty:
+        return "No displacement could be measured outside the arcs."
+    dx, dy, same = (float(table[c].median()) for c in ("dx", "dy", "correlation"))
+    spread = float(
+        np.median(np.hypot(table["dx"].to_numpy(float) - dx, table["dy"].to_numpy(float) - dy))
+    )
+    return (
+        f"Outside the arcs, stamps lie ({number(dx, 2)}, {number(dy, 2)}) px from their ctrl (median of "
+        f"{len(table):,} pairs, half of them within {number(spread, 2)} px of it; "
+        f"correlation {number(same, 3)})."
+    )
+
+
+def tests(found: Findings) -> Table:
+    """Every test with a p-value, the smallest first."""
+    table = found["tests"].sort_values("p", kind="stable").head(MOST_TESTS)
+    rows = [
+        [str(r["test"]).replace("_", " "), str(r["where"]), number(r["value"], 3), f"{r['limit']:g}",
+         f"{int(r['n']):,}", number(r["p"], 2), number(r["p_holm"], 2)]
+        for r in table.to_dict("records")
+    ]  # fmt: skip
+    return Table(["test", "where", "effect", "tolerance", "n", "p", "p after Holm"], rows, 2)

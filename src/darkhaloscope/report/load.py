@@ -11,12 +11,17 @@ import pandas as pd
 import yaml
 
 from darkhaloscope import storage
+from darkhaloscope.audit.alignment import ALIGNMENT_COLUMNS, SHIFT_COLUMNS
 from darkhaloscope.audit.closure import ANNULUS_COLUMNS as CLOSURE_ANNULUS_COLUMNS
 from darkhaloscope.audit.closure import PAIR_COLUMNS, SUMMARY_COLUMNS
 from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUMNS
 from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
+from darkhaloscope.audit.hypotheses import TEST_COLUMNS
+from darkhaloscope.audit.leak_map import LEAK_COLUMNS
 from darkhaloscope.audit.measure import FOOTPRINT_COUNTS
 from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
+from darkhaloscope.audit.selection import SELECTION_COLUMNS
+from darkhaloscope.audit.shape import CORE_COLUMNS, GROUP_COLUMNS, QUADRANT_COLUMNS
 from darkhaloscope.audit.tables import (
     ANNULUS_COLUMNS,
     PROFILE_COLUMNS,
@@ -41,6 +46,14 @@ COLUMNS: dict[str, list[str]] = {
     "annulus": ANNULUS_COLUMNS,
     "quality": QUALITY_COLUMNS,
     "column_coverage": COVERAGE_COLUMNS,
+    "leak_map": LEAK_COLUMNS,
+    "alignment": ALIGNMENT_COLUMNS,
+    "shift_sensitivity": SHIFT_COLUMNS,
+    "core": CORE_COLUMNS,
+    "quadrants": QUADRANT_COLUMNS,
+    "groups": GROUP_COLUMNS,
+    "selection": SELECTION_COLUMNS,
+    "tests": TEST_COLUMNS,
     "reasons": REASON_COLUMNS,
     "psf_sources": PSF_SOURCE_COLUMNS,
     "footprint": ["key", "ra", "dec", *FOOTPRINT_COUNTS, *(r.text for r in Reason)],

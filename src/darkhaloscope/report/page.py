@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from darkhaloscope import __version__, storage
-from darkhaloscope.report import closure_pictures, facts, pictures
+from darkhaloscope.report import closure_pictures, facts, leak_pictures, pictures
 from darkhaloscope.report.examples import Examples, examples
 from darkhaloscope.report.facts import Table
 from darkhaloscope.report.load import Findings, load
@@ -92,6 +92,14 @@ def _theta(text: str) -> Markup:
     return Markup(str(escape(text)).replace("θ_E", "θ<sub>E</sub>"))
 
 
+def _stamps(found: Findings) -> str:
+    """How many whole stamps the leak map rests on."""
+    table = found["leak_map"]
+    if table.empty:
+        return "no whole stamps"
+    return f"{int(table['pairs'].iloc[0]):,} pairs, {int(table['regions'].iloc[0]):,} regions"
+
+
 def sections(found: Findings) -> list[Section]:
     """The sections with pictures, after the examples and the table of columns."""
     pairs = f"{int(found.verdict['pairs']):,}"
@@ -142,6 +150,51 @@ def sections(found: Findings) -> list[Section]:
             [*pictures.core_auc(found), *pictures.learning_curve(found)],
             "No core AUC: it needs pairs of at least two regions that share no host.",
             [("core AUC by stratum", facts.strata(found))],
+        ),
+        Section(
+            "core-shape",
+            "How much of an arc lies in the core",
+            f"Stored arcs beside re-rendered ones in the reference band ({_stamps(found)}). The two "
+            "marks should lie on each other: small rings fill the core because they are small.",
+            leak_pictures.core_pictures(found),
+            "No arc was kept whole.",
+            [("by Einstein radius", facts.core(found))],
+        ),
+        Section(
+            "leak-map",
+            "Leak map: where stamp and ctrl can be told apart",
+            f"A linear reader of each ring and each block, in all bands ({_stamps(found)}). Light shows "
+            "where arcs are; the difference to the re-rendered arcs should be white everywhere, edges "
+            f"and corners too. {facts.boosted(found)}",
+            leak_pictures.leak_pictures(found),
+            "No stamp was kept whole in two regions that share no host.",
+        ),
+        Section(
+            "selection",
+            "Selection: do metadata alone give the classes away?",
+            f"Gradient boosting on what is known before an arc is drawn ({facts.classes(found)}; regions "
+            "held out), then each column alone. All should lie on 0.5.",
+            leak_pictures.selection_pictures(found),
+            "Too few controls, or no column to look at.",
+            [("columns", facts.selection(found))],
+        ),
+        Section(
+            "alignment",
+            "Alignment: the same sky, and arcs about the target",
+            f"{facts.displaced(found)} The first picture is the core's mean difference if ctrl were moved "
+            "by a pixel: least in the middle, where a galaxy cancels itself. Peaks follow the Einstein "
+            "radius, and quadrants share the light as the re-rendered arcs do.",
+            leak_pictures.alignment_pictures(found),
+            "There are no pairs to compare.",
+        ),
+        Section(
+            "groups",
+            "Splits and PSF sources",
+            "The same closure in each split and for each source of the PSF width. None should differ "
+            "from the others by more than the limits of closure.",
+            leak_pictures.group_pictures(found),
+            "There is one group only.",
+            [("all tests, corrected together (Holm)", facts.tests(found))],
         ),
         Section(
             "zero-dose",

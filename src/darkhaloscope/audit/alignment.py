@@ -1,0 +1,126 @@
+"""Do stamp and ctrl show the same sky at the same place, and do arcs lie about the target?
+
+The displacement of a stamp against its ctrl is measured outside the arc: first the whole-pixel step of
+highest correlation, then least squares on the gradients of ctrl (Lucas & Kanade 1981).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.ndimage import shift as moved
+
+from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.audit.leak_map import Stamps
+from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.geometry import core_slice
+
+STEPS = 3
+EDGE = STEPS + 2
+MOST = 200
+CLEAR = 0.02
+"""Fraction of the peak of ``stamp - ctrl`` above which a pixel belongs to the arc, where it is not known."""
+NOISE = 3.0
+ALIGNMENT_COLUMNS = ["hash", "theta_e", "dx", "dy", "correlation"]
+SHIFT_COLUMNS = ["dy", "dx", "mean", "lo", "hi", "pairs"]
+
+
+def displacement(
+    stamp: Floats, ctrl: Floats, good: NDArray[np.bool_]
+) -> tuple[float, float, float]:
+    """(dx, dy) in pixels by which ``stamp`` is ``ctrl`` moved, and their correlation, over ``good`` pixels.
+
+    All missing where fewer than 50 pixels are good; (0, 0, 1) where the two are equal there.
+    """
+    inner = np.zeros_like(good)
+    inner[EDGE:-EDGE, EDGE:-EDGE] = True
+    use = good & inner
+    if use.sum() < 50:
+        return float("nan"), float("nan"), float("nan")
+    if np.abs(stamp - ctrl)[use].max() <= 1e-4 * np.ptp(ctrl[use]):
+        return 0.0, 0.0, 1.0
+    steps = [(j, i) for j in range(-STEPS, STEPS + 1) for i in range(-STEPS, STEPS + 1)]
+    match = [_correlation(stamp[use], np.roll(ctrl, step, (0, 1))[use]) for step in steps]
+    dy, dx = (float(v) for v in steps[int(np.argmax(match))])
+    for _ in range(4):
+        model = moved(ctrl, (dy, dx), order=3, mode="nearest")
+        gy, gx = np.gradient(model)
+        design = np.stack([-gx[use], -gy[use], np.ones(use.sum())], axis=1)
+        step, *_ = np.linalg.lstsq(design, (stamp - model)[use], rcond=None)
+        dx, dy = (float(np.clip(v, -EDGE, EDGE)) for v in (dx + step[0], dy + step[1]))
+    model = moved(ctrl, (dy, dx), order=3, mode="nearest")
+    return dx, dy, _correlation(stamp[use], model[use])
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
+
+
+def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Displacements of at most 200 pairs in the reference band, and the core for shifted ctrl.
+
+    Returns
+    -------
+    DataFrame
+        ``dx, dy`` in pixels and the correlation of each pair, outside its arc.
+    DataFrame
+        Mean of the core's ``stamp - shifted ctrl`` in sky sigma a pixel, for ctrl moved by -1..1 pixels.
+    """
+    band, lines = spec.reference_index, []
+    few = slice(0, MOST)
+    for k, row in enumerate(stamps.row[few].tolist()):
+        ctrl, seen, good = stamps.ctrl[k, band], stamps.seen[k, band], stamps.good[k, band]
+        if stamps.promised is not None:
+            # The light that was promised is taken off; what it leaves behind is masked.
+            light = stamps.promised[k, band] - ctrl
+            outside = light < CLEAR * max(float(light.max()), 1e-9)
+            dx, dy, same = displacement(seen - light, ctrl, good & outside)
+        else:
+            light = np.abs(seen - ctrl)
+            outside = light < max(CLEAR * float(light[good].max(initial=0.0)), NOISE)
+            dx, dy, same = displacement(seen, ctrl, good & outside)
+        lines.append((stats["row_hash"][row], float(stats["row_theta_e"][row]), dx, dy, same))
+    core = core_slice(spec.size)
+    seen = stamps.seen[few, band, core, core]
+    shifts = []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            other = np.roll(stamps.ctrl[few, band], (dy, dx), (1, 2))[:, core, core]
+            mean = (seen - other).mean(axis=(1, 2))
+            n = max(len(mean), 1)
+            reach = 1.96 * float(mean.std(ddof=1)) / np.sqrt(n) if n > 1 else np.nan
+            value = float(mean.mean()) if len(mean) else np.nan
+            shifts.append((dy, dx, value, value - reach, value + reach, len(mean)))
+    return (
+        pd.DataFrame(lines, columns=ALIGNMENT_COLUMNS),
+        pd.DataFrame(shifts, columns=SHIFT_COLUMNS),
+    )
+
+
+def alignment_tests(
+    table: pd.DataFrame, region: NDArray[np.uint64], limit: float, fewest_regions: int
+) -> list[Hypothesis]:
+    """Whether stamps are displaced against their ctrl, along either axis; ``region`` of each line."""
+    out = []
+    for axis in ("dx", "dy"):
+        values = table[axis].to_numpy(float)
+        known = np.isfinite(values)
+        keys, index = np.unique(region[: len(values)][known], return_inverse=True)
+        n = len(keys)
+        if n < fewest_regions:
+            continue
+        means = np.bincount(index, values[known]) / np.bincount(index)
+        mean = float(np.mean(means))
+        error = max(float(means.std(ddof=1)) / np.sqrt(n), 1e-4)
+        p = p_above(abs(mean), limit, error, n)
+        interval = (abs(mean) - 2 * error, abs(mean) + 2 * error)
+        says = f"stamps lie {mean:+.2f} px along {axis[1]} from their ctrl, outside the arcs"
+        out.append(
+            Hypothesis("stamp_displaced", axis, abs(mean), interval, limit, n, p, "bug", says)
+        )
+    return out

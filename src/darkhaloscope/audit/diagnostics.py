@@ -1,0 +1,113 @@
+"""What is looked at beside gates and closure: leak map, alignment, shapes, groups, metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from darkhaloscope.audit.alignment import (
+    ALIGNMENT_COLUMNS,
+    SHIFT_COLUMNS,
+    alignment,
+    alignment_tests,
+)
+from darkhaloscope.audit.causes import Cause
+from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.hypotheses import judged
+from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
+from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.selection import SELECTION_COLUMNS, Selection
+from darkhaloscope.audit.shape import (
+    CORE_COLUMNS,
+    QUADRANT_COLUMNS,
+    core_table,
+    group_table,
+    group_tests,
+    impossible_magnification,
+    quadrant_table,
+)
+from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.audit.verdict import GateLimits
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Tables by name, causes, and what could not be looked at."""
+
+    tables: dict[str, pd.DataFrame]
+    causes: list[Cause]
+    not_tested: list[str]
+
+
+def diagnose(
+    stats: Arrays,
+    rerendered: Arrays,
+    closed: Closure,
+    chosen: Selection | None,
+    limits: GateLimits,
+    spec: AuditSpec,
+) -> Diagnostics:
+    """Run every diagnostic, and correct their tests together.
+
+    Parameters
+    ----------
+    chosen : Selection or None
+        What metadata alone tell; None where nobody looked.
+    """
+    stamps = whole_stamps(stats, rerendered, spec)
+    leak = leak_map(stamps, spec)
+    aligned = pd.DataFrame(columns=ALIGNMENT_COLUMNS)
+    shifts = pd.DataFrame(columns=SHIFT_COLUMNS)
+    core, quadrants = pd.DataFrame(columns=CORE_COLUMNS), pd.DataFrame(columns=QUADRANT_COLUMNS)
+    if spec.paired:
+        aligned, shifts = alignment(stamps, stats, spec)
+        core, quadrants = core_table(stamps, stats, spec), quadrant_table(stamps, stats, spec)
+    groups = group_table(closed.pairs, stats, spec)
+    metadata = pd.DataFrame(columns=SELECTION_COLUMNS) if chosen is None else chosen.table
+    tests = [
+        *leak_tests(leak, limits.excess_auc, limits.regions),
+        *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
+        *group_tests(groups, limits),
+        *([] if chosen is None else chosen.tests(limits.excess_auc, limits.regions)),
+    ]
+    table, causes = judged(tests)
+    return Diagnostics(
+        {
+            "leak_map": leak,
+            "alignment": aligned,
+            "shift_sensitivity": shifts,
+            "core": core,
+            "quadrants": quadrants,
+            "groups": groups,
+            "selection": metadata,
+            "tests": table,
+        },
+        [*impossible_magnification(stats), *causes],
+        _not_tested({t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec),
+    )
+
+
+def _not_tested(
+    tested: set[str], regions: int, chosen: Selection | None, limits: GateLimits, spec: AuditSpec
+) -> list[str]:
+    out = []
+    why = (
+        f"{regions} regions with whole stamps, {limits.regions} needed"
+        if spec.redraws
+        else "no re-rendered arcs to compare with"
+    )
+    if "leak" not in tested:
+        out.append(f"leak map: described only ({why})")
+    if "stamp_displaced" not in tested:
+        reason = f"{regions} regions, {limits.regions} needed" if spec.paired else "no pairs"
+        out.append(f"alignment of stamp and ctrl: {reason}")
+    if not {"split_differs", "psf_source_differs"} & tested:
+        out.append(
+            "differences between splits and between PSF sources: one group, or too few pairs"
+        )
+    if "selection_shortcut" not in tested:
+        missing = chosen.missing if chosen is not None else ""
+        out.append(missing or f"metadata: fewer than {limits.regions} regions, described only")
+    return out

@@ -1,0 +1,170 @@
+"""Metadata alone: can what was known before any arc was drawn tell injections from controls?
+
+A classifier that learns the PSF, the depth or the place of its training classes needs no arcs. Columns
+that an injection gets from its arc are left out; regions and hosts are never split between training and
+test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
+
+from darkhaloscope.audit.core_gate import group_folds
+from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
+from darkhaloscope.audit.spec import AuditSpec, row_hashes
+
+PAIR_FEATURES = ("ra", "dec", "target_x", "target_y", "bad_pixel_frac", "wise_brightmask_frac")
+BAND_FEATURES = ("psfsize", "psfdepth", "host_mag", "sky_sigma", "coverage")
+MOST_ROWS = 20_000
+FEWEST = 30
+"""Rows of the smaller class below which nothing is learned."""
+MOST_REGIONS = 512
+SELECTION_COLUMNS = ["column", "auc", "lo", "hi", "p", "injections", "controls", "regions"]
+ALL = "all columns together"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``table``: AUC of all columns together, then of each alone, the most telling first."""
+
+    table: pd.DataFrame
+    error: float
+    missing: str = ""
+
+    def tests(self, tolerance: float, fewest_regions: int) -> list[Hypothesis]:
+        """Whether all columns together tell more than ``tolerance`` above a coin."""
+        if self.table.empty or int(self.table["regions"].iloc[0]) < fewest_regions:
+            return []
+        first = self.table.iloc[0]
+        limit = 0.5 + tolerance
+        says = f"metadata alone tell injections from controls with an AUC of {first.auc:.3f}"
+        if len(self.table) > 1:
+            says += f", most of all {self.table['column'].iloc[1]}"
+        n = int(first.regions)
+        p = p_above(float(first.auc), limit, self.error, n)
+        interval = (float(first.lo), float(first.hi))
+        return [
+            Hypothesis("selection_shortcut", "metadata", float(first.auc), interval, limit, n, p,
+                       "shortcut", says)
+        ]  # fmt: skip
+
+
+def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
+    """Try to tell the classes of at most 20,000 rows by their metadata.
+
+    Parameters
+    ----------
+    columns : Dataset
+        The provenance variables, lazy or not; those that are missing, or assumed, are left out.
+    """
+    ok = np.flatnonzero(columns["cutout_ok"].values.astype(bool))
+    if len(ok) > MOST_ROWS:
+        ok = np.sort(generator(spec.seed, 11).choice(ok, MOST_ROWS, replace=False))
+    injected = columns["lens_model"].values[ok] > 0
+    rarer = int(min(injected.sum(), (~injected).sum()))
+    empty = pd.DataFrame(columns=SELECTION_COLUMNS)
+    if rarer < FEWEST:
+        return Selection(
+            empty, np.nan, f"metadata: {rarer} rows of the smaller class, {FEWEST} needed"
+        )
+    features = _features(columns, ok, spec)
+    if features.empty:
+        return Selection(empty, np.nan, "metadata: no column that is known before an arc is drawn")
+    rows = columns[["brick", "slot", "host_id", "region_id"]].isel(pair=ok).load()
+    hashes = row_hashes(spec.seed, rows["brick"].values.astype(object), rows["slot"].values)
+    region = spec.region_keys(rows["region_id"].values.astype(object))
+    fold = group_folds(rows["host_id"].values, region, hashes)
+    if len(np.unique(fold)) < 2:
+        return Selection(empty, np.nan, "metadata: hosts and regions all hang together")
+    scores = out_of_fold(features.to_numpy(float), injected, fold)
+    lines = [_line(ALL, scores, injected, region, spec.seed)]
+    alone = []
+    for name, values in features.items():
+        known = values.to_numpy(float)
+        filled = np.where(np.isfinite(known), known, np.nanmin(known) - 1.0)
+        line = _line(str(name), filled, injected, region, spec.seed)
+        alone.append(line)
+    alone.sort(key=lambda line: -abs(float(line[0][1]) - 0.5))
+    table = pd.DataFrame([line for line, _ in (*lines, *alone)], columns=SELECTION_COLUMNS)
+    return Selection(table, lines[0][1])
+
+
+def _features(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> pd.DataFrame:
+    """Columns that vary, colours beside magnitudes."""
+    made: dict[str, Floats] = {}
+    for name in PAIR_FEATURES:
+        if name in columns and name not in spec.lacks:
+            made[name] = columns[name].values[rows].astype(float)
+    for name in BAND_FEATURES:
+        if name in columns and name not in spec.lacks:
+            values = columns[name].values[rows].astype(float)
+            made |= {f"{name} {band}": values[:, b] for b, band in enumerate(spec.bands)}
+            if name == "host_mag":
+                pairs = zip(range(len(spec.bands) - 1), range(1, len(spec.bands)), strict=True)
+                for a, b in pairs:
+                    made[f"colour {spec.bands[a]} - {spec.bands[b]}"] = values[:, a] - values[:, b]
+    varied = {n: v for n, v in made.items() if len(np.unique(v[np.isfinite(v)])) > 1}
+    return pd.DataFrame(varied)
+
+
+def out_of_fold(features: Floats, label: NDArray[np.bool_], fold: NDArray[np.int64]) -> Floats:
+    """Score of each row by gradient boosting that saw none of its fold; missing values are a branch."""
+    out = np.full(len(label), np.nan)
+    with threadpool_limits(1):
+        for name in np.unique(fold):
+            train, test = fold != name, fold == name
+            if len(np.unique(label[train])) < 2:
+                continue
+            model = HistGradientBoostingClassifier(
+                max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=0
+            )
+            model.fit(features[train], label[train])
+            out[test] = model.decision_function(features[test])
+    return out
+
+
+def _line(
+    name: str, score: Floats, label: NDArray[np.bool_], region: NDArray[Any], seed: int
+) -> tuple[tuple[Any, ...], float]:
+    value, replicates, n = class_auc(score, label, region, seed)
+    lo, hi = region_interval(value, replicates, n)
+    error = float(np.nanstd(replicates, ddof=1)) * np.sqrt(n / (n - 1)) if n > 1 else np.nan
+    p = 2.0 * min(p_above(value, 0.5, error, n), p_above(-value, -0.5, error, n))
+    counts = int(label.sum()), int((~label).sum())
+    return (name, value, max(lo, 0.0), min(hi, 1.0), min(p, 1.0), *counts, n), error
+
+
+def class_auc(
+    score: Floats, label: NDArray[np.bool_], region: NDArray[Any], seed: int
+) -> tuple[float, Floats, int]:
+    """AUC of two classes, its replicates over resampled regions, and how many regions there are."""
+    use = np.isfinite(score)
+    score, label, region = score[use], label[use], np.asarray(region)[use]
+    keys, index = np.unique(region, return_inverse=True)
+    if len(keys) > MOST_REGIONS:
+        index, keys = index % MOST_REGIONS, keys[:MOST_REGIONS]
+    n = len(keys)
+    wins, positives = np.zeros((n, n)), np.bincount(index[label], minlength=n).astype(float)
+    negatives = np.bincount(index[~label], minlength=n).astype(float)
+    for s in range(n):
+        own = np.sort(score[~label & (index == s)])
+        if len(own):
+            beaten = np.searchsorted(own, score[label], "left") + np.searchsorted(
+                own, score[label], "right"
+            )
+            wins[:, s] = np.bincount(index[label], weights=0.5 * beaten, minlength=n)
+    whole = positives.sum() * negatives.sum()
+    weights = resample_weights(n, seed)
+    pairs = (weights @ positives) * (weights @ negatives)
+    drawn = ((weights @ wins) * weights).sum(axis=1)
+    replicates = np.divide(drawn, pairs, out=np.full(len(drawn), np.nan), where=pairs > 0)
+    return (float(wins.sum() / whole) if whole else float("nan")), replicates, n
