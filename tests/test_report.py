@@ -25,7 +25,7 @@ from darkhaloscope.report.style import number
 
 ANCHORS = (
     "verdict", "gates", "examples", "columns", "profiles", "annulus", "core", "zero-dose", "closure",
-    "residual", "footprint", "untested", "words", "provenance",
+    "residual", "footprint", "core-shape", "leak-map", "selection", "alignment", "groups", "untested", "words", "provenance",
 )  # fmt: skip
 
 
@@ -170,8 +170,9 @@ def test_pictures_are_drawings_and_examples_are_pixels(page: Page) -> None:
         for uri in page.images()
         if uri.startswith("data:image/svg")
     ]
-    # 3 profiles, 1 annulus and 1 difference, 2 AUC, excess, curve, 2 doses, 3 closure, 4 residuals, map
-    assert len(drawn) == 19
+    # 3 profiles, 1 annulus and 1 difference, 2 AUC, excess, curve, 2 doses, 3 closure, 4 residuals, map,
+    # 3 core shapes, 3 of the leak map, metadata, 3 of alignment
+    assert len(drawn) == 29
     for svg in drawn:
         assert "<script" not in svg
         assert "dc:date" not in svg

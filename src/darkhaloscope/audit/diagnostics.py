@@ -61,7 +61,7 @@ def diagnose(
     aligned = pd.DataFrame(columns=ALIGNMENT_COLUMNS)
     shifts = pd.DataFrame(columns=SHIFT_COLUMNS)
     core, quadrants = pd.DataFrame(columns=CORE_COLUMNS), pd.DataFrame(columns=QUADRANT_COLUMNS)
-    if spec.paired:
+    if spec.paired and len(stamps.row):
         aligned, shifts = alignment(stamps, stats, spec)
         core, quadrants = core_table(stamps, stats, spec), quadrant_table(stamps, stats, spec)
     groups = group_table(closed.pairs, stats, spec)

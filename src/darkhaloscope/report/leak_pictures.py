@@ -47,7 +47,7 @@ def leak_pictures(found: Findings) -> list[Picture]:
     out = [finish(figure, "AUC of each ring, observed beside re-rendered")]
     blocks = table[table["reader"] == BLOCK]
     for column, title, about in (("auc", "by block: observed", 0.5),
-                                 ("excess", "by block: observed − re-rendered", 0.0)):  # fmt: skip
+                                 ("excess", "by block: excess", 0.0)):  # fmt: skip
         values = numbers(blocks, column)
         if len(values) != GRID * GRID or not np.isfinite(values).any():
             continue
