@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
     "compiled", "errors", "draw", "variables", "storage", "progress", "config", "geometry", "mapping",
-    "lensing", "survey", "targetlist", "plan", "fix", "selftest", "inject", "store", "audit", "prepare",
+    "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "audit", "prepare",
     "workflow", "driver", "status", "cluster", "report", "commands", "cli",
 )  # fmt: skip
 

@@ -25,7 +25,8 @@ from darkhaloscope.report.style import number
 
 ANCHORS = (
     "verdict", "gates", "examples", "columns", "profiles", "annulus", "core", "zero-dose", "closure",
-    "residual", "footprint", "core-shape", "leak-map", "selection", "alignment", "groups", "untested", "words", "provenance",
+    "residual", "footprint", "core-shape", "leak-map", "selection", "alignment", "groups", "untested",
+    "words", "provenance",
 )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import pytest
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import Plan
+from darkhaloscope.plan.targetlist import MemoryTargets, ParquetTargets, open_targets
 from darkhaloscope.prepare import plan_of, planned_strata
 from darkhaloscope.survey.targets import read_targets, write_targets
-from darkhaloscope.targetlist import MemoryTargets, ParquetTargets, open_targets
 
 
 def experiment(path: Path, **lens: object) -> Experiment:

@@ -31,12 +31,11 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.inject import load_brick, survey_of
 from darkhaloscope.mapping import load_mapping
-from darkhaloscope.plan import Plan, brick_rows
+from darkhaloscope.plan import Plan, brick_rows, open_targets
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
-from darkhaloscope.targetlist import open_targets
 from darkhaloscope.variables import VARIABLES, default_reference_band
 
 COUNTED_BRICKS = 256

@@ -1,35 +1,19 @@
-"""Who is injected with what, in which order: a pure function of the experiment and a brick.
-
-Rows are ordered by brick name, then by ``slot = (j << 32) | k``: k is the target's OBJID in its brick, j
-which of the target's rows it is. Every random number of a row comes from one table of uniforms per
-brick and j, ``Philox(key=[seed, xxh64(brick)], counter=[0, 0, 0, j])``, row k, one column a parameter:
-adding or removing targets, bricks or blocks changes no other row.
-"""
+"""The rows of one brick: a pure function of the experiment and the brick's targets."""
 
 from __future__ import annotations
-
-import functools
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from darkhaloscope.config import Experiment, parse_experiment
+from darkhaloscope.config import Experiment
 from darkhaloscope.draw import Draw, Mix
-from darkhaloscope.errors import UserError
-from darkhaloscope.survey import regions
-from darkhaloscope.survey.galaxies import Galaxies, galaxies_digest, select_galaxies
-from darkhaloscope.targetlist import (
-    MemoryTargets,
-    TargetList,
-    canonical_numbers,
-    contents_digest,
+from darkhaloscope.plan.targetlist import (
     target_column,
 )
+from darkhaloscope.survey import regions
+from darkhaloscope.survey.galaxies import Galaxies, select_galaxies
 from darkhaloscope.variables import LENS_MODELS, MAG_ZERO_POINT, SOURCE_MODELS
 
 COLUMNS = (
@@ -73,15 +57,6 @@ UNIFORM_COLUMNS = 32
 _PAGE = 4096
 """Rows of the table of uniforms that are drawn at once: OBJIDs may be large and few."""
 
-_MAX_OBJID = 2**22 - 1
-"""An OBJID fits in 22 bits of a DESI TARGETID."""
-
-_PRIOR_POINTS = 55_440
-"""Points at which a prior is looked at; many lengths of a list divide it."""
-
-_BLOCK_BYTES = 100 * 2**20
-"""Upper limit of one raw float32 cube of a block."""
-
 
 def uniforms(seed: int, brick: str, j: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
     """Rows ``k`` of the table of uniforms of a brick, shape (len(k), 32), each in [0, 1).
@@ -119,13 +94,6 @@ def regions_of(
     )
 
 
-def block_rows(rows: int, size: int, bands: int) -> int:
-    """Rows of a block: the largest power of two whose raw float32 cube is <= 100 MiB, at most
-    ``rows / 16``, at least 64."""
-    most = max(64, min(_BLOCK_BYTES // (size * size * bands * 4), rows // 16))
-    return 1 << (most.bit_length() - 1)
-
-
 def shear_components(
     shear: NDArray[np.float64], pa: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,137 +104,6 @@ def shear_components(
     """
     phi = np.deg2rad(90.0 - pa)
     return shear * np.cos(2 * phi), shear * np.sin(2 * phi)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The rows of one brick that lie in one block: ``rows`` of the brick's own order."""
-
-    block: int
-    brick: str
-    rows: slice
-
-
-class Plan:
-    """The whole plan of an experiment, evaluated a brick at a time.
-
-    Parameters
-    ----------
-    experiment : Experiment
-    targets : DataFrame or TargetList
-        As :func:`darkhaloscope.survey.read_targets` gives them, or read a piece at a time.
-    joint : DataFrame, optional
-        The joint table that ``plan.joint`` names.
-
-    Raises
-    ------
-    UserError
-        Two targets share brick and OBJID, an OBJID is out of range, a target has no magnitude and
-        ``source.mag`` is not given, the joint table names an unknown parameter, or the catalogue of
-        galaxy images cannot be read or has none within the bounds.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        targets: pd.DataFrame | TargetList,
-        joint: pd.DataFrame | None = None,
-    ) -> None:
-        self.experiment = experiment
-        self.joint = joint
-        self.targets = MemoryTargets(targets) if isinstance(targets, pd.DataFrame) else targets
-        _check_targets(self.targets, experiment, joint)
-        if joint is not None:
-            _check_joint(joint, experiment)
-        _galaxies(experiment)
-        self.bricks = self.targets.bricks
-        self.rows_per_target = experiment.plan.repeats * _grid_cells(experiment)
-        self._first_row = self.targets.first * self.rows_per_target
-        self.rows = int(self._first_row[-1])
-        auto = block_rows(self.rows, experiment.stamp.size, len(experiment.survey.bands))
-        self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
-        self.blocks = -(-self.rows // self.block)
-
-    @functools.cached_property
-    def contents(self) -> dict[str, str]:
-        """sha256 of the contents of the target table, the joint table and the chosen galaxies.
-
-        Of the targets only what decides rows, brick by brick: no driver needs the whole table for it.
-        """
-        bands = self.experiment.survey.bands
-        made = {"targets": contents_digest(self.targets, bands)}
-        if self.joint is not None:
-            digest = hashlib.sha256()
-            for name in sorted(self.joint.columns):
-                digest.update(f"{name}\0".encode())
-                digest.update(canonical_numbers(self.joint[name].to_numpy(float)).tobytes())
-            made["joint"] = digest.hexdigest()
-        if (galaxies := _galaxies(self.experiment)) is not None:
-            url = str(self.experiment.source.catalogue)
-            made["galaxies"] = galaxies_digest(url, galaxies)
-        return made
-
-    @functools.cached_property
-    def regions(self) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
-        """Names of all regions, and the split of every target in the plan's order."""
-        names: set[str] = set()
-        splits = []
-        for chunk in self.targets.chunks():
-            region, split = regions_of(self.experiment, chunk)
-            names.update(np.unique(region).tolist())
-            splits.append(split)
-        return np.array(sorted(names)), np.concatenate(splits)
-
-    @property
-    def n_regions(self) -> int:
-        """How many regions hold the targets."""
-        return len(self.regions[0])
-
-    def targets_of(self, brick: str) -> pd.DataFrame:
-        """The targets of one brick, by OBJID."""
-        b = int(np.searchsorted(self.bricks, brick))
-        return self.targets.rows(int(self.targets.first[b]), int(self.targets.first[b + 1]))
-
-    def pieces(self, block: int) -> list[Piece]:
-        """The bricks of a block, in order, each with its rows."""
-        start = block * self.block
-        stop = min(start + self.block, self.rows)
-        first = int(np.searchsorted(self._first_row, start, side="right")) - 1
-        last = int(np.searchsorted(self._first_row, stop, side="left"))
-        return [
-            Piece(
-                block,
-                str(self.bricks[b]),
-                slice(
-                    max(start - int(self._first_row[b]), 0),
-                    min(stop, int(self._first_row[b + 1])) - int(self._first_row[b]),
-                ),
-            )
-            for b in range(first, last)
-        ]
-
-    def brick_rows(self, brick: str) -> pd.DataFrame:
-        """All rows of one brick; see :func:`brick_rows`."""
-        return brick_rows(self.experiment, self.targets_of(brick), self.joint)
-
-    def block_rows(self, block: int) -> pd.DataFrame:
-        """Every planned row of one block, in order."""
-        parts = [self.brick_rows(piece.brick).iloc[piece.rows] for piece in self.pieces(block)]
-        return pd.concat(parts, ignore_index=True)
-
-    def theta_e_prior(self) -> NDArray[np.float64]:
-        """Einstein radii (arcsec) that are equally likely for an injection: what the plan expects."""
-        if self.joint is not None and "lens.theta_e" in self.joint:
-            return self.joint["lens.theta_e"].to_numpy(float)
-        draw = parameters(self.experiment)["lens.theta_e"]
-        number = np.arange(_PRIOR_POINTS)
-        cell = number % draw.cells
-        return draw.at((number + 0.5) / _PRIOR_POINTS, cell=cell, turn=number)
-
-    def iter_bricks(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """(brick, rows) in the plan's order."""
-        for brick in self.bricks:
-            yield str(brick), self.brick_rows(str(brick))
 
 
 def brick_rows(
@@ -289,7 +126,7 @@ def brick_rows(
     """
     brick = str(targets["brick"].iloc[0])
     k = targets["objid"].to_numpy(np.int64)
-    per_target = experiment.plan.repeats * _grid_cells(experiment)
+    per_target = experiment.plan.repeats * grid_cells(experiment)
     region = regions_of(experiment, targets)
     parts = [
         _rows_of_turn(experiment, targets, brick, region, k, j, joint) for j in range(per_target)
@@ -357,7 +194,7 @@ def _rows_of_turn(
         for name in ("fraction", "reff", "n", "q"):
             bulge = value[f"source.bulge_{name}"]
             planned[f"src_bulge_{name}"] = np.where(has_bulge, bulge, np.nan)
-    if (galaxies := _galaxies(experiment)) is not None:
+    if (galaxies := galaxies_of(experiment)) is not None:
         k_image = (table[:, COLUMNS.index("plan.image")] * len(galaxies.ident)).astype(int)
         frame["src_image"] = np.where(is_image & ~control, galaxies.ident[k_image], -1)
         frame["src_deconvolved"] = is_image & ~control & experiment.source.deconvolved
@@ -377,7 +214,7 @@ def _rows_of_turn(
     return pd.DataFrame(frame, index=range(len(k)))
 
 
-def _galaxies(experiment: Experiment) -> Galaxies | None:
+def galaxies_of(experiment: Experiment) -> Galaxies | None:
     """The galaxies that sources are drawn from; None where no row can be an image."""
     source = experiment.source
     if "IMAGE" not in experiment.kinds or source.catalogue is None:
@@ -401,7 +238,7 @@ def _parameter_values(
     joint: pd.DataFrame | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Every parameter of row j of every target, by its dotted name."""
-    cell = j % _grid_cells(experiment)
+    cell = j % grid_cells(experiment)
     values = {}
     for name, draw in parameters(experiment).items():
         index = cell % draw.cells
@@ -428,65 +265,8 @@ def parameters(experiment: Experiment) -> dict[str, Draw]:
     }
 
 
-def _grid_cells(experiment: Experiment) -> int:
+def grid_cells(experiment: Experiment) -> int:
     cells = 1
     for draw in parameters(experiment).values():
         cells *= draw.cells
     return cells
-
-
-def _check_targets(targets: TargetList, experiment: Experiment, joint: pd.DataFrame | None) -> None:
-    if not len(targets.bricks):
-        raise UserError("the target list is empty; an experiment needs at least one target")
-    reference = experiment.survey.reference
-    without_mag = total = 0
-    for chunk in targets.chunks():
-        double = chunk.duplicated(["brick", "objid"])
-        if double.any():
-            first = chunk[double].iloc[0]
-            raise UserError(
-                f"two targets share OBJID {first['objid']} in brick {first['brick']}; "
-                "remove one, or give them different objid"
-            )
-        out = ~chunk["objid"].between(0, _MAX_OBJID)
-        if out.any():
-            raise UserError(
-                f"OBJID {chunk['objid'][out].iloc[0]} is outside 0 to {_MAX_OBJID}; "
-                "check the column objid"
-            )
-        without_mag += int((~np.isfinite(target_column(chunk, f"mag_{reference}"))).sum())
-        total += len(chunk)
-    given = experiment.source.mag is not None or (joint is not None and "source.mag" in joint)
-    if without_mag and not given and experiment.plan.control_fraction < 1:
-        raise UserError(
-            f"{without_mag} of {total} targets have no magnitude in {reference}; "
-            "add source.mag, the unlensed magnitude of their sources, to the experiment"
-        )
-
-
-def _check_joint(joint: pd.DataFrame, experiment: Experiment) -> None:
-    known: Sequence[str] = list(parameters(experiment))
-    unknown = [name for name in joint.columns if name not in known]
-    if unknown or joint.empty:
-        raise UserError(
-            f"the joint table has {len(joint)} rows and the unknown columns {unknown}; "
-            f"its columns are parameters: {', '.join(known)}"
-        )
-    numbers = joint.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(numbers).all():
-        raise UserError("the joint table holds a value that is missing or no number; mend it")
-    for name in joint.columns:
-        low, high = joint[name].min(), joint[name].max()
-        _check_joint_column(str(name), float(low), float(high), experiment)
-
-
-def _check_joint_column(name: str, low: float, high: float, experiment: Experiment) -> None:
-    """A joint column obeys the same range as the key that it replaces."""
-    document = experiment.model_dump(mode="json")
-    for value in (low, high):
-        place = document
-        *path, key = name.split(".")
-        for part in path:
-            place = place.setdefault(part, {})
-        place[key] = value
-        parse_experiment(document, f"the joint table, column {name}")

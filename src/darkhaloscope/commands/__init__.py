@@ -1,0 +1,45 @@
+"""One function a command: what the terminal does, a notebook does.
+
+Each takes plain values, shows its progress on a rich console, and returns what it made.
+
+inputs   a synthetic sky, a table of targets, a plan
+runs     from an experiment, or a finished data set, to a verdict
+folders  what is done with a run's folder
+checks   the renderer's physics checks
+common   exit codes, options of a cluster, what several say or drop
+"""
+
+from darkhaloscope.commands.checks import selftest
+from darkhaloscope.commands.common import EXIT_BUG, EXIT_INCOMPLETE, EXIT_OURS, EXIT_USER
+from darkhaloscope.commands.folders import (
+    export,
+    repair,
+    repair_exit_code,
+    status,
+    verify,
+    verify_exit_code,
+)
+from darkhaloscope.commands.inputs import plan, sky, targets
+from darkhaloscope.commands.runs import Outcome, audit_dataset, demo, make_report, run
+
+__all__ = [
+    "EXIT_BUG",
+    "EXIT_INCOMPLETE",
+    "EXIT_OURS",
+    "EXIT_USER",
+    "Outcome",
+    "audit_dataset",
+    "demo",
+    "export",
+    "make_report",
+    "plan",
+    "repair",
+    "repair_exit_code",
+    "run",
+    "selftest",
+    "sky",
+    "status",
+    "targets",
+    "verify",
+    "verify_exit_code",
+]

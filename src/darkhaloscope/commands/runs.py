@@ -1,0 +1,263 @@
+"""From an experiment, or a finished data set, to a verdict and its report."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+from dask.system import CPU_COUNT
+from distributed import Client
+from rich.console import Console
+
+from darkhaloscope import (
+    __version__,
+    audit,
+    driver,
+    prepare,
+    report,
+    storage,
+    store,
+    workflow,
+)
+from darkhaloscope.audit import AuditResult, AuditSpec
+from darkhaloscope.cluster import connect
+from darkhaloscope.commands.common import (
+    EXIT_BUG,
+    EXIT_FAILED_ROWS,
+    drop_conclusions,
+    say_splits,
+    with_cluster,
+)
+from darkhaloscope.commands.inputs import sky, targets
+from darkhaloscope.config import Experiment
+from darkhaloscope.driver import Brake
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.prepare import AuditSettings
+from darkhaloscope.progress import Bar
+
+DEMO_SKY = 5
+"""Seed of the demo's sky: it has a brick without g files, one with empty ones, and ends of footprints."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run or an audit ended with."""
+
+    folder: str
+    report: str
+    verdict: dict[str, Any]
+    exit_code: int
+    """As the design's table: 0 fine, 1 bug or shortcut or failed gate, 3 undecided, 5 failed rows."""
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        return str(self.verdict["sentence"])
+
+
+def run(
+    experiment: str | Experiment,
+    *,
+    out: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    brake: Brake | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Plan, inject, write, reduce and judge; resumes where the folder holds a part of it.
+
+    Parameters
+    ----------
+    experiment : str or Experiment
+        An experiment file (path or URL), or an experiment.
+    out : str, optional
+        The run's folder (path or URL); default ``runs/<name>``.
+    cluster : str, optional
+        Address of a running Dask scheduler; without one a local cluster is started.
+    workers : int, optional
+        Workers of the local cluster.
+    brake : Brake, optional
+        Pulled from elsewhere, it stops the run once the blocks in flight are whole.
+
+    Raises
+    ------
+    UserError
+        A mistake in the experiment, its targets, its survey, or the folder.
+    """
+    console = console or Console()
+    exp = prepare.experiment_of(experiment, with_cluster(overrides, cluster, workers))
+    folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
+    made = prepare.plan_of(exp)
+    reading = prepare.preflight(made)
+    layout = prepare.layout_of(made)
+    document = exp.identity_document(made.contents)
+    spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
+    say_splits(made.regions[0], made.regions[1], console)
+    with connect(exp.cluster) as client:  # first: without workers nothing is begun
+        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
+        resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
+        if resumed and store.finished_blocks(folder) and not store.has_plan(folder):
+            prepare.write_plan(folder, made)  # a repair dropped it
+        if made.joint is not None:
+            store.write_joint(folder, made.joint)
+        drop_conclusions(folder)
+        with Bar(console, "inject and write", layout.rows, "rows") as bar:
+
+            def on_block(block: int, was_there: bool) -> None:
+                rows = layout.rows_of(block)
+                bar.advance(rows.stop - rows.start, skipped=was_there)
+
+            markers = driver.run_blocks(
+                client,
+                folder,
+                made,
+                layout,
+                spec,
+                on_block,
+                bricks_per_task=exp.cluster.fixed_bricks_per_task,
+                brake=brake,
+            )
+        same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)
+        if same_spec:
+            stats = workflow.reduce_run(client, folder, markers, spec)
+        else:
+            console.print("the audit section changed: finished blocks are measured again")
+            stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
+        result = _conclude(client, store.open_dataset(folder), folder, stats, spec, exp, console)
+    notes = sorted({note for marker in markers for note in marker["notes"]})
+    return _finish(folder, folder, result, _failed_rows(markers), exp, notes, console)
+
+
+def audit_dataset(
+    source: str,
+    *,
+    mapping: str | None = None,
+    out: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Audit a finished data set by reading its pixels; the results go to ``out``, default the run.
+
+    Parameters
+    ----------
+    source : str
+        A run's folder, or any set that docs/audit.md lists: Zarr, NetCDF, HDF5, NPZ, Parquet, FITS.
+    mapping : str, optional
+        Name of a shipped mapping, or a YAML file: which column of a foreign set says what.
+    """
+    console = console or Console()
+    source = storage.absolute(source.rstrip("/"))
+    pairs = prepare.source_of(source, mapping)
+    if store.read_run(source) is None and out is None:
+        raise UserError(f"{source} is no run's folder; say where the results go with --out")
+    settings = prepare.settings_of(source, with_cluster(None, cluster, workers))
+    spec = prepare.spec_of_source(pairs, settings)
+    folder = storage.absolute((out or source).rstrip("/"))
+    columns = pairs.columns
+    with connect(settings.cluster) as client:
+        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        drop_conclusions(folder)
+        blocks = pairs.blocks()
+        console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
+        stats = workflow.measure_dataset(client, pairs, spec)
+        result = _conclude(client, columns, folder, stats, spec, settings, console)
+    ok = columns["cutout_ok"].values.astype(bool)
+    return _finish(source, folder, result, (int((~ok).sum()), ok.size), settings, [], console)
+
+
+def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:
+    """Draw ``report.html`` of a finished run or audit again; gives its place."""
+    console = console or Console()
+    place = report.write_report(source or folder, folder)
+    console.print(f"report: {place}", soft_wrap=True)
+    return place
+
+
+def demo(
+    out: str = "demo", *, workers: int | None = None, console: Console | None = None
+) -> Outcome:
+    """The whole path on a synthetic sky: sky, targets, plan, run, audit, report."""
+    console = console or Console()
+    out = storage.absolute(out)
+    root, table = storage.join(out, "sky"), storage.join(out, "targets.parquet")
+    if not storage.exists(table):
+        sky(root, seed=DEMO_SKY, workers=workers or CPU_COUNT, console=console)
+        targets([storage.join(root, "south")], table, console=console)
+    with importlib.resources.as_file(importlib.resources.files("darkhaloscope")) as package:
+        return run(
+            str(package / "demo.yaml"),
+            out=storage.join(out, "run"),
+            workers=workers,
+            overrides={"survey.root": root, "targets.path": table},
+            console=console,
+        )
+
+
+def _failed_rows(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(failed rows, all rows) of finished blocks."""
+    failed = total = 0
+    for marker in markers:
+        for counts in marker["counts"].values():
+            total += sum(counts.values())
+            failed += sum(n for reason, n in counts.items() if reason != Reason.OK.text)
+    return failed, total
+
+
+def _conclude(
+    client: Client,
+    columns: xr.Dataset,
+    folder: str,
+    stats: dict[str, Any],
+    spec: AuditSpec,
+    exp: Experiment | AuditSettings,
+    console: Console,
+) -> AuditResult:
+    """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
+    with Bar(console, "re-render", 1, "pieces") as bar:
+        catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
+        rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached, catalogue)
+    console.print("reducing", highlight=False)
+    quality = audit.quality(columns, spec.reference_band)
+    chosen = audit.selection(columns, spec)
+    result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec, chosen)
+    for name, table in result.tables.items():
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        storage.write(storage.join(folder, "audit", f"{name}.parquet"), buffer.getvalue())
+    storage.write(storage.join(folder, "verdict.json"), audit.to_json(result.verdict).encode())
+    return result
+
+
+def _finish(
+    source: str,
+    folder: str,
+    result: AuditResult,
+    failed: tuple[int, int],
+    exp: Experiment | AuditSettings,
+    notes: Sequence[str],
+    console: Console,
+) -> Outcome:
+    """Draw the report, say what came out, and choose the exit code."""
+    place = report.write_report(source, folder)
+    verdict, code = result.verdict, result.exit_code
+    n_failed, rows = failed
+    if n_failed:
+        console.print(f"{n_failed} of {rows} rows failed; their reasons are in the report")
+    for note in notes[:5]:
+        console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+    if n_failed > exp.max_failed_fraction * rows and code != EXIT_BUG:
+        code = EXIT_FAILED_ROWS
+        console.print(
+            f"{n_failed / rows:.1%} of the rows failed, more than max_failed_fraction = "
+            f"{exp.max_failed_fraction:.1%}"
+        )
+    console.print(f"report:  {place}", soft_wrap=True, highlight=False)
+    console.print(f"verdict: {verdict['sentence']}", soft_wrap=True, highlight=False)
+    return Outcome(folder, place, verdict, code)

@@ -1,0 +1,167 @@
+"""The plan of all bricks, in order and in blocks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from darkhaloscope.config import Experiment
+from darkhaloscope.plan.checks import check_joint, check_targets
+from darkhaloscope.plan.rows import brick_rows, galaxies_of, grid_cells, parameters, regions_of
+from darkhaloscope.plan.targetlist import (
+    MemoryTargets,
+    TargetList,
+    canonical_numbers,
+    contents_digest,
+)
+from darkhaloscope.survey.galaxies import galaxies_digest
+
+_PRIOR_POINTS = 55_440
+"""Points at which a prior is looked at; many lengths of a list divide it."""
+
+_BLOCK_BYTES = 100 * 2**20
+"""Upper limit of one raw float32 cube of a block."""
+
+
+def block_rows(rows: int, size: int, bands: int) -> int:
+    """Rows of a block: the largest power of two whose raw float32 cube is <= 100 MiB, at most
+    ``rows / 16``, at least 64."""
+    most = max(64, min(_BLOCK_BYTES // (size * size * bands * 4), rows // 16))
+    return 1 << (most.bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of one brick that lie in one block: ``rows`` of the brick's own order."""
+
+    block: int
+    brick: str
+    rows: slice
+
+
+class Plan:
+    """The whole plan of an experiment, evaluated a brick at a time.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    targets : DataFrame or TargetList
+        As :func:`darkhaloscope.survey.read_targets` gives them, or read a piece at a time.
+    joint : DataFrame, optional
+        The joint table that ``plan.joint`` names.
+
+    Raises
+    ------
+    UserError
+        Two targets share brick and OBJID, an OBJID is out of range, a target has no magnitude and
+        ``source.mag`` is not given, the joint table names an unknown parameter, or the catalogue of
+        galaxy images cannot be read or has none within the bounds.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        targets: pd.DataFrame | TargetList,
+        joint: pd.DataFrame | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.joint = joint
+        self.targets = MemoryTargets(targets) if isinstance(targets, pd.DataFrame) else targets
+        check_targets(self.targets, experiment, joint)
+        if joint is not None:
+            check_joint(joint, experiment)
+        galaxies_of(experiment)
+        self.bricks = self.targets.bricks
+        self.rows_per_target = experiment.plan.repeats * grid_cells(experiment)
+        self._first_row = self.targets.first * self.rows_per_target
+        self.rows = int(self._first_row[-1])
+        auto = block_rows(self.rows, experiment.stamp.size, len(experiment.survey.bands))
+        self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
+        self.blocks = -(-self.rows // self.block)
+
+    @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """sha256 of the contents of the target table, the joint table and the chosen galaxies.
+
+        Of the targets only what decides rows, brick by brick: no driver needs the whole table for it.
+        """
+        bands = self.experiment.survey.bands
+        made = {"targets": contents_digest(self.targets, bands)}
+        if self.joint is not None:
+            digest = hashlib.sha256()
+            for name in sorted(self.joint.columns):
+                digest.update(f"{name}\0".encode())
+                digest.update(canonical_numbers(self.joint[name].to_numpy(float)).tobytes())
+            made["joint"] = digest.hexdigest()
+        if (galaxies := galaxies_of(self.experiment)) is not None:
+            url = str(self.experiment.source.catalogue)
+            made["galaxies"] = galaxies_digest(url, galaxies)
+        return made
+
+    @functools.cached_property
+    def regions(self) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
+        """Names of all regions, and the split of every target in the plan's order."""
+        names: set[str] = set()
+        splits = []
+        for chunk in self.targets.chunks():
+            region, split = regions_of(self.experiment, chunk)
+            names.update(np.unique(region).tolist())
+            splits.append(split)
+        return np.array(sorted(names)), np.concatenate(splits)
+
+    @property
+    def n_regions(self) -> int:
+        """How many regions hold the targets."""
+        return len(self.regions[0])
+
+    def targets_of(self, brick: str) -> pd.DataFrame:
+        """The targets of one brick, by OBJID."""
+        b = int(np.searchsorted(self.bricks, brick))
+        return self.targets.rows(int(self.targets.first[b]), int(self.targets.first[b + 1]))
+
+    def pieces(self, block: int) -> list[Piece]:
+        """The bricks of a block, in order, each with its rows."""
+        start = block * self.block
+        stop = min(start + self.block, self.rows)
+        first = int(np.searchsorted(self._first_row, start, side="right")) - 1
+        last = int(np.searchsorted(self._first_row, stop, side="left"))
+        return [
+            Piece(
+                block,
+                str(self.bricks[b]),
+                slice(
+                    max(start - int(self._first_row[b]), 0),
+                    min(stop, int(self._first_row[b + 1])) - int(self._first_row[b]),
+                ),
+            )
+            for b in range(first, last)
+        ]
+
+    def brick_rows(self, brick: str) -> pd.DataFrame:
+        """All rows of one brick; see :func:`brick_rows`."""
+        return brick_rows(self.experiment, self.targets_of(brick), self.joint)
+
+    def block_rows(self, block: int) -> pd.DataFrame:
+        """Every planned row of one block, in order."""
+        parts = [self.brick_rows(piece.brick).iloc[piece.rows] for piece in self.pieces(block)]
+        return pd.concat(parts, ignore_index=True)
+
+    def theta_e_prior(self) -> NDArray[np.float64]:
+        """Einstein radii (arcsec) that are equally likely for an injection: what the plan expects."""
+        if self.joint is not None and "lens.theta_e" in self.joint:
+            return self.joint["lens.theta_e"].to_numpy(float)
+        draw = parameters(self.experiment)["lens.theta_e"]
+        number = np.arange(_PRIOR_POINTS)
+        cell = number % draw.cells
+        return draw.at((number + 0.5) / _PRIOR_POINTS, cell=cell, turn=number)
+
+    def iter_bricks(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(brick, rows) in the plan's order."""
+        for brick in self.bricks:
+            yield str(brick), self.brick_rows(str(brick))
