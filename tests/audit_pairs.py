@@ -223,7 +223,10 @@ PARAMETERS = (
 
 def rerendered(ds: Ds, stats: dict[str, np.ndarray], spec: AuditSpec) -> dict[str, np.ndarray]:
     """The audit rows drawn again; drawn once for each set of parameters, since pixels play no part."""
-    key = tuple(np.asarray(ds[name].values.tolist()).tobytes() for name in PARAMETERS)
+    key = (
+        b"%d" % spec.seed,
+        *(np.asarray(ds[name].values.tolist()).tobytes() for name in PARAMETERS),
+    )
     if key not in _RERENDERED:
         rows = audit_rows(stats, spec)
         _RERENDERED[key] = join([rerender(c, spec) for c in chunks(rows, 3)])

@@ -272,7 +272,8 @@ def test_tables_have_the_promised_columns() -> None:
     assert set(tables) == {
         "auc_by_stratum", "learning_curve", "zero_dose", "zero_dose_points", "closure_pairs",
         "closure_summary", "closure_profile", "closure_annulus", "profiles", "annulus", "quality",
-        "column_coverage", "reasons", "psf_sources", "footprint",
+        "column_coverage", "reasons", "psf_sources", "footprint", "leak_map", "alignment",
+        "shift_sensitivity", "core", "quadrants", "groups", "selection", "tests",
     }  # fmt: skip
     strata = tables["auc_by_stratum"]
     assert {"all", "theta_e", "theta_e_coarse", "core_snr"} == set(strata.family)

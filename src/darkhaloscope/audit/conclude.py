@@ -104,7 +104,7 @@ def conclude(
         *_wrong_rows(stats),
         *_other_bugs(closed, quality, gates, any(c.kind == BUG for c in found)),
         *_shortcuts(core, limits),
-        *more.causes,
+        *_beyond(found, more.causes),
     ]
     order = {BUG: 0, SHORTCUT: 1}
     causes.sort(key=lambda c: order.get(c.kind, 2))
@@ -193,6 +193,12 @@ def _other_bugs(
         )
         causes.append(Cause("arc_misplaced", g.value, g.interval, text, BUG, 1.0, text))
     return causes
+
+
+def _beyond(found: list[Cause], more: list[Cause]) -> list[Cause]:
+    """Causes that a bug with a name does not explain: wrong arcs also show in the leak map."""
+    named = any(c.kind == BUG and c.name != "unexplained_residual" for c in found)
+    return [c for c in more if not (named and c.name in ("leak", "nonlinear_excess"))]
 
 
 def _column(line: Any) -> str:
