@@ -15,6 +15,8 @@ from darkhaloscope.cluster import connect, what_is_here
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
+RUN = "runs/none"
+
 
 def kill_the_worker() -> None:
     os._exit(1)
@@ -24,13 +26,13 @@ def test_a_task_that_kills_its_workers_is_said() -> None:
     section = ClusterSection(workers=1)
     with (
         pytest.raises(Incomplete, match=r"write-000003 lost worker after worker.*resumes"),
-        connect(section) as client,
+        connect(section, RUN) as client,
     ):
         client.submit(kill_the_worker, key="write-000003").result()
 
 
 def test_work_runs_in_processes_of_one_thread() -> None:
-    with connect(ClusterSection(workers=2)) as client:
+    with connect(ClusterSection(workers=2), RUN) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         assert [worker["nthreads"] for worker in workers] == [1, 1]
         assert client.submit(os.getpid).result() != os.getpid()
@@ -38,16 +40,16 @@ def test_work_runs_in_processes_of_one_thread() -> None:
 
 
 def test_a_scheduler_without_workers_is_said() -> None:
-    with connect(ClusterSection(workers=1)) as client:
+    with connect(ClusterSection(workers=1), RUN) as client:
         client.retire_workers(list(client.scheduler_info()["workers"]), close_workers=True)
-        lonely = connect(ClusterSection(address=client.scheduler.address))
+        lonely = connect(ClusterSection(address=client.scheduler.address), RUN)
         with pytest.raises(UserError, match="has no workers"):
             lonely.__enter__()
 
 
 def test_no_task_compiles_the_renderer() -> None:
     """Workers are warm before they get work: the first task finds everything compiled."""
-    with connect(ClusterSection(workers=1)) as client:
+    with connect(ClusterSection(workers=1), RUN) as client:
         before, after = client.submit(compilations).result()
     assert before > 0
     assert after == before

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import distributed
     import xarray
 
 __version__ = "0.1.0"
@@ -23,3 +24,10 @@ def open(
     from darkhaloscope.store import open_run
 
     return open_run(url, split=split, drop_failed=drop_failed)
+
+
+def connect(run: str, *, namespace: str | None = None) -> distributed.Client:
+    """A Dask client of the scheduler that works on a run; see :func:`darkhaloscope.cluster.attach`."""
+    from darkhaloscope.cluster import attach
+
+    return attach(run, namespace=namespace)

@@ -98,7 +98,7 @@ def run(
     document = exp.identity_document(made.contents)
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
     say_splits(made.regions[0], made.regions[1], console)
-    with connect(exp.cluster) as client:  # first: without workers nothing is begun
+    with connect(exp.cluster, folder) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
@@ -161,7 +161,7 @@ def audit_dataset(
     spec = prepare.spec_of_source(pairs, settings)
     folder = storage.absolute((out or source).rstrip("/"))
     columns = pairs.columns
-    with connect(settings.cluster) as client:
+    with connect(settings.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         drop_conclusions(folder)
         blocks = pairs.blocks()

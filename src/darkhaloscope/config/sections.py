@@ -235,6 +235,12 @@ class GatesSection(Section):
 class ClusterSection(Section):
     """Where the graph runs."""
 
+    kind: Literal["local", "kubernetes"] = "local"
+    """``kubernetes``: a cluster of the run's own; the chart's driver sets it (docs/kubernetes.md)."""
+    manifest: str | None = None
+    """File of the DaskCluster that a driver on Kubernetes creates; the chart writes it."""
+    patience: float = Field(600, gt=0)
+    """Seconds that the workers of a new cluster on Kubernetes have to come up."""
     address: str | None = None
     """A running scheduler, ``tcp://host:8786``; without one a local cluster is started."""
     workers: int | None = Field(None, ge=1, le=1024)
@@ -257,6 +263,14 @@ class ClusterSection(Section):
         except ValueError:
             raise ValueError(f"{value!r} is no amount of memory; write it as 2GiB") from None
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ClusterSection:
+        if self.kind == "kubernetes" and self.address is not None:
+            raise ValueError("kind is kubernetes, which makes its own scheduler; take address out")
+        if self.kind == "kubernetes" and self.manifest is None:
+            raise ValueError("kind is kubernetes, but manifest names no file of a DaskCluster")
+        return self
 
 
 class Experiment(Section):

@@ -1,4 +1,5 @@
-"""Where the graph runs: a local cluster, or a scheduler that is running already. Gives a Client."""
+"""Where the graph runs: a local cluster, a scheduler that is running already, or a cluster of the run's
+own on Kubernetes. Gives a Client."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
 
-from darkhaloscope import __version__, lensing
-from darkhaloscope.config import ClusterSection
+from darkhaloscope import __version__, lensing, storage
+from darkhaloscope.cluster import kubernetes
+from darkhaloscope.config import ClusterSection, load_experiment
 from darkhaloscope.errors import Incomplete, UserError
 
 _SETTINGS = {
@@ -38,8 +40,8 @@ DECIDING_PACKAGES = ("dask", "distributed", "numba", "numpy", "pandas", "pyarrow
 
 
 @contextlib.contextmanager
-def connect(section: ClusterSection) -> Iterator[Client]:
-    """A Dask client for the time of a run.
+def connect(section: ClusterSection, run: str) -> Iterator[Client]:
+    """A Dask client for the time of a run, whose folder names its cluster on Kubernetes.
 
     Local workers are processes of one thread each: a block's pixels are then worked on by one core,
     and the memory of a worker is the memory of its blocks.
@@ -52,7 +54,7 @@ def connect(section: ClusterSection) -> Iterator[Client]:
         The scheduler or the workers were lost on the way; the same command again resumes.
     """
     try:
-        with _any(section) as client:
+        with _any(section, run) as client:
             yield client
     except KilledWorker as error:
         raise Incomplete(
@@ -66,8 +68,12 @@ def connect(section: ClusterSection) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _any(section: ClusterSection) -> Iterator[Client]:
+def _any(section: ClusterSection, run: str) -> Iterator[Client]:
     with dask.config.set(_SETTINGS):
+        if section.kind == "kubernetes":
+            with kubernetes.run_cluster(section, run) as address, _remote(address) as client:
+                yield client
+            return
         if section.address is not None:
             with _remote(section.address) as client:
                 yield client
@@ -128,7 +134,7 @@ class Warm(WorkerPlugin):
 def what_is_here() -> dict[str, str]:
     """Versions of what decides bytes, and a digest of this package's code."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     found = {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES}
@@ -155,6 +161,37 @@ def _check_workers(client: Client) -> None:
             raise UserError(
                 f"the worker {address} has {', '.join(other)}; install the same versions there"
             )
+
+
+def attach(run: str, *, namespace: str | None = None) -> Client:
+    """A client of the scheduler of a run that is under way, to watch it or to compute beside it.
+
+    Parameters
+    ----------
+    run : str
+        The run's folder, spelled as the run was told it: path or URL.
+    namespace : str, optional
+        Kubernetes namespace of the run; default ``DHS_NAMESPACE``, else that of this pod.
+
+    Raises
+    ------
+    UserError
+        The run works in processes of its own, or its scheduler does not answer.
+    """
+    run = storage.absolute(run.rstrip("/"))
+    section = load_experiment(storage.join(run, "experiment.yaml")).cluster
+    if section.kind == "kubernetes":
+        address = kubernetes.scheduler_address(run, namespace or kubernetes.own_namespace())
+    elif section.address is not None:
+        address = section.address
+    else:
+        raise UserError(f"{run} works on a local cluster, whose scheduler belongs to its process")
+    try:
+        return Client(address, timeout=CONNECT_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no scheduler of {run} answers at {address}: {_first_line(error)}; the run may have ended"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:
