@@ -1,0 +1,121 @@
+{{/* The DaskCluster that the driver makes: the driver adds the owner, which is its Job. */}}
+{{- define "dhs.clusterManifest" -}}
+apiVersion: kubernetes.dask.org/v1
+kind: DaskCluster
+metadata:
+  name: {{ include "dhs.cluster" . }}
+  labels:
+    {{- include "dhs.selector" . | nindent 4 }}
+spec:
+  idleTimeout: {{ .Values.cluster.idleTimeoutSeconds }}
+  scheduler:
+    metadata:
+      {{- with include "dhs.metricsAnnotations" (dict "root" . "port" 8787) }}{{ . | trim | nindent 6 }}{{ end }}
+      labels: {darkhaloscope.io/component: scheduler}
+    service:
+      type: ClusterIP
+      selector:
+        dask.org/cluster-name: {{ include "dhs.cluster" . }}
+        dask.org/component: scheduler
+      ports:
+        - {name: tcp-comm, protocol: TCP, port: 8786, targetPort: tcp-comm}
+        - {name: http-dashboard, protocol: TCP, port: 8787, targetPort: http-dashboard}
+    spec:
+      serviceAccountName: {{ include "dhs.fullname" . }}-worker
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 6 }}{{ end }}
+      securityContext: {{- include "dhs.podSecurity" . | nindent 8 }}
+      {{- with include "dhs.placement" .Values.scheduler }}{{ . | trim | nindent 6 }}{{ end }}
+      containers:
+        - name: scheduler
+          image: {{ include "dhs.image" . }}
+          imagePullPolicy: {{ .Values.image.pullPolicy }}
+          args: [dask, scheduler, --port, "8786", --dashboard-address, ":8787"]
+          env:
+            - {name: DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING, value: "False"}
+            - {name: DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL, value: 15 minutes}
+            - {name: DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES, value: "2"}
+            # Dask's own routes and api: without it the operator asks a busy scheduler by a way that
+            # gives it an idle time-out of five minutes.
+            - name: DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES
+              value: >-
+                ["distributed.http.scheduler.prometheus", "distributed.http.scheduler.info",
+                "distributed.http.scheduler.json", "distributed.http.scheduler.api",
+                "distributed.http.health", "distributed.http.proxy", "distributed.http.statics"]
+          ports:
+            - {name: tcp-comm, containerPort: 8786}
+            - {name: http-dashboard, containerPort: 8787}
+          readinessProbe:
+            httpGet: {path: /health, port: http-dashboard}
+            periodSeconds: 2
+          livenessProbe:
+            httpGet: {path: /health, port: http-dashboard}
+            initialDelaySeconds: 30
+            periodSeconds: 20
+            timeoutSeconds: 10
+            failureThreshold: 6
+          resources: {{- toYaml .Values.scheduler.resources | nindent 12 }}
+          securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
+          volumeMounts: [{name: tmp, mountPath: /tmp}]
+      volumes:
+        - {name: tmp, emptyDir: {sizeLimit: 1Gi}}
+  worker:
+    replicas: {{ ternary .Values.worker.adaptive.minimum .Values.worker.replicas .Values.worker.adaptive.enabled }}
+    metadata:
+      {{- with include "dhs.metricsAnnotations" (dict "root" . "port" 8790) }}{{ . | trim | nindent 6 }}{{ end }}
+      labels: {darkhaloscope.io/component: worker}
+    spec:
+      serviceAccountName: {{ include "dhs.fullname" . }}-worker
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ .Values.worker.gracePeriodSeconds }}
+      {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 6 }}{{ end }}
+      securityContext: {{- include "dhs.podSecurity" . | nindent 8 }}
+      {{- with include "dhs.placement" .Values.worker }}{{ . | trim | nindent 6 }}{{ end }}
+      containers:
+        - name: worker
+          image: {{ .Values.worker.image | default (include "dhs.image" .) }}
+          imagePullPolicy: {{ .Values.image.pullPolicy }}
+          args:
+            - dask
+            - worker
+            - --name=$(DASK_WORKER_NAME)
+            - --nworkers=1
+            - --nthreads=1
+            - --memory-limit=$(MEMORY_LIMIT)
+            - --worker-port=8788
+            - --nanny-port=8789
+            - --dashboard-address=:8790
+            - --local-directory=/tmp
+          env:
+            - name: MEMORY_LIMIT
+              valueFrom:
+                resourceFieldRef: {containerName: worker, resource: limits.memory}
+            {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 12 }}{{ end }}
+          {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 10 }}{{ end }}
+          ports:
+            - {name: worker, containerPort: 8788}
+            - {name: nanny, containerPort: 8789}
+            - {name: http-dashboard, containerPort: 8790}
+          lifecycle:
+            preStop:
+              exec: {command: [python, -m, darkhaloscope.cluster.retire]}
+          resources: {{- toYaml .Values.worker.resources | nindent 12 }}
+          securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
+          volumeMounts: {{- include "dhs.mounts" . | nindent 12 }}
+      volumes:
+        - {name: tmp, emptyDir: {sizeLimit: {{ .Values.worker.scratch }}}}
+        {{- with include "dhs.dataVolume" . }}{{ . | trim | nindent 8 }}{{ end }}
+{{- if .Values.worker.adaptive.enabled }}
+---
+apiVersion: kubernetes.dask.org/v1
+kind: DaskAutoscaler
+metadata:
+  name: {{ include "dhs.cluster" . }}
+spec:
+  cluster: {{ include "dhs.cluster" . }}
+  minimum: {{ .Values.worker.adaptive.minimum }}
+  maximum: {{ .Values.worker.adaptive.maximum }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,55 @@
+{{/* The Job's pod template. Its hash is in the Job's name, because a Job's template cannot change. */}}
+{{- define "dhs.driverTemplate" -}}
+metadata:
+  labels:
+    {{- include "dhs.labels" . | nindent 4 }}
+    {{- include "dhs.selector" . | nindent 4 }}
+    darkhaloscope.io/component: driver
+  annotations:
+    darkhaloscope.io/experiment: {{ toYaml .Values.experiment | sha256sum | trunc 16 }}
+    darkhaloscope.io/cluster: {{ include "dhs.clusterManifest" . | sha256sum | trunc 16 }}
+spec:
+  restartPolicy: Never
+  serviceAccountName: {{ include "dhs.fullname" . }}-driver
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 30
+  {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 2 }}{{ end }}
+  securityContext: {{- include "dhs.podSecurity" . | nindent 4 }}
+  {{- with include "dhs.placement" .Values.driver }}{{ . | trim | nindent 2 }}{{ end }}
+  containers:
+    - name: driver
+      image: {{ include "dhs.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        - dhs
+        - run
+        - /etc/darkhaloscope/experiment/{{ .Values.experiment.key }}
+        - --out={{ .Values.run.out }}
+        - --set=cluster.kind=kubernetes
+        - --set=cluster.manifest=/etc/darkhaloscope/cluster/cluster.yaml
+        - --set=cluster.patience={{ .Values.cluster.patienceSeconds }}
+        {{- range $key, $value := .Values.experiment.set }}
+        - {{ printf "--set=%s=%s" $key (toJson $value) | quote }}
+        {{- end }}
+      env:
+        - name: DHS_NAMESPACE
+          valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+        - name: DHS_JOB_NAME
+          valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}
+        - name: DHS_JOB_UID
+          valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}
+        {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 8 }}{{ end }}
+      {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 6 }}{{ end }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      resources: {{- toYaml .Values.driver.resources | nindent 8 }}
+      securityContext: {{- include "dhs.containerSecurity" . | nindent 8 }}
+      volumeMounts:
+        {{- include "dhs.mounts" . | nindent 8 }}
+        - {name: experiment, mountPath: /etc/darkhaloscope/experiment, readOnly: true}
+        - {name: cluster, mountPath: /etc/darkhaloscope/cluster, readOnly: true}
+  volumes:
+    - {name: tmp, emptyDir: {sizeLimit: 4Gi}}
+    - {name: experiment, configMap: {name: {{ include "dhs.experimentMap" . }}}}
+    - {name: cluster, configMap: {name: {{ include "dhs.fullname" . }}-cluster}}
+    {{- with include "dhs.dataVolume" . }}{{ . | trim | nindent 4 }}{{ end }}
+{{- end }}

@@ -1,0 +1,105 @@
+{{- define "dhs.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.selector" -}}
+darkhaloscope.io/release: {{ .Release.Name }}
+{{- end }}
+
+{{- define "dhs.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "dhs.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.experimentMap" -}}
+{{- .Values.experiment.existingConfigMap | default (printf "%s-experiment" (include "dhs.fullname" .)) }}
+{{- end }}
+
+{{/* The run's name: as darkhaloscope.cluster.kubernetes.cluster_name. */}}
+{{- define "dhs.cluster" -}}
+{{- printf "dhs-%s" (.Values.run.out | trimAll " " | regexFind "^.*[^/]" | sha256sum | trunc 12) }}
+{{- end }}
+
+{{- define "dhs.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 100
+fsGroup: 100
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "dhs.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "dhs.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.storageEnv" -}}
+{{- with .Values.s3.endpoint }}
+- {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.s3.region }}
+- {name: AWS_DEFAULT_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.storageEnvFrom" -}}
+{{- with .Values.s3.existingSecret }}
+envFrom:
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.mounts" -}}
+- {name: tmp, mountPath: /tmp}
+{{- if .Values.volume.existingClaim }}
+- {name: data, mountPath: {{ .Values.volume.mountPath }}}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.dataVolume" -}}
+{{- with .Values.volume.existingClaim }}
+- name: data
+  persistentVolumeClaim: {claimName: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.metricsAnnotations" -}}
+{{- if .root.Values.metrics.annotations }}
+annotations:
+  prometheus.io/scrape: "true"
+  prometheus.io/port: {{ .port | quote }}
+  prometheus.io/path: /metrics
+{{- end }}
+{{- end }}

@@ -1,0 +1,199 @@
+"""The driver's words about a Dask cluster on Kubernetes; what needs a cluster is in tests/cluster."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import darkhaloscope
+from darkhaloscope.cluster import kubernetes
+from darkhaloscope.cluster.kubernetes import Driver
+from darkhaloscope.config import ClusterSection
+from darkhaloscope.errors import UserError
+
+CHART = Path(__file__).parents[1] / "helm" / "darkhaloscope"
+DRIVER = Driver("runs", "small-1234", "5e7a")
+
+
+def render(*args: str, out: str = "s3://bucket/run") -> list[dict[str, Any]]:
+    """What helm makes of the chart."""
+    if shutil.which("helm") is None:
+        pytest.skip("helm is not installed")
+    given = ["--set", f"run.out={out}", "--set", "experiment.inline.name=x", *args]
+    command = ["helm", "template", "small", str(CHART), *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr)
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def manifest(documents: list[dict[str, Any]], tmp_path: Path) -> ClusterSection:
+    """A cluster section with the manifest that the chart gives its driver."""
+    (data,) = [d["data"] for d in documents if "cluster.yaml" in d.get("data", {})]
+    (tmp_path / "cluster.yaml").write_text(data["cluster.yaml"])
+    return ClusterSection(kind="kubernetes", manifest=str(tmp_path / "cluster.yaml"))
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "s3://bucket/run/", "gs://b/a.b/c//"])
+def test_the_chart_and_the_driver_give_a_run_the_same_name(out: str, tmp_path: Path) -> None:
+    section = manifest(render(out=out), tmp_path)
+    (before,) = yaml.safe_load_all(Path(str(section.manifest)).read_text())
+    (cluster,) = kubernetes.manifest_of(section, out, DRIVER)
+    assert cluster["metadata"]["name"] == before["metadata"]["name"]
+    (owner,) = cluster["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", "small-1234", "5e7a")
+
+
+def test_adaptive_makes_an_autoscaler_of_the_same_owner(tmp_path: Path) -> None:
+    given = ["--set", "worker.adaptive.enabled=true", "--set", "worker.adaptive.maximum=9"]
+    section = manifest(render(*given), tmp_path)
+    cluster, scaler = kubernetes.manifest_of(section, "s3://bucket/run", DRIVER)
+    assert scaler["spec"]["cluster"] == cluster["metadata"]["name"] == scaler["metadata"]["name"]
+    assert scaler["spec"]["maximum"] == 9
+    assert scaler["metadata"]["ownerReferences"] == cluster["metadata"]["ownerReferences"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("wroker.replicas=1", "wroker is not allowed"),
+        ("worker.replicas=0", "greater than or equal to 1"),
+        ("worker.replicas=two", "Expected: integer"),
+        ("worker.resources.limits.memory=9Gi", "make them equal"),
+        ("worker.resources.requests.memory=4", "Expected: string"),
+        ("run.out=", "run.out is empty"),
+        ("run.out=/data/run", "volume.existingClaim"),
+        ("experiment.existingConfigMap=mine", "take one out"),
+        ("experiment.set.cluster\\.kind=local", "cluster.kind"),
+        ("s3.endpoint=weed:8333", "s3.endpoint"),
+        ("cluster.idleTimeoutSeconds=0", "idleTimeoutSeconds"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(wrong: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        render("--set", wrong)
+
+
+def test_the_jobs_name_changes_with_what_it_runs() -> None:
+    def job(*args: str) -> str:
+        (name,) = [d["metadata"]["name"] for d in render(*args) if d["kind"] == "Job"]
+        return str(name)
+
+    assert job() == job()
+    changes = [
+        "experiment.inline.seed=3",
+        "worker.replicas=5",
+        "image.tag=v2",
+        "cluster.patienceSeconds=99",
+    ]
+    assert len({job(), *(job("--set", change) for change in changes)}) == len(changes) + 1
+
+
+def test_every_container_is_confined() -> None:
+    documents = render("--set", "worker.adaptive.enabled=true")
+    pods = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Job"]
+    pods += [d["spec"] for d in documents if d["kind"] == "Pod"]
+    (data,) = [d["data"]["cluster.yaml"] for d in documents if "cluster.yaml" in d.get("data", {})]
+    cluster = next(yaml.safe_load_all(data))["spec"]
+    pods += [cluster["scheduler"]["spec"], cluster["worker"]["spec"]]
+    assert len(pods) == 4
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            resources = container["resources"]
+            assert resources["requests"]["memory"] == resources["limits"]["memory"]
+
+
+# --- troubles ---------------------------------------------------------------------------------
+
+
+def pod(component: str, **status: Any) -> dict[str, Any]:
+    labels = {"dask.org/component": component}
+    return {"metadata": {"labels": labels}, "status": status}
+
+
+def container(**state: Any) -> dict[str, Any]:
+    return {"containerStatuses": [{"image": "repo/dhs:1", "restartCount": 0, "state": {}} | state]}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (container(state={"waiting": {"reason": "ImagePullBackOff"}}), "repo/dhs:1 of a worker"),
+        (
+            container(
+                state={
+                    "waiting": {"reason": "CreateContainerConfigError", "message": "no secret s3"}
+                }
+            ),
+            "no secret s3",
+        ),
+        (
+            container(restartCount=3, lastState={"terminated": {"reason": "OOMKilled"}}),
+            "worker.resources",
+        ),
+        (container(restartCount=3, lastState={"terminated": {"exitCode": 9}}), "exit code 9"),
+    ],
+)
+def test_a_hopeless_pod_is_said(status: dict[str, Any], says: str) -> None:
+    trouble = kubernetes.trouble_of([pod("worker", **status)], [])
+    assert trouble is not None
+    assert says in trouble
+
+
+def test_a_refused_pod_is_said() -> None:
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}
+    assert "exceeded quota" in str(
+        kubernetes.trouble_of([], [{"status": {"conditions": [condition]}}])
+    )
+
+
+def test_there_is_hope_while_a_pod_starts() -> None:
+    starting = container(state={"waiting": {"reason": "ContainerCreating"}})
+    twice = container(restartCount=1, lastState={"terminated": {"exitCode": 1}})
+    assert kubernetes.trouble_of([pod("worker", **starting), pod("scheduler", **twice)], []) is None
+
+
+def test_a_pod_without_a_node_says_why() -> None:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/3 nodes: Insufficient memory",
+    }
+    assert "Insufficient memory" in kubernetes.why_pending([pod("worker", conditions=[condition])])
+
+
+# --- outside a cluster ------------------------------------------------------------------------
+
+
+def test_a_run_outside_the_chart_is_told_where_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DHS_NAMESPACE", raising=False)
+    with pytest.raises(UserError, match=r"DHS_NAMESPACE is not set.*chart"):
+        Driver.of_this_pod()
+
+
+def test_connecting_to_a_local_run_is_a_mistake(tmp_path: Path) -> None:
+    text = "survey: {root: x}\ntargets: {positions: [[1, 2]]}\nlens: {theta_e: 1}\n"
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(UserError, match="local cluster"):
+        darkhaloscope.connect(str(tmp_path))
+
+
+def test_connecting_to_a_run_on_kubernetes_from_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DHS_NAMESPACE", raising=False)
+    text = (
+        "survey: {root: x}\ntargets: {positions: [[1, 2]]}\nlens: {theta_e: 1}\n"
+        "cluster: {kind: kubernetes, manifest: m}\n"
+    )
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(UserError, match="namespace"):
+        darkhaloscope.connect(str(tmp_path))
