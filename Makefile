@@ -12,7 +12,7 @@ export NUMBA_CPU_FEATURES :=
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
 endif
 
-.PHONY: demo test test-long lint clean help
+.PHONY: demo test test-long test-cluster image lock lint clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,7 +35,7 @@ demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes
 	$(BIN)/dhs demo --out $(OUT)
 
 test: $(VENV)/test lint  ## unit, property and end-to-end tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not cluster"
 
 test-long: $(VENV)/test  ## what takes minutes: bricks of full size and the like
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
@@ -44,6 +44,19 @@ lint: $(VENV)/test  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile tests/cluster/Dockerfile
+
+test-cluster: $(VENV)/test  ## the image and the chart on a Kubernetes cluster
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/cluster/run
+
+image:  ## the image of driver, scheduler, workers and notebooks
+	docker build -t darkhaloscope:dev .
+
+lock:  ## the image's requirements again, with uv
+	uv pip compile pyproject.toml --extra kubernetes --extra notebook --python-version 3.13 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate -o requirements/image.txt
+	echo 'hatchling>=1.25' | uv pip compile - --python-version 3.13 --generate-hashes \
+	  --no-header --no-annotate -o requirements/build.txt
 
 clean:  ## remove the environment and what runs left
 	rm -rf $(VENV) demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,152 @@
+"""A cluster with the Dask operator, an S3 server, and a namespace that accepts restricted pods only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import kube
+import pytest
+from setting import (
+    ENDPOINT,
+    EXPERIMENT,
+    IMAGE,
+    KEY,
+    OPERATOR,
+    RUNS,
+    SECRET,
+    STORE,
+    TOOLS,
+    credentials,
+    pod,
+)
+
+Values = dict[str, Any]
+
+
+def _namespace(name: str, **labels: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+@pytest.fixture(scope="session")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The Dask operator, from its own chart; gives its namespace."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG is not set; `make test-cluster` says how to get a cluster")
+    folder = tmp_path_factory.mktemp("operator")
+    where = "import dask_kubernetes, pathlib; print(pathlib.Path(dask_kubernetes.__file__).parent)"
+    package = kube.call("docker", "run", "--rm", "--entrypoint", "python", TOOLS, "-c", where)
+    made = kube.call("docker", "create", TOOLS).strip()
+    chart = f"{package.strip()}/operator/deployment/helm/dask-kubernetes-operator"
+    kube.call("docker", "cp", f"{made}:{chart}", str(folder / "chart"))
+    kube.call("docker", "rm", made)
+    name, tag = TOOLS.rsplit(":", 1)
+    kube.apply(_namespace(OPERATOR))
+    kube.call(
+        "helm", "upgrade", "--install", "dask-operator", str(folder / "chart"), "-n", OPERATOR,
+        "--set", f"image.name={name}", "--set", f"image.tag={tag}", "--wait",
+    )  # fmt: skip
+    yield OPERATOR
+    kube.call("helm", "uninstall", "dask-operator", "-n", OPERATOR, "--wait")
+    crds = kube.kubectl("get", "crd", "-o", "name").split()
+    kube.kubectl("delete", *[crd for crd in crds if crd.endswith(".kubernetes.dask.org")])
+    kube.kubectl("delete", "namespace", OPERATOR)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """SeaweedFS with one user; gives the endpoint that pods reach."""
+    actions = ["Read", "Write", "List", "Tagging"]  # and no Admin, who makes buckets by writing
+    credentials = [{"accessKey": KEY, "secretKey": SECRET}]
+    users = {"identities": [{"name": "dhs", "credentials": credentials, "actions": actions}]}
+    server = [
+        "server", "-dir=/tmp", "-s3", "-s3.config=/etc/weed/users.json", "-ip=127.0.0.1",
+        "-ip.bind=0.0.0.0", "-master.volumeSizeLimitMB=256", "-volume.max=50",
+        "-master.telemetry=false",
+    ]  # fmt: skip
+    weed = pod("s3", STORE, TOOLS, server, labels={"app": "s3"}, container={
+        "command": ["weed"],
+        "readinessProbe": {"tcpSocket": {"port": 8333}, "periodSeconds": 1},
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"}, {"name": "users", "mountPath": "/etc/weed"},
+        ],
+    })  # fmt: skip
+    weed["spec"]["volumes"].append({"name": "users", "configMap": {"name": "users"}})
+    meta = {"namespace": STORE}
+    kube.apply(
+        _namespace(STORE),
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "users", **meta},
+         "data": {"users.json": json.dumps(users)}},
+        weed,
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s3", **meta},
+         "spec": {"selector": {"app": "s3"}, "ports": [{"port": 8333}]}},
+    )  # fmt: skip
+    kube.kubectl("wait", "-n", STORE, "--for=condition=Ready", "pod/s3", "--timeout=90s")
+    bucket = ("exec", "-i", "-n", STORE, "s3", "--", "weed", "shell")
+    kube.kubectl(*bucket, given="s3.bucket.create -name dhs\n")
+    yield ENDPOINT
+    kube.kubectl("delete", "namespace", STORE)
+
+
+@pytest.fixture(scope="session")
+def runs(operator: str, store: str) -> Iterator[str]:
+    """The namespace of the runs: restricted, with a quota, with the credentials of the store."""
+    enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
+    quota = {"requests.cpu": "8", "requests.memory": "16Gi", "limits.memory": "32Gi", "pods": "20"}
+    meta = {"name": "quota", "namespace": RUNS}
+    kube.apply(
+        _namespace(RUNS, **enforce),
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": quota}},
+        credentials("s3", SECRET),
+    )
+    yield RUNS
+    kube.kubectl("delete", "namespace", RUNS)
+
+
+@pytest.fixture(scope="session")
+def notebook(runs: str, store: str) -> str:
+    """A pod of the image that may attach to runs; gives its name."""
+    env = [
+        {"name": "AWS_ENDPOINT_URL", "value": ENDPOINT},
+        {"name": "DHS_NAMESPACE", "value": runs},
+    ]
+    more = {"env": env, "envFrom": [{"secretRef": {"name": "s3"}}]}
+    labels = {"darkhaloscope.io/attach": "true"}
+    kube.apply(pod("notebook", runs, IMAGE, ["sleep", "infinity"], labels=labels, container=more))
+    kube.kubectl("wait", "-n", runs, "--for=condition=Ready", "pod/notebook", "--timeout=90s")
+    return "notebook"
+
+
+@pytest.fixture(scope="session")
+def sky(notebook: str, runs: str) -> str:
+    """A synthetic release and its targets in the store; gives the bucket."""
+    made = kube.python(
+        notebook, runs,
+        "from darkhaloscope import commands\n"
+        "commands.sky('s3://dhs/sky', bricks=4, size=512)\n"
+        "commands.targets(['s3://dhs/sky/south'], 's3://dhs/targets.parquet')\n",
+    )  # fmt: skip
+    assert "targets in 4 bricks" in made
+    return "s3://dhs"
+
+
+@pytest.fixture(scope="session")
+def values(sky: str) -> Values:
+    """Values of a small run; ``run.out`` is the caller's."""
+
+    def small(memory: str) -> dict[str, Any]:
+        return {"requests": {"cpu": "50m", "memory": memory}, "limits": {"memory": memory}}
+
+    name, tag = IMAGE.rsplit(":", 1)
+    return {
+        "image": {"repository": name, "tag": tag},
+        "experiment": {"inline": EXPERIMENT},
+        "driver": {"resources": small("2Gi")},
+        "scheduler": {"resources": small("1Gi")},
+        "worker": {"resources": small("2Gi"), "replicas": 2, "gracePeriodSeconds": 30},
+        "cluster": {"idleTimeoutSeconds": 600, "patienceSeconds": 90},
+        "s3": {"endpoint": ENDPOINT, "existingSecret": "s3"},
+        "run": {},
+    }

@@ -1,0 +1,112 @@
+"""Small words for kubectl and helm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm" / "darkhaloscope"
+T = TypeVar("T")
+
+
+def call(*command: str, given: str | None = None, seconds: float = 300) -> str:
+    """Standard output of a command; its standard error is what a failing test shows."""
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    if done.returncode:
+        raise AssertionError(f"{' '.join(command)}: {done.stderr.strip()}\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def kubectl(*args: str, given: str | None = None, seconds: float = 300) -> str:
+    return call("kubectl", *args, given=given, seconds=seconds)
+
+
+def apply(*manifests: Mapping[str, Any]) -> None:
+    kubectl("apply", "-f", "-", given=yaml.safe_dump_all(manifests))
+
+
+def items(kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+    """Objects of a kind, as the API server gives them."""
+    found = kubectl("get", kind, "-n", namespace, "-l", selector, "-o", "json")
+    return list(json.loads(found)["items"])
+
+
+def wait_until(what: str, true: Callable[[], T], seconds: float = 60) -> T:
+    """What ``true`` gives, once it is true; a failed test that names ``what`` after some seconds."""
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
+        time.sleep(1)
+    return value
+
+
+def install(release: str, namespace: str, values: Mapping[str, Any], *args: str) -> str:
+    """Install or upgrade the chart; gives what helm says."""
+    return call(
+        "helm", "upgrade", "--install", release, str(CHART), "-n", namespace, "-f", "-", *args,
+        given=yaml.safe_dump(dict(values)),
+    )  # fmt: skip
+
+
+def uninstall(release: str, namespace: str) -> None:
+    call("helm", "uninstall", release, "-n", namespace, "--wait")
+
+
+def job_of(release: str, namespace: str) -> dict[str, Any]:
+    (job,) = items("jobs", namespace, f"app.kubernetes.io/instance={release}")
+    return job
+
+
+def ended(release: str, namespace: str) -> str | None:
+    """``Complete`` or ``Failed`` once the release's Job has ended."""
+    conditions = job_of(release, namespace).get("status", {}).get("conditions", [])
+    return next(
+        (
+            c["type"]
+            for c in conditions
+            if c["status"] == "True" and c["type"] in ("Complete", "Failed")
+        ),
+        None,
+    )
+
+
+def drivers(release: str, namespace: str) -> list[dict[str, Any]]:
+    """Driver pods, the newest last."""
+    selector = f"darkhaloscope.io/release={release},darkhaloscope.io/component=driver"
+    found = items("pods", namespace, selector)
+    return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+
+def dask_pods(release: str, namespace: str, component: str) -> list[dict[str, Any]]:
+    """The scheduler or worker pods of a release that are there to stay."""
+    selector = f"darkhaloscope.io/release={release},dask.org/component={component}"
+    found = items("pods", namespace, selector)
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def exit_code(pod: Mapping[str, Any]) -> int | None:
+    """Of a pod with one container; none while it runs."""
+    for status in pod.get("status", {}).get("containerStatuses", []):
+        ended = status["state"].get("terminated")
+        return None if ended is None else int(ended["exitCode"])
+    return None
+
+
+def last_words(pod: Mapping[str, Any]) -> str:
+    """What ``kubectl describe`` shows of a container that ended."""
+    (status,) = pod["status"]["containerStatuses"]
+    return str(status["state"]["terminated"].get("message", ""))
+
+
+def python(pod: str, namespace: str, code: str, seconds: float = 300) -> str:
+    """What some Python prints in a running pod."""
+    command = ("exec", "-i", "-n", namespace, pod, "--", "/usr/local/bin/entrypoint", "python", "-")
+    return kubectl(*command, given=code, seconds=seconds)
