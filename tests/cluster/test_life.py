@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kube
@@ -13,6 +15,7 @@ from setting import IMAGE, STORE, pod
 pytestmark = pytest.mark.cluster
 
 RELEASE = "life"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks" / "kubernetes"
 
 KNOCK = """
 import socket
@@ -87,6 +90,21 @@ print(client.submit(sum, [40, 2]).result())
 def _has_begun(notebook: str, runs: str) -> bool:
     code = "import fsspec; print(fsspec.filesystem('s3').exists('dhs/life/blocks/000000.json'))"
     return "True" in kube.python(notebook, runs, code)
+
+
+def test_the_notebook_that_watches_a_run(release: str, runs: str, notebook: str) -> None:
+    kube.wait_until("the run has begun", lambda: _has_begun(notebook, runs), 120)
+    source = (NOTEBOOKS / "watch_a_run.ipynb").read_text()
+    code = f"""
+import nbformat, os
+from nbclient import NotebookClient
+os.environ["DHS_RUN"] = "s3://dhs/life"
+made = NotebookClient(nbformat.reads({source!r}, 4), timeout=120).execute()
+print([o for c in made.cells for o in c.get("outputs", [])])
+"""
+    printed = kube.python(notebook, runs, code)
+    assert "inject-" in printed or "write-" in printed
+    assert re.search(r"[1-9][0-9]* of [0-9]+ rows", printed)
 
 
 def test_the_dashboard_shows_through_a_notebooks_server(
