@@ -104,7 +104,7 @@ print([o for c in made.cells for o in c.get("outputs", [])])
 """
     printed = kube.python(notebook, runs, code)
     assert "inject-" in printed or "write-" in printed
-    assert re.search(r"[1-9][0-9]* of [0-9]+ rows", printed)
+    assert re.search(r"[1-9][0-9]* of [0-9]+ rows", printed), printed
 
 
 def test_the_dashboard_shows_through_a_notebooks_server(
@@ -112,10 +112,11 @@ def test_the_dashboard_shows_through_a_notebooks_server(
 ) -> None:
     """jupyter-server-proxy gives the dashboard of a run, and no other host's pages."""
     code = """
-import subprocess, time, urllib.error, urllib.request
+import os, subprocess, time, urllib.error, urllib.request
 from darkhaloscope.cluster import kubernetes
 command = ["jupyter", "server", "--no-browser", "--port=8899", "--IdentityProvider.token=t"]
-server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp")
+home = os.environ | {"HOME": "/tmp"}  # on the hub a volume
+server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=home, cwd="/tmp")
 def get(path):
     for _ in range(60):
         try:
