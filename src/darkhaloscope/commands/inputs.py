@@ -61,7 +61,7 @@ def sky(
             summary = survey.make_sky(out, bricks=bricks, on_brick=on_brick, **options)
         else:
             names = survey.sky_bricks(bricks)
-            with connect(ClusterSection(address=cluster, workers=workers)) as client:
+            with connect(ClusterSection(address=cluster, workers=workers), out) as client:
                 parts = workflow.make_bricks(client, out, names, options, on_brick)
             summary = survey.combine(parts)
     console.print(
