@@ -132,9 +132,11 @@ class ArcParameters:
 
 
 def require(condition: bool, name: str, allowed: str, value: Any) -> None:
+    """A ValueError that names the parameter and what it may be, unless ``condition``."""
     if not condition:
         raise ValueError(f"{name} must be {allowed}, and is {value}.")
 
 
 def one_of(value: str, name: str, allowed: tuple[str, ...]) -> None:
+    """A ValueError unless ``value`` is one of the ``allowed``."""
     require(value in allowed, name, " or ".join(repr(word) for word in allowed), repr(value))

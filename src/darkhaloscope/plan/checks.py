@@ -20,6 +20,7 @@ _MAX_OBJID = 2**22 - 1
 
 
 def check_targets(targets: TargetList, experiment: Experiment, joint: pd.DataFrame | None) -> None:
+    """See that every target can be planned; a UserError names the first that cannot."""
     if not len(targets.bricks):
         raise UserError("the target list is empty; an experiment needs at least one target")
     reference = experiment.survey.reference
@@ -49,6 +50,7 @@ def check_targets(targets: TargetList, experiment: Experiment, joint: pd.DataFra
 
 
 def check_joint(joint: pd.DataFrame, experiment: Experiment) -> None:
+    """See that a joint table holds parameters, within the ranges of the keys that they replace."""
     known: Sequence[str] = list(parameters(experiment))
     unknown = [name for name in joint.columns if name not in known]
     if unknown or joint.empty:

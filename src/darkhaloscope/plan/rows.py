@@ -266,6 +266,7 @@ def parameters(experiment: Experiment) -> dict[str, Draw]:
 
 
 def grid_cells(experiment: Experiment) -> int:
+    """Cells of the grid that the experiment's full lists span: rows of one target and repeat."""
     cells = 1
     for draw in parameters(experiment).values():
         cells *= draw.cells
