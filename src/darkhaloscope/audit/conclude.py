@@ -198,7 +198,7 @@ def _other_bugs(
 def _beyond(found: list[Cause], more: list[Cause]) -> list[Cause]:
     """Causes that a bug with a name does not explain: wrong arcs also show in the leak map."""
     named = any(c.kind == BUG and c.name != "unexplained_residual" for c in found)
-    return [c for c in more if not (named and c.name in ("leak", "nonlinear_excess"))]
+    return [c for c in more if not (named and c.name == "leak")]
 
 
 def _column(line: Any) -> str:
