@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -273,4 +274,6 @@ def test_an_npz_is_read_by_rows(pairs: xr.Dataset, tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert block["ctrl"].values.max() == 1
+    assert source.columns.sizes["pair"] == 3000
+    assert len(pickle.dumps(source)) < 4000  # what a task is sent
     assert peak < 12e6  # the file holds 74 MB

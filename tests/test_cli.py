@@ -185,6 +185,16 @@ def test_what_is_no_data_set_cannot_be_audited(
     assert_one_sentence(dhs("audit", tmp_path / source), "no data set")
 
 
+def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    ctrl = rng.normal(size=(40, 3, 24, 24)).astype(np.float32)
+    np.savez(tmp_path / "theirs.npz", stamp=ctrl + np.float32(0.5), ctrl=ctrl)
+    answer = dhs("audit", tmp_path / "theirs.npz", "--out", tmp_path / "out", "--workers", "1")
+    assert answer.code == 3
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "excess_auc needs re-rendered arcs" in answer.out
+
+
 def test_what_is_no_run_has_no_report(dhs: Callable[..., Answer], tmp_path: Path) -> None:
     assert_one_sentence(dhs("report", tmp_path), str(tmp_path))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -209,6 +209,10 @@ class StoredPairs:
 
     url: str
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a task needs no copy of all columns."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def blocks(self) -> list[slice]:
         """Rows of each shard, or of 1,024 where there are none."""
         shards = self.columns["ctrl"].encoding.get("shards")
@@ -235,6 +239,11 @@ class AuditSettings:
     max_failed_fraction: float = 0.05
 
 
+def is_run(url: str) -> bool:
+    """Whether a place is a run's folder; a single file is none."""
+    return storage.exists(storage.join(url, "run.json")) and store.read_run(url) is not None
+
+
 def source_of(url: str, mapping: str | None = None) -> StoredPairs | PairSource:
     """A data set of ours as it is, any other one through its mapping.
 
@@ -245,8 +254,8 @@ def source_of(url: str, mapping: str | None = None) -> StoredPairs | PairSource:
     Incomplete
         A run was not finished.
     """
-    is_run = store.read_run(url) is not None
-    if is_run or (mapping is None and _is_ours(url)):
+    run = is_run(url)
+    if run or (mapping is None and _is_ours(url)):
         if mapping is not None:
             raise UserError(f"{url} is a run of ours, it needs no mapping; leave --mapping out")
         stored = StoredPairs(url)
@@ -299,7 +308,7 @@ def spec_of_source(
 
 def settings_of(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment | AuditSettings:
     """The experiment of a run; of any other data set the defaults, but for the cluster."""
-    if store.read_run(url) is not None:
+    if is_run(url):
         return experiment_of(parse_experiment(store.read_experiment(url), url), overrides)
     said = {k.removeprefix("cluster."): v for k, v in (overrides or {}).items()}
     return AuditSettings(cluster=ClusterSection(**said))

@@ -155,7 +155,7 @@ def audit_dataset(
     console = console or Console()
     source = storage.absolute(source.rstrip("/"))
     pairs = prepare.source_of(source, mapping)
-    if store.read_run(source) is None and out is None:
+    if not prepare.is_run(source) and out is None:
         raise UserError(f"{source} is no run's folder; say where the results go with --out")
     settings = prepare.settings_of(source, with_cluster(None, cluster, workers))
     spec = prepare.spec_of_source(pairs, settings)

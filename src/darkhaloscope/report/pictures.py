@@ -159,9 +159,7 @@ def core_auc(found: Findings) -> list[Picture]:
         axes.axvline(0.5, color=MUTED, lw=1)
         axes.set_yticks(place, names)
         axes.set_ylim(-0.6, len(part) - 0.4)
-        low = np.nanmin(
-            [0.5, np.nanmin(numbers(part, "auc")), np.nanmin(numbers(part, "auc_rerendered"))]
-        )
+        low = np.nanmin([0.5, *numbers(part, "auc"), *numbers(part, "auc_rerendered")])
         axes.set_xlim(low - 0.04, 1.02)
         legend(figure, axes, 2)
         out.append(finish(figure, f"core AUC by {family}, observed beside re-rendered"))

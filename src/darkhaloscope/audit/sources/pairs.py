@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,10 @@ class PairSource:
     mapping: Mapping
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a task needs no copy of all columns."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def url(self) -> str:
