@@ -21,7 +21,7 @@ from darkhaloscope.audit.causes import Limits, closure_causes
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.plan import Plan
-from darkhaloscope.prepare import layout_of, spec_of_columns
+from darkhaloscope.prepare import layout_of, spec_of
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import galaxy_image
 from darkhaloscope.variables import LENS_MODELS, SOURCE_MODELS, VARIABLES
@@ -98,6 +98,11 @@ def plan_of(exp: Experiment) -> Plan:
     return Plan(exp, pd.DataFrame(table))
 
 
+def spec_of_rows(exp: Experiment, rows: pd.DataFrame) -> audit.AuditSpec:
+    strata = audit.stratum_counts(rows["theta_e"].to_numpy(), exp.audit.theta_e_edges)
+    return spec_of(exp, strata, n_regions=1)
+
+
 def drawn(exp: Experiment, rows: pd.DataFrame) -> xr.Dataset:
     return inject.inject_brick(rows, inject.load_brick(rows, exp), exp)
 
@@ -133,7 +138,7 @@ def made(request: pytest.FixtureRequest, real_root: str, tmp_path_factory: Any) 
     plan = plan_of(exp)
     rows = plan.brick_rows(BRICK)
     cube = stored(tmp_path_factory.mktemp("kind"), layout_of(plan), drawn(exp, rows))
-    spec = spec_of_columns(exp, rows["theta_e"].to_numpy(), n_regions=1)
+    spec = spec_of_rows(exp, rows)
     stats = audit.merge([audit.measure(cube, spec)], spec)
     return Made(exp, rows, cube, spec, drawn_again(stats, spec))
 
@@ -284,7 +289,7 @@ def test_a_mixture_is_drawn_whole(mixed: tuple[Experiment, pd.DataFrame]) -> Non
     some = rows.iloc[:: len(rows) // 40]
     cube = drawn(exp, some)
     assert cube["cutout_ok"].values.all()
-    spec = spec_of_columns(exp, some["theta_e"].to_numpy(), n_regions=1)
+    spec = spec_of_rows(exp, some)
     stats = audit.measure(cube, spec)
     again = drawn_again(stats, spec)
     assert set(again["message"]) == {""}
@@ -338,7 +343,7 @@ def test_an_image_that_is_not_at_hand_is_said(
     """Without the catalogue only images cannot be drawn again, and each says so."""
     exp, rows = mixed
     some = rows.iloc[:20]
-    spec = spec_of_columns(exp, some["theta_e"].to_numpy(), n_regions=1)
+    spec = spec_of_rows(exp, some)
     stats = audit.measure(drawn(exp, some), spec)
     again = audit.rerender(audit.audit_rows(stats, spec), spec)
     is_image = stats["row_src_model"] == SOURCE_MODELS.index("IMAGE")
