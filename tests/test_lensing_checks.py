@@ -16,7 +16,7 @@ import darkhaloscope.lensing.sources as sources_module
 from darkhaloscope import geometry
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
-from darkhaloscope.lensing import Lens, Psf, Sersic, render, sis, warm
+from darkhaloscope.lensing import Components, Lens, Psf, Sersic, render, sis, warm
 
 # The package exports the function of the same name, which hides the module.
 render_module = importlib.import_module("darkhaloscope.lensing.render")
@@ -324,6 +324,8 @@ BAD = {
         "size",
     ),
     "one PSF for two bands": (lambda: drawn(source=Sersic((1.0, 2.0), 0.3)), "PSFs"),
+    "parts that are no list": (lambda: Components(SOURCE), "source parts"),
+    "parts of parts": (lambda: Components([Components([SOURCE])]), "source parts"),
 }
 
 
@@ -337,3 +339,7 @@ def test_bad_input_is_one_sentence(name):
     assert message.endswith(".")
     assert "\n" not in message
     assert len(message) < 200
+
+
+def test_a_whole_number_may_be_a_float():
+    np.testing.assert_array_equal(drawn(size=64.0).arc, drawn(size=64).arc)

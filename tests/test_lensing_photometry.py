@@ -82,6 +82,9 @@ def test_bad_weights_are_refused(arc):
         snr_peak(arc[0], -np.ones(arc[0].shape))
     with pytest.raises(UserError, match="of the same stamp"):
         snr_peak(arc[0], np.ones((3, 3)))
+    for wrong in (-np.ones(arc[0].shape), np.full(arc[0].shape, math.nan), np.ones((3, 3))):
+        with pytest.raises(UserError, match="invvar"):
+            arc_snr(arc[0], wrong)
     with pytest.raises(UserError, match="threshold is -1"):
         snr_region(arc[0], np.ones(arc[0].shape), threshold=-1.0)
 
@@ -154,6 +157,8 @@ def test_ways_to_a_gain_are_exclusive(arc):
     for gain in (0.0, math.nan, -3.0):
         with pytest.raises(UserError, match=r"gain is .* above 0"):
             poisson_noise(arc[0], rng, gain=gain)
+    with pytest.raises(UserError, match="photons of arc is 1e"):
+        poisson_noise(np.full((2, 2), 1e8), rng, gain=1e12)
     with pytest.raises(UserError, match="0 pixels above 20 sigma"):
         gain_from_invvar(0.1 * ones, ones)
     bright = ones.copy()

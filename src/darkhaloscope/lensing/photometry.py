@@ -66,8 +66,13 @@ def arc_snr(arc_band: ArrayLike, invvar: ArrayLike) -> float:
     Returns
     -------
     float
+
+    Raises
+    ------
+    UserError
+        Shapes that differ, or an invvar that is negative or NaN.
     """
-    arc, weight = np.asarray(arc_band, dtype=float), np.asarray(invvar, dtype=float)
+    arc, weight = _arrays(arc_band, invvar)
     return math.sqrt(float(np.sum(arc * arc * weight)))
 
 
@@ -211,7 +216,8 @@ def poisson_noise(
     Raises
     ------
     UserError
-        Neither or both ways to a gain, one out of its range, or an arc that is not finite.
+        Neither or both ways to a gain, one out of its range, or an arc that is not finite or has
+        more than 1e18 photons in a pixel.
     """
     signal = np.asarray(arc, dtype=float)
     if not np.isfinite(signal).all():
@@ -226,4 +232,7 @@ def poisson_noise(
         gain = gain_from_invvar(flux, invvar)
     require_in("gain", gain, 0.0, 1e12, unit="photons per nMgy", open_low=True)
     light = np.maximum(signal, 0.0)
+    require_in(
+        "photons of arc", float((light * gain).max(initial=0.0)), 0.0, 1e18, unit="per pixel"
+    )
     return np.asarray(rng.poisson(light * gain) / gain - light)
