@@ -182,3 +182,11 @@ def test_bad_images_are_refused():
             PixelSource((1.0,), np.ones((5, 5)), **{"scale": 0.03, name: value})
     with pytest.raises(UserError, match="must be one of linear, cubic"):
         PixelSource((1.0,), np.ones((5, 5)), 0.03, interpolation="nearest")
+
+
+def test_the_order_of_the_pixels_in_memory_does_not_matter():
+    """One layout reaches the compiled code: another would be compiled in a worker's first task."""
+    image = np.arange(12.0).reshape(3, 4)
+    turned = PixelSource((1.0,), np.asfortranarray(image), 0.03)
+    assert turned.image.flags.c_contiguous
+    np.testing.assert_array_equal(turned.image, PixelSource((1.0,), image, 0.03).image)

@@ -25,8 +25,8 @@ from darkhaloscope.lensing.checks import require_choice, require_in
 
 FloatArray = NDArray[np.float64]
 
-# Below this argument atan(u)/u and atanh(u)/u are their series: the next term, u^6/7, is 1e-13.
 ORIGIN = 1e-140  # arcsec: nearer, squares underflow and lose the direction; it is the centre
+# Below this argument atan(u)/u and atanh(u)/u are their series: the next term, u^6/7, is 1e-13.
 _SERIES_LIMIT = 1e-2
 
 SLOPE = (1.4, 2.6)

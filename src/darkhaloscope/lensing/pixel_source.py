@@ -86,7 +86,7 @@ class PixelSource:
         require_in("source dy", dy, -1000.0, 1000.0, unit="arcsec")
         require_in("source rotation", rotation, -360.0, 360.0, unit="degrees")
         require_choice("source interpolation", interpolation, ("linear", "cubic"))
-        pixels = np.array(image, dtype=float)
+        pixels = np.array(image, dtype=float, order="C")  # another order is compiled anew
         if pixels.ndim != 2 or min(pixels.shape) < 2 or max(pixels.shape) > 4096:
             raise UserError(
                 f"source image has shape {pixels.shape}; it must be (y, x), 2 to 4096 pixels each."
