@@ -198,6 +198,9 @@ def numbers_with(cls, index, factor):
 
 
 einstein_diameter = numbers_with(Lens, 0, lambda lens: 2.0)
+slope_of_another_kind = numbers_with(Lens, 6, lambda lens: 1.1 if lens.model == "EPL" else 1.0)
+shear_of_the_other_sign = numbers_with(Lens, 4, lambda lens: -1.0)
+shear_crossed = numbers_with(Lens, 5, lambda lens: -1.0)
 reff_on_the_major_axis = numbers_with(Sersic, 8, lambda source: source.q)
 
 DEFECTS: dict[str, tuple[Plant, set[str]]] = {
@@ -245,6 +248,9 @@ DEFECTS: dict[str, tuple[Plant, set[str]]] = {
             "Einstein ring's radius",
         },
     ),
+    "slope of another kind": (slope_of_another_kind, {"place of an image, slope 2.3"}),
+    "shear of the other sign": (shear_of_the_other_sign, {"place of an image, shear"}),
+    "shear with North down": (shear_crossed, {"place of an image, shear"}),
     "R_e on the major axis": (reff_on_the_major_axis, {"flux of a source in the stamp"}),
 }
 
@@ -269,6 +275,8 @@ def test_every_check_has_a_defect_that_fails_it():
         ("lens angle in radians", {"lens position angle"}),
         ("source angle in radians", {"source position angle"}),
         ("centre at N / 2", CENTRES),
+        ("slope of another kind", {"place of an image, slope 2.3"}),
+        ("shear of the other sign", {"place of an image, shear"}),
         ("R_e on the major axis", {"flux of a source in the stamp"}),
     ],
 )

@@ -112,6 +112,8 @@ def run_checks(
             sie_deflection(sie),
             ring_radius(render),
             lens_angle(render),
+            lens_slope(render),
+            external_shear(render),
             source_angle(render),
             magnification_pair(render),
             magnification_single(render),
@@ -404,6 +406,41 @@ def lens_angle(render: Renderer) -> Check:
     return check(
         "lens position angle", math.degrees(float(np.angle(turn))) / 4.0, 30.0, 0.3, "deg",
         "position angles are degrees east of north: radians, or angles from another axis, are used",
+    )  # fmt: skip
+
+
+def lens_slope(render: Renderer) -> Check:
+    """Image of a point by a round EPL of slope 2.3, 4 arcsec out: ``alpha = theta_E^1.3 / r^0.3``.
+
+    A density ``rho ~ r^-2.3`` holds a projected mass ``~ r^0.7`` within r, and deflects by that over
+    r; theta_E is where it deflects by itself.
+    """
+    theta_e, r = 2.0, 4.0
+    beta = r - theta_e * (theta_e / r) ** 0.3
+    lens, source = Lens("EPL", theta_e, slope=2.3), Point((1.0,), dx=-0.6 * beta, dy=0.8 * beta)
+    image = render(lens, source, [Psf("gaussian", fwhm=1.0)], size=EVEN, x=30.0, y=29.5).arc[0]
+    x, y = _landing(image)
+    scale = geometry.PIXEL_SCALE
+    return check(
+        "place of an image, slope 2.3", math.hypot(x - 30.0, y - 29.5) * scale, r, 0.005, "arcsec",
+        "the slope of an EPL is that of the density rho, 2 is isothermal: another one was drawn",
+    )  # fmt: skip
+
+
+def external_shear(render: Renderer) -> Check:
+    """Image of a point by shear alone: where ``(1 - g1) E - g2 N, (1 + g1) N - g2 E`` is the point.
+
+    The SIS that carries the shear, of 1e-4 arcsec, moves it by no more than that.
+    """
+    g1, g2, east, north = 0.08, 0.05, -2.0, 3.0
+    beta = ((1.0 - g1) * east - g2 * north, (1.0 + g1) * north - g2 * east)
+    lens, source = Lens("SIS", 1e-4, gamma1=g1, gamma2=g2), Point((1.0,), *beta)
+    image = render(lens, source, [Psf("gaussian", fwhm=1.0)], size=EVEN, x=30.0, y=29.5).arc[0]
+    scale = geometry.PIXEL_SCALE
+    miss = math.dist(_landing(image), (30.0 - east / scale, 29.5 + north / scale))
+    return check(
+        "place of an image, shear", miss, 0.0, 0.03, "px",
+        "external shear has another sign, size or axis than (gamma1, gamma2) in (East, North)",
     )  # fmt: skip
 
 
