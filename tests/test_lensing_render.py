@@ -278,7 +278,8 @@ def test_an_einstein_ring(n):
     b = float(sersic_b(n))
     centre = float(sersic_profile(0.0, 0.0, source))
     width = reff * n * math.exp(-n * math.log(b) + gammaln(n))  # int_0^inf of exp(-b (r/reff)^1/n)
-    assert ours.magnification == pytest.approx(4 * math.pi * theta_e * centre * width, rel=2e-3)
+    rel = 1e-3 if n < 3.0 else 2e-3  # the cusp is a whole ring: see Rendered.magnification
+    assert ours.magnification == pytest.approx(4 * math.pi * theta_e * centre * width, rel=rel)
     axis = np.arange(64)
     r2 = ((axis[None, :] - 31.2) ** 2 + (axis[:, None] - 31.9) ** 2) * PIXEL_SCALE**2
     mean = (ours.arc[0] * r2).sum() / ours.arc[0].sum()
