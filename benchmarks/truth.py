@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from darkhaloscope.audit.reference import ArcParameters, ReferenceArc, reference_arc
 from darkhaloscope.geometry import PIXEL_SCALE, stamp_centre
 from darkhaloscope.lensing import Lens, Psf, Rendered, Sersic, render
+from darkhaloscope.lensing.render import SUPERSAMPLE
 
 Floats = NDArray[np.float64]
 
@@ -171,7 +172,7 @@ def our_psf(draw: Draw, pixel: str = "effective") -> Psf:
     return Psf("gaussian", nea_fwhm=draw.nea_fwhm, pixel=response)
 
 
-def ours(draw: Draw, pixel: str = "effective") -> Rendered:
+def ours(draw: Draw, pixel: str = "effective", supersample: int = SUPERSAMPLE) -> Rendered:
     """The arc by the renderer."""
     return render(
         our_lens(draw),
@@ -180,6 +181,7 @@ def ours(draw: Draw, pixel: str = "effective") -> Rendered:
         size=draw.size,
         x=draw.x,
         y=draw.y,
+        supersample=supersample,
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 import truth
 
 from darkhaloscope.lensing import Lens, Sersic, render
+from darkhaloscope.lensing.render import SUPERSAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,12 @@ def stored() -> truth.StoredTruth:
     return truth.load()
 
 
-@pytest.fixture(scope="module")
-def rendered(stored: truth.StoredTruth) -> dict[str, np.ndarray]:
-    """Errors of the renderer on every draw."""
+@pytest.fixture(scope="module", params=[SUPERSAMPLE, 16], ids=["finest", "of experiments"])
+def rendered(stored: truth.StoredTruth, request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    """Errors of the renderer on every draw, at its own limit of sampling and at an experiment's."""
     errors = {name: np.empty(truth.COUNT) for name in ("flux", "centroid", "pixel", "mu")}
     for i, draw in enumerate(stored.draws):
-        ours = truth.ours(draw)
+        ours = truth.ours(draw, supersample=request.param)
         image = ours.arc[0]
         errors["flux"][i] = abs(image.sum() / stored.flux[i] - 1.0)
         errors["centroid"][i] = np.hypot(*(truth.centroid(image) - stored.centroid[i]))

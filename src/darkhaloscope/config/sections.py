@@ -40,7 +40,7 @@ from darkhaloscope.variables import (
     default_reference_band,
 )
 
-PIXEL_VERSION = 3
+PIXEL_VERSION = 4
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
 
 

@@ -90,8 +90,8 @@ class Rendered:
     magnification : float
         ``arc_flux_total`` over the source's flux; 1 without a lens. For a source of several parts,
         whose colours make it differ from band to band, that of the fluxes summed over the bands.
-        Right to 1e-3, but only to 2e-3 (and slow) where a source of n >= 3 lies within 0.001 arcsec
-        of a round lens's centre: the cusp is then a whole ring.
+        Right to 1e-3; slow where a source of n >= 3 lies within 0.001 arcsec of a round lens's
+        centre: the cusp is then a whole ring.
     supersample : int
         Rays per pixel side in the finest part of the image plane, at least 1.
     magnification_band : ndarray, shape (band,)
@@ -251,14 +251,13 @@ def _check(
             f"{len(psfs)} PSFs were given for {len(source.flux)} source fluxes; "
             "there must be one of each for every band."
         )
-    widest = 2 * frame(size) + size
     for psf in psfs:
         if isinstance(psf, PixelPsf):
             side = psf.image.shape[0]
-            if side > widest:
+            if side > size:
                 raise UserError(
                     f"PSF image is {side} pixels a side; for a stamp of {size} pixels it must be at "
-                    f"most {widest}, the frame."
+                    f"most {size}: cut its wings off, or draw larger stamps."
                 )
             if abs(psf.pixel_scale / pixel_scale - 1.0) > 1e-3:
                 raise UserError(
