@@ -20,6 +20,8 @@ from darkhaloscope.survey.reading import PREFIX
 
 BUCKET = "s3://dhs-test/faults"
 MODES = ["ranges", "whole"]
+BOTH_IF_LONG = ["ranges", pytest.param("whole", marks=pytest.mark.long)]
+"""Where the client waits seconds between its tries, the second mode is left to the long tests."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BOTH_IF_LONG)
 @pytest.mark.parametrize("name", PASSING)
 def test_what_passes_is_read_again(right: Cutouts, proxy: Proxy, name: str, mode: str) -> None:
     fault = PASSING[name]
@@ -119,7 +121,7 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BOTH_IF_LONG)
 @pytest.mark.parametrize("name", LASTING)
 def test_what_stays_is_a_reason(right: Cutouts, proxy: Proxy, name: str, mode: str) -> None:
     fault, reason, says = LASTING[name]
