@@ -197,6 +197,33 @@ def test_files_out_of_reach_for_good_are_rows_with_a_reason(
     assert (ds.reason.values[~here] == Reason.OK).all()
 
 
+def test_bricks_in_a_row_that_fail_alike_stop_a_run_which_then_resumes(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What failed is made again once it is mended: nothing of the trouble stays."""
+    read, first = storage.read, str(setting.plan.bricks[0])
+    exp = setting.experiment
+    strict = exp.model_copy(update={"read": exp.read.model_copy(update={"stop_after": 3})})
+    monkeypatch.setattr(setting.plan, "experiment", strict)
+
+    def gone(url: str) -> bytes:
+        if "-image-" in url and first not in url:
+            raise FileNotFoundError(url)
+        return read(url)
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(storage, "read", gone)
+        with pytest.raises(UserError, match=r"3 bricks in a row failed alike \(missing_file\)"):
+            setting.make(threads, tmp_path / "run")
+    assert len(store.finished_blocks(str(tmp_path / "run"))) == 1
+    setting.make(threads, tmp_path / "run")
+    assert digests(tmp_path / "run") == undisturbed
+
+
 @pytest.mark.parametrize("lasts", [True, False])
 def test_a_full_disk_is_said_and_a_busy_one_waited_for(
     setting: Setting,

@@ -25,6 +25,7 @@ from darkhaloscope.audit import AuditSpec
 from darkhaloscope.errors import Incomplete
 from darkhaloscope.plan import Piece, Plan
 from darkhaloscope.store import Layout
+from darkhaloscope.survey.health import Watch
 from darkhaloscope.workflow import KERNELS, Kernels
 
 BLOCKS_PER_WORKER = 2
@@ -99,6 +100,7 @@ class BlockRun:
         self.identity = self.layout.attributes["identity"]
         self.workers: list[str] = []
         self.rows_fresh = 0
+        self.watch = Watch(self.plan.experiment.read.stop_after)
         self.started = time.time()
         self._looked = self._said = self._seen_worker = -1e9
 
@@ -132,20 +134,25 @@ class BlockRun:
         store.check_objects(self.run, each())
         for block in sorted(self.markers):
             self.on_block(block, True)
+            self.watch.add(block)
 
     def _until_done(self, left: Iterator[int]) -> None:
         """Submit and settle until nothing is left but suspects."""
         exhausted = False
         while True:
             self._look_at_workers()
-            while not self.brake.pulled and len(self.flying) < BLOCKS_PER_WORKER * len(
-                self.workers
-            ):
+            halted = self.brake.pulled or self.watch.trouble is not None
+            while not halted and len(self.flying) < BLOCKS_PER_WORKER * len(self.workers):
                 block = self._next(left)
                 if block is None:
                     exhausted = not self.again
                     break
                 self._submit(block)
+            if self.watch.trouble is not None and not self.flying:
+                for failed in self.watch.alike():  # a resume makes them again
+                    store.drop_block(self.run, self.layout, failed)
+                    del self.markers[failed]
+                raise self.watch.trouble
             if self.brake.pulled and not self.flying:
                 raise Incomplete(
                     f"stopped as asked, {len(self.markers)} of {self.layout.blocks} blocks are whole; "
@@ -233,6 +240,7 @@ class BlockRun:
             rows = self.layout.rows_of(block)
             self.rows_fresh += rows.stop - rows.start
             self.on_block(block, False)
+            self.watch.add(block, marker.get("bricks", ()), marker["notes"])
 
     def _was_lost(self, block: int) -> None:
         """Its future is gone, and the scheduler with it perhaps; the block may be whole all the same."""
@@ -419,6 +427,8 @@ def run_blocks(
         Stopped as asked, or the cluster was lost for good.
     StorageError
         Something stays out of reach, or lastingly so.
+    UserError
+        Bricks in a row failed alike (``read.stop_after``).
     """
     made = BlockRun(
         client, run, plan, layout, spec, on_block, bricks_per_task, brake or Brake(), kernels

@@ -147,16 +147,22 @@ def write_piece(
     made: Sequence[Sequence[tuple[pd.DataFrame, xr.Dataset]]],
     spec: AuditSpec,
 ) -> dict[str, Any]:
-    """Measure and write one block; gives its marker."""
+    """Measure and write one block; gives its marker, and in ``bricks`` the names of its bricks in order,
+    each with the reason (code) that all its rows share, or with 0."""
     parts = [part for task in made for part in task]
     cubes = [cube for _, cube in parts]
     cube = xr.concat(cubes, dim="pair", data_vars="minimal", coords="minimal", compat="override")
     notes = [note for part in cubes for note in part.attrs["notes"]]
     planned = pd.concat([rows for rows, _ in parts], ignore_index=True)
     statistics = audit.measure(cube, spec)
-    return store.write_block(
+    marker = store.write_block(
         run, layout, block, cube, statistics, spec_digest(spec), notes, planned
     )
+    shared = []
+    for rows, part in parts:
+        reasons = np.unique(part["reason"].values)
+        shared.append((str(rows["brick"].iloc[0]), int(reasons[0]) if len(reasons) == 1 else 0))
+    return marker | {"bricks": shared}
 
 
 def probe_bricks(

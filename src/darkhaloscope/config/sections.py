@@ -99,6 +99,9 @@ class ReadSection(Section):
     """Whole files, only the byte ranges that stamps need, or file by file what costs less."""
     checksums: bool = False
     """Whether every file is compared with the release's ``brick-*.sha256sum``; reads whole files."""
+    stop_after: int = Field(20, ge=0)
+    """Bricks in a row, in the plan's order, that fail alike for their files' sake stop a run; 0: none
+    do."""
 
     @model_validator(mode="after")
     def _checksums_need_whole_files(self) -> ReadSection:

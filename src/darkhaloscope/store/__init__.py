@@ -14,7 +14,7 @@ from darkhaloscope.store.dataset import (
 )
 from darkhaloscope.store.export import export_tables
 from darkhaloscope.store.planned import has_plan
-from darkhaloscope.store.repair import Repair, repair_run
+from darkhaloscope.store.repair import Repair, drop_block, repair_run
 from darkhaloscope.store.run import (
     ClaimedError,
     check_objects,
@@ -57,6 +57,7 @@ __all__ = [
     "create_run",
     "decode_block",
     "decode_statistics",
+    "drop_block",
     "drop_plan",
     "encode_block",
     "encode_statistics",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from darkhaloscope import storage
-from darkhaloscope.store.dataset import STAMPS, block_keys, metadata_objects
+from darkhaloscope.store.dataset import STAMPS, Layout, block_keys, metadata_objects
 from darkhaloscope.store.planned import PLAN
 from darkhaloscope.store.run import block_url
 from darkhaloscope.store.verify import Finding, Verification, layout_of_run
@@ -35,6 +35,15 @@ class Repair(NamedTuple):
         return bool(self.blocks) or self.plan
 
 
+def drop_block(run: str, layout: Layout, block: int) -> None:
+    """Take one block away; a resume makes it again."""
+    # Marker first: killed right here, the block is one that was never finished.
+    storage.remove(block_url(run, block, "json"))
+    storage.remove(block_url(run, block, "npz"))
+    for key in block_keys(layout, block):
+        storage.remove(storage.join(run, STAMPS, key))
+
+
 def repair_run(run: str, found: Verification) -> Repair:
     """Drop every broken block, marker first, and whatever else can be made again.
 
@@ -53,11 +62,7 @@ def repair_run(run: str, found: Verification) -> Repair:
     layout = layout_of_run(run)
     stamps = storage.join(run, STAMPS)
     for block in found.broken_blocks:
-        # Marker first: killed right here, the block is one that was never finished.
-        storage.remove(block_url(run, block, "json"))
-        storage.remove(block_url(run, block, "npz"))
-        for key in block_keys(layout, block):
-            storage.remove(storage.join(stamps, key))
+        drop_block(run, layout, block)
     others = [finding for finding in found.of_kind("broken") if finding.block is None]
     metadata = metadata_objects(layout)
     wrong = [key for key in metadata if any(f.where == f"{STAMPS}/{key}" for f in others)]

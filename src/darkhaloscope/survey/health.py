@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.survey.cutouts import Cutouts
 
-SAME_IN_A_ROW = 20
-"""So many bricks one after the other that fail alike are no bad luck."""
-
 _OF_THE_PLACE = {Reason.UNREADABLE, Reason.MISSING_FILE, Reason.CORRUPT_FILE, Reason.MISSING_BAND}
 """Reasons that say something of the files, not of the sky or the targets."""
 
@@ -35,12 +32,14 @@ def check_readable(first: Cutouts) -> None:
 class Streak:
     """Bricks in a row, in the order in which they come, whose rows all fail for the same reason."""
 
-    limit: int = SAME_IN_A_ROW
+    limit: int
+    """So many are no bad luck; 0: any number is."""
     length: int = 0
     reason: Reason = Reason.OK
+    last: str = ""
 
     def add(self, brick: str, reasons: Sequence[Reason], note: str = "") -> None:
-        """Count one brick.
+        """Count one brick; two parts of one, one after the other, are one.
 
         Parameters
         ----------
@@ -58,13 +57,69 @@ class Streak:
         counts = Counter(reasons)
         same = next(iter(counts)) if len(counts) == 1 else Reason.OK
         if same not in _OF_THE_PLACE:
-            self.length, self.reason = 0, Reason.OK
+            self.length, self.reason, self.last = 0, Reason.OK, ""
             return
-        self.length = self.length + 1 if same is self.reason else 1
-        self.reason = same
-        if self.length >= self.limit:
+        if same is not self.reason:
+            self.length, self.last = 0, ""
+        self.length += brick != self.last
+        self.reason, self.last = same, brick
+        if self.limit and self.length >= self.limit:
             said = f"; the last one says: {note.rstrip('.')}" if note else ""
             raise UserError(
                 f"{self.length} bricks in a row failed alike ({same.text}), the last one {brick}"
-                f"{said}; mend it and call the same command again, it resumes"
+                f"{said}; mend it and call the same command again, it resumes, or set read.stop_after: 0 "
+                "where they have to fail"
             )
+
+
+class Watch:
+    """Follows the bricks of a run in the plan's order while blocks come in any order.
+
+    Parameters
+    ----------
+    limit : int
+        Of the :class:`Streak`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.trouble: UserError | None = None
+        self._streak = Streak(limit)
+        self._first = self._next = 0
+        self._waiting: dict[int, tuple[Sequence[tuple[str, int]], Sequence[str]]] = {}
+        self._failed: dict[int, set[int]] = {}
+
+    def add(
+        self, block: int, bricks: Sequence[tuple[str, int]] = (), notes: Sequence[str] = ()
+    ) -> None:
+        """Take one block; ``trouble`` is set where a streak is too long.
+
+        Parameters
+        ----------
+        block : int
+        bricks : sequence of (str, int)
+            Its bricks in order, each with the reason that all its rows share, or 0; none of a block that
+            was whole before, which ends a streak.
+        notes : sequence of str
+            Its sentences about files.
+        """
+        self._failed[block] = {code for _, code in bricks} & _OF_THE_PLACE
+        self._waiting[block] = (bricks, notes)
+        while self.trouble is None and self._next in self._waiting:
+            self._follow(*self._waiting.pop(self._next))
+            self._next += 1
+
+    def _follow(self, bricks: Sequence[tuple[str, int]], notes: Sequence[str]) -> None:
+        for brick, code in bricks or [("", Reason.OK)]:
+            if not self._streak.length or code != self._streak.reason:
+                self._first = self._next
+            note = next((note for note in notes if brick in note), "")
+            try:
+                self._streak.add(brick, [Reason(code)], note)
+            except UserError as error:
+                self.trouble = error
+                return
+
+    def alike(self) -> list[int]:
+        """Blocks from the streak's first on that hold bricks which failed as it did."""
+        reason = self._streak.reason
+        return [b for b, found in self._failed.items() if b >= self._first and reason in found]
