@@ -87,14 +87,19 @@ def noise_brick(root: Path, brick: str, side: int) -> None:
 
 
 def places_of(root: Path, targets: int) -> Places:
-    """Targets at random on every brick of a release on the disk, their stamps inside."""
+    """Targets at random on every brick of a release on the disk, where all bands have pixels."""
     places: Places = {}
     for number, folder in enumerate(sorted((root / "south" / "coadd").glob("*/*"))):
-        header = fits.getheader(Survey(str(root)).url("image", folder.name, "r"), 1)
+        survey = Survey(str(root))
+        header = fits.getheader(survey.url("image", folder.name, "r"), 1)
         span = (SIZE, header["NAXIS1"] - SIZE)
-        x, y = np.random.default_rng(number).uniform(*span, (2, targets))
+        x, y = np.random.default_rng(number).uniform(*span, (2, 2 * targets))
         ra, dec = WCS(header).all_pix2world(x, y, 0)
-        places[folder.name] = (ra.tolist(), dec.tolist())
+        found = read_cutouts(survey, folder.name, ra, dec, SIZE)
+        good = np.flatnonzero(found.ok & (found.coverage > 0).all(axis=1))[:targets]
+        if len(good) < targets:
+            raise SystemExit(f"brick {folder.name} has too few places with pixels in all bands")
+        places[folder.name] = (ra[good].tolist(), dec[good].tolist())
     return places
 
 
@@ -117,7 +122,7 @@ def by_us(survey: Survey, brick: str, ra: np.ndarray, dec: np.ndarray, reading: 
     """The same by :func:`read_cutouts`."""
     out = read_cutouts(survey, brick, ra, dec, SIZE, reading=reading)
     if not out.ok.all():
-        raise SystemExit(f"not all rows could be read: {out.notes}")
+        raise SystemExit(f"not all rows of {brick} could be read: {out.notes}")
     by_file = np.stack([out.image, out.invvar]).swapaxes(1, 2)  # kind, band, target, y, x
     return hashlib.sha256(np.ascontiguousarray(by_file).tobytes()).hexdigest()
 
