@@ -312,3 +312,27 @@ def test_an_unfinished_run_cannot_be_audited(dhs: Callable[..., Answer], tmp_pat
     answer = dhs("audit", tmp_path / "run")
     assert answer.code == 4
     assert "5 of 5 rows" in answer.err
+
+
+def test_cache_and_then_a_run_s_first_look(
+    dhs: Callable[..., Answer], tmp_path: Path, release: Path
+) -> None:
+    """What ``dhs cache`` says of itself, its exit codes, and that a plan is made of the copy."""
+    path = write_experiment(tmp_path, survey={"root": str(release)})
+    answer = dhs("cache", path, "--to", tmp_path / "copy", "--layout", "flat")
+    assert answer.code == 0, answer
+    assert "10 files of 1 bricks copied" in answer.out
+    assert f"survey.root: {tmp_path / 'copy'}, survey.layout: flat" in answer.out
+    assert (tmp_path / "copy" / coadd(release, "image").name).exists()
+    assert (
+        "0 files of 1 bricks"
+        in dhs("cache", path, "--to", f"{tmp_path}/copy/", "--layout", "flat").out
+    )
+    assert_one_sentence(dhs("cache", path, "--to", release), "is the release itself")
+    assert_one_sentence(dhs("cache", path, "--to", "x", "--layout", "round"), "release or flat")
+    sums = release / "south" / "tractor" / BRICK[:3] / f"brick-{BRICK}.sha256sum"
+    sums.parent.mkdir(parents=True)
+    sums.write_text(f"{'0' * 64} *{coadd(release, 'image').name}\n")
+    failed = dhs("cache", path, "--to", tmp_path / "other")
+    assert failed.code == 4
+    assert "10 files could not be copied" in failed.out

@@ -146,6 +146,33 @@ def plan(
 
 
 @app.command()
+def cache(
+    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML), or a run's folder.")],
+    to: Annotated[str, typer.Option("--to", help="Where the files go: a path or any fsspec URL.")],
+    layout: Annotated[
+        str, typer.Option(help="release: as published; flat: all files in one folder.")
+    ] = "release",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Bricks copied at once.")] = 4,
+    overrides: Overrides = None,
+) -> None:
+    """Copy the coadds that an experiment reads, verified; called again, it resumes.
+
+    Example: [bold]dhs cache workflows/real-brick.yaml --to coadds --layout flat[/bold]
+    """
+    if layout not in ("release", "flat"):
+        raise UserError(f"--layout is release or flat, not {layout}")
+    done = commands.cache(
+        experiment,
+        to,
+        layout="flat" if layout == "flat" else "release",
+        threads=threads,
+        overrides=_parse_overrides(overrides),
+        console=console,
+    )
+    raise typer.Exit(commands.cache_exit_code(done))
+
+
+@app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
     out: Out = None,
