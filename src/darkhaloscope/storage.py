@@ -72,14 +72,26 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
     """Turn a storage error into one sentence; a missing object stays a FileNotFoundError."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except FileExistsError:
         raise
     except _OUT_OF_REACH as error:
+        cause: BaseException = error
+        if isinstance(error, FileNotFoundError):
+            # fsspec's web server says so of whatever went wrong, and keeps what it was.
+            answer = error.__cause__
+            if not isinstance(answer, aiohttp.ClientError) or _status(answer) in (404, 410):
+                raise
+            cause = answer
         said = StorageError(
-            f"cannot {verb} {url}: {_cause(error)}; check the address, the credentials and the space"
+            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space"
         )
         said.lasting = isinstance(error, OSError) and error.errno in _LASTING
         raise said from error
+
+
+def _status(error: aiohttp.ClientError) -> int:
+    """What a web server answered; 0 where it did not."""
+    return error.status if isinstance(error, aiohttp.ClientResponseError) else 0
 
 
 def _cause(error: BaseException) -> str:
