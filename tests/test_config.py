@@ -404,6 +404,7 @@ def test_what_decides_pixels_or_rows_decides_the_identity() -> None:
         {"name": "other"},
         {"survey.root": "s3://bucket/dr9"},
         {"survey.layout": "flat"},
+        {"survey.bricks_table": "b.fits"},
         {"targets.path": "/elsewhere/t.parquet"},
         {"audit.cap": 500},
         {"audit.theta_e_edges": [1.0]},
@@ -477,8 +478,8 @@ def test_every_key_is_known_to_decide_or_not() -> None:
     Later keys enter it where they are not at their defaults: see ``DECIDES``.
     """
     may_change = {
-        "name", "survey.root", "survey.layout", "targets.path", "targets.positions", "plan.joint",
-        "source.catalogue", "max_failed_fraction",
+        "name", "survey.root", "survey.layout", "survey.bricks_table", "targets.path",
+        "targets.positions", "plan.joint", "source.catalogue", "max_failed_fraction",
     }  # fmt: skip
     may_change |= {f"{section}.{key}" for section, keys in LATER_KEYS.items() for key in keys}
     document_keys = experiment().identity_document({})

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import Plan
 from darkhaloscope.plan.targetlist import MemoryTargets, ParquetTargets, open_targets
-from darkhaloscope.prepare import plan_of, planned_strata
+from darkhaloscope.prepare import plan_of, planned_strata, widths_known
+from darkhaloscope.survey.bricktable import brick_widths
 from darkhaloscope.survey.targets import read_targets, write_targets
 
 
@@ -111,3 +113,70 @@ def test_strata_of_the_prior_are_those_of_the_plan(
     expected = np.array(planned_strata(made))
     assert (np.abs(counted - expected) <= 5 * np.sqrt(expected + 1)).all(), (counted, expected)
     assert ((expected == 0) == (counted == 0)).all()
+
+
+def bricks_file(path: Path, names: list[str], **columns: list[float]) -> str:
+    """A table as the releases' ``survey-bricks-*.fits.gz``."""
+    Table({"brickname": names, "ra": [0.0] * len(names), **columns}).write(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_a_brick_s_width_stands_in_for_a_target_s(tmp_path: Path, in_pieces: bool) -> None:
+    """Only where it is > 0; a target's own value comes first; a brick that is not listed has none."""
+    targets = table(4)
+    path = tmp_path / ("targets.parquet" if in_pieces else "targets.csv")
+    first = targets["brick"] == "0000p000"
+    own = targets.assign(psfsize_r=np.where(first, 1.9, 0.0))
+    if in_pieces:
+        write_targets(own, str(path))
+    else:
+        own.to_csv(path, index=False)
+    bricks = bricks_file(
+        tmp_path / "survey-bricks-x.fits.gz",
+        ["0001p000", "0000p000", "0002p000"],
+        psfsize_g=[1.5, 1.4, 0.0],
+        psfsize_r=[1.3, 1.2, np.nan],
+    )
+    bare = experiment(path)
+    exp = experiment(path).model_copy(
+        update={"survey": bare.survey.model_copy(update={"bricks_table": bricks})}
+    )
+    made = plan_of(exp)
+    rows = made.block_rows(0).set_index("brick")
+    wanted = {
+        "0000p000": (1.4, 1.9, np.nan),
+        "0001p000": (1.5, 1.3, np.nan),
+        "0002p000": (np.nan, np.nan, np.nan),
+        "0003p000": (np.nan, np.nan, np.nan),
+    }
+    for brick, widths in wanted.items():
+        found = rows.loc[[brick], [f"manifest_psfsize_{b}" for b in "grz"]].to_numpy()
+        np.testing.assert_array_equal(np.nan_to_num(found), np.nan_to_num([widths] * len(found)))
+    assert "gives the PSF widths of 4 bricks, but not g in 2, r in 2, z in 4" in widths_known(made)
+    # The widths decide rows, wherever the table lies: they are part of the identity.
+    assert made.contents != plan_of(bare).contents
+    assert (
+        made.targets.rows(2, 5)["psfsize_g"].to_numpy()
+        == made.targets.rows(0, 5)["psfsize_g"][2:].to_numpy()
+    ).all()
+    pd.testing.assert_frame_equal(
+        pd.concat(list(made.targets.chunks()), ignore_index=True),
+        made.targets.rows(0, int(made.targets.first[-1])),
+    )
+
+
+def test_what_is_no_table_of_widths(tmp_path: Path) -> None:
+    url = bricks_file(tmp_path / "b.fits", ["0000p000"], psfdepth_r=[1.0])
+    with pytest.raises(UserError, match="needs the columns brickname and psfsize_g, its columns"):
+        brick_widths(url, ("g", "r"))
+    with pytest.raises(UserError, match="no table at"):
+        brick_widths(str(tmp_path / "none.fits.gz"), ("g",))
+
+
+def test_without_a_table_of_bricks_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "targets.csv"
+    table(2).to_csv(path, index=False)
+    assert "no PSF widths of bricks" in widths_known(plan_of(experiment(path)))
+    table(2).assign(psfsize_r=1.2).to_csv(path, index=False)
+    assert not widths_known(plan_of(experiment(path)))

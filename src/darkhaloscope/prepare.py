@@ -31,8 +31,16 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.inject import load_brick, survey_of
 from darkhaloscope.mapping import load_mapping
-from darkhaloscope.plan import Plan, brick_rows, open_targets
+from darkhaloscope.plan import (
+    MemoryTargets,
+    Plan,
+    TargetList,
+    WithBrickWidths,
+    brick_rows,
+    open_targets,
+)
 from darkhaloscope.store import Layout
+from darkhaloscope.survey.bricktable import brick_widths
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
@@ -61,17 +69,25 @@ def experiment_of(
 def plan_of(exp: Experiment) -> Plan:
     """The plan of an experiment, its target table and joint table read."""
     joint = read_table(exp.plan.joint) if exp.plan.joint is not None else None
+    targets = _targets_of(exp)
+    if exp.survey.bricks_table is not None:
+        widths = brick_widths(exp.survey.bricks_table, exp.survey.bands)
+        targets = WithBrickWidths(targets, widths)
+    return Plan(exp, targets, joint)
+
+
+def _targets_of(exp: Experiment) -> TargetList:
     if exp.targets.path is not None and not exp.targets.positions:
         in_pieces = open_targets(exp.targets.path)
         if in_pieces is not None:
-            return Plan(exp, in_pieces, joint)
+            return in_pieces
     frames = []
     if exp.targets.path is not None:
         frames.append(survey.read_targets(exp.targets.path))
     if exp.targets.positions:
         beside = frames[0] if frames else None
         frames.append(survey.position_targets(exp.targets.positions, beside))
-    return Plan(exp, pd.concat(frames, ignore_index=True), joint)
+    return MemoryTargets(pd.concat(frames, ignore_index=True))
 
 
 def layout_of(made: Plan) -> Layout:
@@ -182,7 +198,24 @@ def preflight(made: Plan) -> str:
     first = next(b for b in bricks if any(b in found for found in seen.values()))
     cutouts = load_brick(brick_rows(exp, made.targets_of(first), made.joint), exp)
     check_readable(cutouts)
-    return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}"
+    return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}{widths_known(made)}"
+
+
+def widths_known(made: Plan) -> str:
+    """What stands in for a PSF width that the maps do not have, as the end of a sentence."""
+    exp = made.experiment
+    if isinstance(made.targets, WithBrickWidths):
+        known = made.targets.widths.notna()
+        lacking = {band: int((~known[f"psfsize_{band}"]).sum()) for band in exp.survey.bands}
+        said = [f"{band} in {count}" for band, count in lacking.items() if count]
+        text = f"; {exp.survey.bricks_table} gives the PSF widths of {len(known)} bricks"
+        return text + (f", but not {', '.join(said)} of them" if said else "")
+    if any(f"psfsize_{band}" in made.targets.columns for band in exp.survey.bands):
+        return ""
+    return (
+        f"; no PSF widths of bricks (survey.bricks_table): where a map has none, "
+        f"that of {exp.survey.reference} is taken"
+    )
 
 
 def limits_of(exp: Experiment | AuditSettings) -> GateLimits:

@@ -85,7 +85,13 @@ def replace_keys(document: dict[str, Any], overrides: Mapping[str, Any]) -> None
         _set(document, key, storage.absolute(value) if is_path else value)
 
 
-_PATHS = (("survey", "root"), ("targets", "path"), ("plan", "joint"), ("source", "catalogue"))
+_PATHS = (
+    ("survey", "root"),
+    ("survey", "bricks_table"),
+    ("targets", "path"),
+    ("plan", "joint"),
+    ("source", "catalogue"),
+)
 
 
 def _resolve_paths(document: dict[str, Any], url: str) -> None:

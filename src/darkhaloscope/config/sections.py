@@ -66,6 +66,9 @@ class SurveySection(Section):
     """Stands wherever a formula needs one band; default r, else the first of z, g, i there is."""
     absent: tuple[Literal["maskbits", "psfsize"], ...] = ()
     """File kinds that this release does not have: their columns are missing, no row fails."""
+    bricks_table: str | None = None
+    """The release's ``survey-bricks-*.fits.gz``: its ``psfsize_{band}`` of a brick stands in where the
+    map has no width at a target."""
     bad_bits: tuple[str, ...] | None = None
     """Names of the maskbits that count as bad pixels; default those of the survey room."""
 

@@ -12,13 +12,16 @@ targetlist  the targets in their order, in memory or read a piece at a time
 """
 
 from darkhaloscope.plan.rows import COLUMNS, brick_rows, shear_components, uniforms
-from darkhaloscope.plan.targetlist import open_targets
+from darkhaloscope.plan.targetlist import MemoryTargets, TargetList, WithBrickWidths, open_targets
 from darkhaloscope.plan.whole import Piece, Plan, block_rows
 
 __all__ = [
     "COLUMNS",
+    "MemoryTargets",
     "Piece",
     "Plan",
+    "TargetList",
+    "WithBrickWidths",
     "block_rows",
     "brick_rows",
     "open_targets",

@@ -160,6 +160,38 @@ class ParquetTargets:
                 start = edge
 
 
+class WithBrickWidths:
+    """Targets whose ``psfsize_{band}`` is their brick's where they have none > 0 of their own.
+
+    Parameters
+    ----------
+    targets : TargetList
+    widths : DataFrame
+        By brick name, arcsec, NaN where none is known
+        (:func:`darkhaloscope.survey.bricktable.brick_widths`).
+    """
+
+    def __init__(self, targets: TargetList, widths: pd.DataFrame) -> None:
+        self._targets = targets
+        self.widths = widths.reindex(targets.bricks)
+        self.bricks, self.first = targets.bricks, targets.first
+        self.columns = targets.columns | frozenset(map(str, widths.columns))
+
+    def rows(self, start: int, stop: int) -> pd.DataFrame:
+        return self._with_widths(self._targets.rows(start, stop))
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        return map(self._with_widths, self._targets.chunks())
+
+    def _with_widths(self, chunk: pd.DataFrame) -> pd.DataFrame:
+        of_brick = self.widths.loc[chunk["brick"]]
+        made = {}
+        for name in map(str, self.widths.columns):
+            own = target_column(chunk, name)
+            made[name] = np.where(own > 0, own, of_brick[name].to_numpy())
+        return chunk.assign(**made)
+
+
 class OutOfOrderError(Exception):
     """A table that cannot be read a piece at a time."""
 

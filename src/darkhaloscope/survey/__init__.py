@@ -9,6 +9,7 @@ files     the files of a brick, opened together; only the tiles that are needed 
 reading   whole files or byte ranges: the cost model
 source    the bytes of one FITS file, as far as they were fetched, and its HDUs
 tiles     windows of its images
+bricktable  PSF widths of whole bricks
 cache     a copy of the files of some bricks
 health    whether a release can be read at all
 decode    one compressed tile to pixels

@@ -8,10 +8,12 @@ observed, not corrected for extinction: they belong to the pixels; NaN where mis
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -94,10 +96,10 @@ def read_table(url: str) -> pd.DataFrame:
             packing: Any = "gzip" if name.endswith(".gz") else None
             return pd.read_csv(io.BytesIO(raw), compression=packing, comment="#")
         if name.endswith((".fits", ".fit", ".fits.gz")):
-            return _fits_table(raw)
+            return _fits_table(gzip.decompress(raw) if name.endswith(".gz") else raw)
         if name.endswith((".parquet", ".pq")):
             return pd.read_parquet(io.BytesIO(raw))
-    except (ValueError, OSError, TypeError, EOFError, pa.ArrowException) as error:
+    except (ValueError, OSError, TypeError, EOFError, zlib.error, pa.ArrowException) as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{url} cannot be parsed as a table: {text}.") from error
     raise UserError(f"{url} is not named .csv, .fits or .parquet, so its format is unknown.")
