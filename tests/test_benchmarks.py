@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import read as reading
 import render as benchmark
 import truth
 from rich.console import Console
@@ -95,3 +96,20 @@ def test_tables_are_printed_from_the_figures(capsys: pytest.CaptureFixture[str])
     assert figures["lower_bounds"] == 1
     benchmark.show(figures, Console(width=100))
     assert "lower bound" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_reading_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ways of reading a brick give the same pixels; ranges take less bytes in few requests."""
+    out = tmp_path / "figures.json"
+    options = ["--quick", "--side", "900", "--targets", "3", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["read.py", *options])
+    reading.main()
+    figures = json.loads(out.read_text())
+    assert set(figures) == {"targets", "bricks", "lines"}
+    assert set(figures["lines"]) == {"loopback", "30 ms, 40 MB/s"}
+    for found in figures["lines"].values():
+        assert set(found) == {"whole", "ranges", "auto", "astropy"}
+        assert all(row["same_pixels"] for row in found.values())
+        assert found["ranges"]["of_whole"] < 0.5 < found["whole"]["of_whole"] == 1
+        assert found["ranges"]["requests_per_file"] <= 60
