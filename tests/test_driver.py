@@ -330,7 +330,7 @@ def processes() -> Iterator[Callable[..., Client]]:
     from darkhaloscope.cluster import connect
     from darkhaloscope.config import ClusterSection
 
-    with connect(ClusterSection(workers=2)) as client:
+    with connect(ClusterSection(workers=2), "run") as client:
         yield client
 
 
