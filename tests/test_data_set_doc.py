@@ -10,7 +10,7 @@ import pytest
 from darkhaloscope.errors import Reason
 from darkhaloscope.inject import ARC_MANTISSA_BITS, CTRL_STEPS_PER_SIGMA
 from darkhaloscope.store import INNER_CHUNK, attributes
-from darkhaloscope.store.run import MARKER_SCHEMA
+from darkhaloscope.store.markers import MARKER_SCHEMA
 from darkhaloscope.variables import ALL_VARIABLES, OPTIONAL_KINDS, VARIABLES, Variable
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data-set.md").read_text()

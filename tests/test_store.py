@@ -353,9 +353,9 @@ def test_of_two_writers_that_race_the_second_touches_nothing(
     looked = store.read_marker
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr("darkhaloscope.store.run.read_marker", looked)
+        monkeypatch.setattr("darkhaloscope.store.write.read_marker", looked)
 
-    monkeypatch.setattr("darkhaloscope.store.run.read_marker", late)
+    monkeypatch.setattr("darkhaloscope.store.write.read_marker", late)
     with pytest.raises(UserError, match="already written"):
         put(str(run), 0, other)
     assert tree(run / "stamps.zarr") == seen[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,13 +33,14 @@ def resume(folder: Path) -> None:
     layout = prepare.layout_of(made)
     run = str(folder)
     store.create_run(run, layout, exp.to_yaml(), exp.identity_document(made.contents), "0.1.0")
-    if not store.has_plan(run):
-        prepare.write_plan(run, made)
+    prepare.complete_plan(run, made)
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=1)
+    apart = store.bricks_set_apart(run)
     for block in set(range(layout.blocks)) - set(store.finished_blocks(run)):
+        pieces = made.pieces(block)
         cubes = [
-            workflow.inject_piece(run, exp, workflow.work_of(made, piece, frozenset()))
-            for piece in made.pieces(block)
+            workflow.inject_piece(run, exp, workflow.work_of(made, piece, apart))
+            for piece in pieces
         ]
         workflow.write_piece(run, layout, block, [cubes], spec)
 
@@ -128,7 +130,7 @@ DAMAGE: list[tuple[Callable[[Path], object], int | None, str, str]] = [
     (claim, 1, "blocks/000001.json", "is damaged"),
     (forget, 1, "blocks/000001.json", "other objects"),
     (lambda run: (run / "blocks" / "000001.npz").unlink(), 1, "blocks/000001.npz", "is missing"),
-    (edit_plan, None, "plan/000001.parquet", "theta_e of 1 rows of block 1"),
+    (edit_plan, None, "plan/000001.parquet", "theta_e of 1 rows"),
     (break_plan, None, "plan/000000.parquet", "cannot be read"),
     (break_metadata, None, "stamps.zarr/arc/zarr.json", "is not what"),
 ]
@@ -210,6 +212,98 @@ def test_an_unfinished_run_is_right_as_far_as_it_goes(run: Path) -> None:
     assert found.findings == ()
     assert found.finished == found.blocks - 1
     assert commands.verify_exit_code(found) == commands.EXIT_INCOMPLETE
+
+
+def test_a_part_of_the_plan_is_its_blocks_whatever_parts_are_missing(run: Path) -> None:
+    """Blocks are finished in any order: the number is in the name."""
+    (run / "blocks" / "000000.json").unlink()
+    (run / "plan" / "000000.parquet").unlink()
+    found = verify_run(str(run))
+    assert found.findings == ()
+    assert found.finished == found.blocks - 1
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_part_of_the_plan_that_is_gone_or_bent_is_named_alone(
+    run: Path, whole: Path, edited: bool
+) -> None:
+    part = run / "plan" / "000001.parquet"
+    if edited:  # other bytes of the same rows
+        pd.read_parquet(part).to_parquet(part, index=False, compression="gzip")
+    else:
+        part.unlink()
+    found = verify_run(str(run))
+    assert {(f.block, f.where) for f in found.findings} == {(None, "plan/000001.parquet")}
+    done = repair_run(str(run), found)
+    assert (done.blocks, done.plan) == ((), ("plan/000001.parquet",))
+    resume(run)
+    assert tree(run) == tree(whole)
+
+
+def test_quarantine_is_named_and_released_by_a_repair(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    exp = prepare.experiment_of(EXPERIMENT, CHANGES)
+    made = prepare.plan_of(exp)
+    document = exp.identity_document(made.contents)
+    store.create_run(str(run), prepare.layout_of(made), exp.to_yaml(), document, "0.1.0")
+    store.set_apart(str(run), "0591m305", 0, 3)
+    resume(run)
+    (run / "progress.json").write_text('{"state": "whole"}')
+    found = verify_run(str(run))
+    assert {f.kind for f in found.findings} == {"set apart"}
+    assert found.blocks_set_apart == list(range(found.blocks))
+    assert commands.verify_exit_code(found) == 0, "the data are what they should be"
+    done = commands.repair(str(run), console=QUIET)
+    assert done.released == ("0591m305",)
+    assert commands.repair_exit_code(done) == commands.EXIT_INCOMPLETE
+    resume(run)
+    assert tree(run) == tree(whole)
+
+
+def test_a_claim_is_a_leftover(run: Path, whole: Path) -> None:
+    (run / "blocks" / "000001.claim").write_bytes(b"of a writer that was killed")
+    found = verify_run(str(run))
+    assert [(f.kind, f.where) for f in found.findings] == [("leftover", "blocks/000001.claim")]
+    assert repair_run(str(run), found).swept == 1
+    assert tree(run) == tree(whole)
+
+
+def test_nothing_is_repaired_under_a_run(run: Path) -> None:
+    flip_bit(run)
+    before = tree(run)
+    sign = {"state": "running", "written": time.time() - 5}
+    store.write_progress(str(run), sign)
+    with pytest.raises(UserError, match=r"a run writes to .* 5 s old"):
+        commands.repair(str(run), console=QUIET)
+    assert tree(run) == before
+    store.write_progress(str(run), {**sign, "written": time.time() - 3600})
+    assert commands.repair(str(run), console=QUIET).blocks == (1,)
+
+
+@pytest.mark.parametrize("damage", ["edited", "gone", "unreadable"])
+def test_the_joint_table_is_that_of_the_identity(whole: Path, tmp_path: Path, damage: str) -> None:
+    table = pd.DataFrame({"source.n": [1.0, 4.0], "lens.theta_e": [0.8, 1.2]})
+    table.to_parquet(tmp_path / "joint.parquet")
+    exp = prepare.experiment_of(
+        EXPERIMENT, {**CHANGES, "plan.joint": str(tmp_path / "joint.parquet")}
+    )
+    made = prepare.plan_of(exp)
+    run = str(tmp_path / "run")
+    document = exp.identity_document(made.contents)
+    store.create_run(run, prepare.layout_of(made), exp.to_yaml(), document, "0.1.0")
+    store.write_joint(run, table[["lens.theta_e", "source.n"]])
+    assert verify_run(run).findings == ()
+    path = Path(run, "joint.parquet")
+    if damage == "gone":
+        path.unlink()
+    elif damage == "edited":
+        store.write_joint(run, table.assign(**{"source.n": [1.0, 2.0]}))
+    else:
+        path.write_bytes(b"PAR1")
+    found = verify_run(run)
+    assert [(f.kind, f.where) for f in found.findings] == [("broken", "joint.parquet")]
+    assert repair_run(run, found).needs_resume
+    assert not path.exists()
 
 
 def test_values_that_are_not_finite_are_named_even_under_right_checksums(run: Path) -> None:

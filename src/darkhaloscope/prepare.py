@@ -148,6 +148,13 @@ def write_plan(folder: str, made: Plan) -> None:
     store.drop_plan(folder, made.blocks)
 
 
+def complete_plan(folder: str, made: Plan) -> None:
+    """Write the parts of the plan that finished blocks lack: a repair, or somebody, dropped them."""
+    for block in sorted(set(store.finished_blocks(folder)) - store.planned_blocks(folder)):
+        if block < made.blocks:
+            store.write_plan(folder, block, made.block_rows(block))
+
+
 def preflight(made: Plan) -> str:
     """Look at the first bricks, and read one, before anything is made; says what reading costs.
 

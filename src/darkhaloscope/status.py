@@ -99,6 +99,15 @@ def status_of(run: str) -> Status:
     )
 
 
+def writes_now(run: str) -> float | None:
+    """Seconds since the last sign of life of a run that is running; None where none is."""
+    said = store.read_progress(run)
+    if said is None or said["state"] != "running":
+        return None
+    last = max(0.0, time.time() - said["written"])
+    return last if last <= SILENT_S else None
+
+
 def lines(status: Status) -> list[str]:
     """A status in words."""
     share = status.rows_done / status.rows if status.rows else 1.0

@@ -15,9 +15,10 @@ from darkhaloscope.commands.common import (
     EXIT_INCOMPLETE,
     drop_conclusions,
 )
+from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.progress import Bar
-from darkhaloscope.status import Status, lines, status_of
+from darkhaloscope.status import SILENT_S, Status, lines, status_of, writes_now
 
 
 def verify(run: str, *, threads: int = 4, console: Console | None = None) -> store.Verification:
@@ -62,16 +63,28 @@ def verify_exit_code(found: store.Verification) -> int:
 
 
 def repair(run: str, *, threads: int = 4, console: Console | None = None) -> store.Repair:
-    """Verify a run's folder and drop what is broken, so that ``dhs run`` makes it again."""
+    """Verify a run's folder and drop what is broken, so that ``dhs run`` makes it again.
+
+    Raises
+    ------
+    UserError
+        A run writes to the folder.
+    """
     console = console or Console()
     run = storage.absolute(run)
+    if (last := writes_now(run)) is not None:
+        raise UserError(
+            f"a run writes to {run} (its last sign of life is {last:.0f} s old): stop it first; if it "
+            f"was killed, call again when that is {SILENT_S:.0f} s"
+        )
     done = store.repair_run(run, verify(run, threads=threads, console=console))
     if done.needs_resume:
         drop_conclusions(run)
     named = ", ".join(map(str, done.blocks)) or "none"
     console.print(
-        f"dropped blocks: {named}; plan dropped: {'yes' if done.plan else 'no'}; metadata written "
-        f"again: {len(done.metadata)}; leftovers removed: {done.swept}",
+        f"dropped blocks: {named}; parts of the plan: {len(done.plan)}; bricks out of quarantine: "
+        f"{', '.join(done.released) or 'none'}; metadata written again: {len(done.metadata)}; "
+        f"leftovers removed: {done.swept}",
         soft_wrap=True,
         highlight=False,
     )

@@ -102,8 +102,8 @@ def run(
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
-        if resumed and store.finished_blocks(folder) and not store.has_plan(folder):
-            prepare.write_plan(folder, made)  # a repair dropped it
+        if resumed:
+            prepare.complete_plan(folder, made)
         if made.joint is not None:
             store.write_joint(folder, made.joint)
         drop_conclusions(folder)

@@ -12,7 +12,13 @@ targetlist  the targets in their order, in memory or read a piece at a time
 """
 
 from darkhaloscope.plan.rows import COLUMNS, brick_rows, shear_components, uniforms
-from darkhaloscope.plan.targetlist import MemoryTargets, TargetList, WithBrickWidths, open_targets
+from darkhaloscope.plan.targetlist import (
+    MemoryTargets,
+    TargetList,
+    WithBrickWidths,
+    joint_digest,
+    open_targets,
+)
 from darkhaloscope.plan.whole import Piece, Plan, block_rows
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "WithBrickWidths",
     "block_rows",
     "brick_rows",
+    "joint_digest",
     "open_targets",
     "shear_components",
     "uniforms",

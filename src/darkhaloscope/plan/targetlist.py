@@ -223,6 +223,15 @@ def contents_digest(targets: TargetList, bands: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def joint_digest(joint: pd.DataFrame) -> str:
+    """sha256 of the contents of a joint table, whatever the order of its columns."""
+    digest = hashlib.sha256()
+    for name in sorted(joint.columns):
+        digest.update(f"{name}\0".encode())
+        digest.update(canonical_numbers(joint[name].to_numpy(float)).tobytes())
+    return digest.hexdigest()
+
+
 def canonical_numbers(values: NDArray[Any]) -> NDArray[Any]:
     """Little-endian int64 or float64, with one bit pattern for a missing value."""
     if values.dtype.kind in "iu":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +16,8 @@ from darkhaloscope.plan.rows import brick_rows, galaxies_of, grid_cells, paramet
 from darkhaloscope.plan.targetlist import (
     MemoryTargets,
     TargetList,
-    canonical_numbers,
     contents_digest,
+    joint_digest,
 )
 from darkhaloscope.survey.galaxies import galaxies_digest
 
@@ -94,11 +93,7 @@ class Plan:
         bands = self.experiment.survey.bands
         made = {"targets": contents_digest(self.targets, bands)}
         if self.joint is not None:
-            digest = hashlib.sha256()
-            for name in sorted(self.joint.columns):
-                digest.update(f"{name}\0".encode())
-                digest.update(canonical_numbers(self.joint[name].to_numpy(float)).tobytes())
-            made["joint"] = digest.hexdigest()
+            made["joint"] = joint_digest(self.joint)
         if (galaxies := galaxies_of(self.experiment)) is not None:
             url = str(self.experiment.source.catalogue)
             made["galaxies"] = galaxies_digest(url, galaxies)

@@ -13,25 +13,18 @@ from darkhaloscope.store.dataset import (
     read_rows,
 )
 from darkhaloscope.store.export import export_tables
-from darkhaloscope.store.planned import has_plan
-from darkhaloscope.store.repair import Repair, drop_block, repair_run
-from darkhaloscope.store.run import (
-    ClaimedError,
+from darkhaloscope.store.markers import (
     check_objects,
-    create_run,
     decode_statistics,
-    drop_plan,
     encode_statistics,
     finished_blocks,
-    read_experiment,
     read_marker,
     read_markers,
-    read_run,
     read_statistics,
-    release_claim,
-    write_block,
-    write_plan,
 )
+from darkhaloscope.store.planned import drop_plan, planned_blocks, write_plan
+from darkhaloscope.store.repair import Repair, drop_block, repair_run
+from darkhaloscope.store.run import create_run, read_experiment, read_run
 from darkhaloscope.store.state import (
     JOINT,
     bricks_set_apart,
@@ -41,6 +34,7 @@ from darkhaloscope.store.state import (
     write_progress,
 )
 from darkhaloscope.store.verify import Finding, Verification, layout_of_run, verify_run
+from darkhaloscope.store.write import ClaimedError, release_claim, write_block
 
 __all__ = [
     "INNER_CHUNK",
@@ -63,11 +57,11 @@ __all__ = [
     "encode_statistics",
     "export_tables",
     "finished_blocks",
-    "has_plan",
     "layout_of_run",
     "metadata_objects",
     "open_dataset",
     "open_run",
+    "planned_blocks",
     "read_experiment",
     "read_marker",
     "read_markers",

@@ -1,10 +1,9 @@
-"""The planned rows of a run's folder, by row number: ``plan/*.parquet`` in the order of their names."""
+"""The planned rows of a run's folder: ``plan/k.parquet`` has those of block k, and is written with it."""
 
 from __future__ import annotations
 
-import bisect
-import functools
 import io
+import re
 
 import pandas as pd
 import pyarrow as pa
@@ -13,68 +12,49 @@ import pyarrow.parquet as pq
 from darkhaloscope import storage
 
 PLAN = "plan"
-PARTS_KEPT = 4
+
+_PART_NAME = re.compile(r"([0-9]{6,})\.parquet")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
-class DamagedPart(Exception):  # noqa: N818 (a state of a file, told to whoever verifies)
-    """A part of the plan that cannot be read; its name is the message."""
+def encode_plan(planned: pd.DataFrame) -> bytes:
+    """Planned rows as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    planned.to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
-class PlanParts:
-    """Where each part of a plan begins; the parts that were read last are kept.
-
-    Parameters
-    ----------
-    run : str
-        A run's folder.
-    """
-
-    def __init__(self, run: str) -> None:
-        names = storage.names(storage.join(run, PLAN))
-        self.names = [name for name in names if name.endswith(".parquet")]
-        self.damaged: list[str] = []
-        """Parts that cannot be read; they count no rows."""
-        self._read = functools.lru_cache(maxsize=PARTS_KEPT)(functools.partial(_read_part, run))
-        self.starts = [0]
-        """First row of each part, and one more: the number of rows."""
-        for name in self.names:
-            try:
-                self.starts.append(self.starts[-1] + len(self._read(name)))
-            except DamagedPart:
-                self.starts.append(self.starts[-1])
-                self.damaged.append(name)
-
-    def rows(self, rows: slice) -> pd.DataFrame:
-        """Some planned rows; fewer where the plan ends before them.
-
-        Raises
-        ------
-        DamagedPart
-            A part that may hold some of them cannot be read.
-        """
-        first = max(bisect.bisect_right(self.starts, rows.start) - 1, 0)
-        found = []
-        for name, start in list(zip(self.names, self.starts, strict=False))[first:]:
-            if start >= rows.stop:
-                break
-            found.append(self._read(name).iloc[max(rows.start - start, 0) : rows.stop - start])
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-
-    def part_of(self, row: int) -> str:
-        """The part that holds a row, below the run's folder."""
-        part = bisect.bisect_right(self.starts, row) - 1
-        return f"{PLAN}/{self.names[min(part, len(self.names) - 1)]}" if self.names else PLAN
+def write_plan(run: str, block: int, planned: pd.DataFrame) -> None:
+    """Write the part of the plan that one block is made from."""
+    storage.write(part_url(run, block), encode_plan(planned))
 
 
-def has_plan(run: str) -> bool:
-    """Whether a run's folder has any part of its plan."""
-    return bool(storage.names(storage.join(run, PLAN)))
+def drop_plan(run: str, blocks: int) -> None:
+    """Remove parts of an earlier plan from block number ``blocks`` on."""
+    kept = {part_name(block) for block in range(blocks)}
+    for name in set(storage.names(storage.join(run, PLAN))) - kept:
+        storage.remove(storage.join(run, PLAN, name))
 
 
-def _read_part(run: str, name: str) -> pd.DataFrame:
-    data = storage.read(storage.join(run, PLAN, name))
+def decode_plan(data: bytes) -> pd.DataFrame | None:
+    """The rows of :func:`encode_plan`; None where they cannot be read."""
     try:
         return pq.read_table(io.BytesIO(data)).to_pandas()
     except _UNREADABLE:
-        raise DamagedPart(name) from None
+        return None
+
+
+def planned_blocks(run: str) -> frozenset[int]:
+    """Numbers of the blocks that have their part of the plan, from one listing."""
+    found = storage.names(storage.join(run, PLAN))
+    return frozenset(int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name)))
+
+
+def part_name(block: int) -> str:
+    """Name of a block's part of the plan, below ``plan``."""
+    return f"{block:06d}.parquet"
+
+
+def part_url(run: str, block: int) -> str:
+    """Where a block's part of the plan is."""
+    return storage.join(run, PLAN, part_name(block))

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from darkhaloscope import storage
 from darkhaloscope.store.dataset import STAMPS, Layout, block_keys, metadata_objects
+from darkhaloscope.store.markers import block_url
 from darkhaloscope.store.planned import PLAN
-from darkhaloscope.store.run import block_url
+from darkhaloscope.store.state import JOINT, bricks_set_apart, release_brick
 from darkhaloscope.store.verify import Finding, Verification, layout_of_run
+from darkhaloscope.store.write import release_claim
 
 
 class Repair(NamedTuple):
@@ -20,8 +22,10 @@ class Repair(NamedTuple):
 
     blocks: tuple[int, ...]
     """Blocks that were dropped; a resume makes them again."""
-    plan: bool
-    """Whether the plan was dropped; a resume writes it again."""
+    plan: tuple[str, ...]
+    """Parts of the plan, or the joint table, that were dropped; a resume writes them again."""
+    released: tuple[str, ...]
+    """Bricks that were in quarantine; a resume tries them again."""
     metadata: tuple[str, ...]
     """Metadata of the data set that were written again."""
     swept: int
@@ -32,7 +36,7 @@ class Repair(NamedTuple):
     @property
     def needs_resume(self) -> bool:
         """Whether ``dhs run`` has something to make again."""
-        return bool(self.blocks) or self.plan
+        return bool(self.blocks or self.plan)
 
 
 def drop_block(run: str, layout: Layout, block: int) -> None:
@@ -46,6 +50,8 @@ def drop_block(run: str, layout: Layout, block: int) -> None:
 
 def repair_run(run: str, found: Verification) -> Repair:
     """Drop every broken block, marker first, and whatever else can be made again.
+
+    Bricks in quarantine are released: the blocks that hold rows of them are dropped too.
 
     Parameters
     ----------
@@ -61,22 +67,29 @@ def repair_run(run: str, found: Verification) -> Repair:
     """
     layout = layout_of_run(run)
     stamps = storage.join(run, STAMPS)
-    for block in found.broken_blocks:
+    dropped = sorted({*found.broken_blocks, *found.blocks_set_apart})
+    for block in dropped:
         drop_block(run, layout, block)
+    released = sorted(bricks_set_apart(run))
+    for brick in released:
+        release_brick(run, brick)
     others = [finding for finding in found.of_kind("broken") if finding.block is None]
     metadata = metadata_objects(layout)
     wrong = [key for key in metadata if any(f.where == f"{STAMPS}/{key}" for f in others)]
     storage.write_all(stamps, {key: metadata[key] for key in wrong})
-    plan = any(f.where.split("/")[0] == PLAN for f in others)
-    if plan:
-        for name in storage.names(storage.join(run, PLAN)):
-            storage.remove(storage.join(run, PLAN, name))
-    mended = {f"{STAMPS}/{key}" for key in wrong}
-    left = [f for f in others if f.where not in mended and f.where.split("/")[0] != PLAN]
+    plan = sorted({f.where for f in others if f.where == JOINT or f.where.startswith(f"{PLAN}/")})
+    for name in plan:
+        storage.remove(storage.join(run, name))
+    claims = [f.where for f in found.of_kind("leftover") if f.where.endswith(".claim")]
+    for name in claims:
+        release_claim(run, int(name.removeprefix("blocks/").removesuffix(".claim")))
+    mended = {*(f"{STAMPS}/{key}" for key in wrong), *plan}
+    left = [f for f in others if f.where not in mended]
     return Repair(
-        tuple(found.broken_blocks),
-        plan,
+        tuple(dropped),
+        tuple(plan),
+        tuple(released),
         tuple(wrong),
-        storage.sweep(run),
+        storage.sweep(run) + len(claims),
         (*left, *found.of_kind("foreign")),
     )

@@ -42,12 +42,17 @@ def write_joint(run: str, joint: pd.DataFrame) -> None:
 def set_apart(run: str, brick: str, block: int, deaths: int) -> None:
     """Record that a brick, alone in its task, killed one fresh worker after another.
 
-    Deleting ``quarantine/BRICK.json`` and the markers of its blocks makes a run try it again.
+    ``dhs repair`` takes it out again, and drops its blocks, so that a run tries it once more.
     """
     record = {"brick": brick, "block": block, "workers_killed": deaths}
     storage.write(
         storage.join(run, QUARANTINE, f"{brick}.json"), json.dumps(record, sort_keys=True).encode()
     )
+
+
+def release_brick(run: str, brick: str) -> None:
+    """Take a brick out of quarantine."""
+    storage.remove(storage.join(run, QUARANTINE, f"{brick}.json"))
 
 
 def bricks_set_apart(run: str) -> frozenset[str]:

@@ -19,6 +19,7 @@ import xarray as xr
 
 from darkhaloscope import storage
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.plan import joint_digest
 from darkhaloscope.store.dataset import (
     STAMPS,
     Layout,
@@ -27,21 +28,23 @@ from darkhaloscope.store.dataset import (
     decode_block,
     metadata_objects,
 )
-from darkhaloscope.store.planned import PLAN, PlanParts
-from darkhaloscope.store.run import count_outcomes, read_marker, read_run
+from darkhaloscope.store.markers import count_outcomes, read_marker
+from darkhaloscope.store.planned import PLAN, decode_plan, part_name
+from darkhaloscope.store.run import read_run
+from darkhaloscope.store.state import JOINT, QUARANTINE
 from darkhaloscope.variables import ALL_VARIABLES, Variable
 
 THREADS = 4
 """Blocks that are verified at once: each holds one block's pixels."""
 
-Kind = Literal["broken", "leftover", "foreign"]
+Kind = Literal["broken", "set apart", "leftover", "foreign"]
 
 
 class Finding(NamedTuple):
     """One thing that is wrong.
 
-    ``broken``: of the run, and not what it should be; ``leftover``: what a killed writer left, harmless;
-    ``foreign``: not of the run.
+    ``broken``: of the run, and not what it should be; ``set apart``: rows of a brick in quarantine, as
+    they should be; ``leftover``: what a killed writer left, harmless; ``foreign``: not of the run.
     """
 
     kind: Kind
@@ -69,6 +72,11 @@ class Verification(NamedTuple):
     def broken_blocks(self) -> list[int]:
         """Blocks that must be made again."""
         return sorted({f.block for f in self.of_kind("broken") if f.block is not None})
+
+    @property
+    def blocks_set_apart(self) -> list[int]:
+        """Blocks that hold rows of a brick in quarantine."""
+        return sorted({f.block for f in self.of_kind("set apart") if f.block is not None})
 
 
 OnBlock = Callable[[int], None]
@@ -121,20 +129,11 @@ def verify_run(
     layout = layout_of_run(run)
     stored = storage.sizes(run)
     _refuse_another_version(run, layout, stored)
-    parts = PlanParts(run)
-    finished = sorted(_numbers(stored, "json"))
-    findings = [
-        *_beside_the_blocks(run, layout, stored),
-        *(
-            Finding("broken", None, f"{PLAN}/{name}", "", "cannot be read")
-            for name in parts.damaged
-        ),
-    ]
+    finished = sorted(_numbers(stored, "blocks/", "json"))
+    findings = list(_beside_the_blocks(run, layout, stored))
     inside = [block for block in finished if block < layout.blocks]
     with ThreadPoolExecutor(threads) as pool:
-        running = {
-            pool.submit(_verify_block, run, layout, block, stored, parts): block for block in inside
-        }
+        running = {pool.submit(_verify_block, run, layout, block): block for block in inside}
         for done in as_completed(running):
             findings += done.result()
             on_block(running.pop(done))
@@ -145,7 +144,7 @@ def verify_run(
 def _refuse_another_version(run: str, layout: Layout, stored: Mapping[str, int]) -> None:
     """A whole data set of other arrays is another version's, and not damage."""
     ours = {variable.name for variable in layout.variables}
-    for block in sorted(_numbers(stored, "json")):
+    for block in sorted(_numbers(stored, "blocks/", "json")):
         try:
             marker = read_marker(run, block, layout.attributes["identity"])
         except UserError:
@@ -160,9 +159,9 @@ def _refuse_another_version(run: str, layout: Layout, stored: Mapping[str, int])
         return
 
 
-def _numbers(stored: Mapping[str, int], kind: str) -> set[int]:
-    """Numbers of the blocks that have a file of a kind below ``blocks/``."""
-    pattern = re.compile(rf"blocks/([0-9]{{6,}})\.{kind}")
+def _numbers(stored: Mapping[str, int], folder: str, kind: str) -> set[int]:
+    """Numbers of the blocks that have a file of a kind in a folder."""
+    pattern = re.compile(rf"{folder}([0-9]{{6,}})\.{kind}")
     return {int(match[1]) for key in stored if (match := pattern.fullmatch(key))}
 
 
@@ -185,25 +184,49 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
         if read[key] != wanted:
             says = "is missing" if read[key] is None else "is not what the experiment makes"
             yield Finding("broken", None, f"{STAMPS}/{key}", "", says)
+    yield from _joint_table(run, summary["document"]["contents"].get("joint"))
     expected = {f"{STAMPS}/{key}" for key in metadata}
     for block in range(layout.blocks):
         expected |= {f"{STAMPS}/{key}" for key in block_keys(layout, block)}
-        expected |= {f"blocks/{block:06d}.{kind}" for kind in ("json", "npz")}
+        expected |= {f"blocks/{block:06d}.{kind}" for kind in ("json", "npz", "claim")}
+        expected.add(f"{PLAN}/{part_name(block)}")
+    ours = tuple(f"{folder}/" for folder in (STAMPS, "blocks", PLAN))
+    record = re.compile(rf"{QUARANTINE}/[0-9]{{4}}[pm][0-9]{{3}}\.json")
     for key in stored:
         if key.endswith(storage.PARTIAL):
             yield Finding("leftover", None, key, "", "was left by a killed writer")
-        elif key.startswith((f"{STAMPS}/", "blocks/")) and key not in expected:
+        elif key.startswith(ours) and key not in expected:
             yield Finding("foreign", None, key, "", "is not of this run")
+        elif key.endswith(".claim"):
+            says = "claims a block for a writer that was killed, or writes now"
+            yield Finding("leftover", None, key, "", says)
+        elif key.startswith(f"{QUARANTINE}/") and not record.fullmatch(key):
+            yield Finding("foreign", None, key, "", "is not of this run")
+
+
+def _joint_table(run: str, wanted: str | None) -> Iterator[Finding]:
+    """The run's copy of the joint table against the identity's document."""
+    if wanted is None:
+        return
+    data = storage.read_objects(run, [JOINT])[JOINT]
+    table = None if data is None else decode_plan(data)
+    if table is None:
+        says = "is missing" if data is None else "cannot be read"
+    elif joint_digest(table) != wanted:
+        says = "is not the table that the run was begun with"
+    else:
+        return
+    yield Finding("broken", None, JOINT, "", says)
 
 
 # --- one block --------------------------------------------------------------------------------
 
 
-def _verify_block(
-    run: str, layout: Layout, block: int, stored: Mapping[str, int], parts: PlanParts
-) -> list[Finding]:
+def _verify_block(run: str, layout: Layout, block: int) -> list[Finding]:
     rows = layout.rows_of(block)
-    planned = None if parts.damaged else parts.rows(rows)  # damaged parts are named already
+    part = f"{PLAN}/{part_name(block)}"
+    data = storage.read_objects(run, [part])[part]
+    planned = None if data is None else decode_plan(data)
     bricks = "" if planned is None else _bricks(planned)
     marker_name = f"blocks/{block:06d}.json"
     try:
@@ -234,10 +257,7 @@ def _verify_block(
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         text = f"cannot be decoded ({type(error).__name__})"
         return [Finding("broken", block, STAMPS, bricks, text)]
-    found = [*_contents(block, cube, marker)]
-    if planned is not None:
-        found += _against_plan(block, rows, cube, planned, parts)
-    return found
+    return [*_contents(block, cube, marker), *_against_plan(part, rows, cube, data, marker)]
 
 
 def _compare(data: bytes | None, described: Mapping[str, Any] | None) -> str | None:
@@ -270,6 +290,9 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
         "ctrl": (~np.isfinite(cube["ctrl"].values) & ~no_data).any(axis=(1, 2, 3)),
         **{n: injected & ~np.isfinite(cube[n].values) for n in ("arc_snr", "magnification")},
     }
+    if (apart := reason == Reason.QUARANTINED).any():
+        says = f"{int(apart.sum())} rows were set apart; dhs repair has them tried again"
+        yield Finding("set apart", block, "reason", _some(brick[apart]), says)
     for name, rows in bad.items():
         if rows.any():
             says = "not written" if name == "reason" else "not finite"
@@ -278,13 +301,21 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
 
 
 def _against_plan(
-    block: int, rows: slice, cube: xr.Dataset, planned: Any, parts: PlanParts
+    part: str, rows: slice, cube: xr.Dataset, data: bytes | None, marker: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    """Planned columns against the stored ones. The block's checksums are right: the plan is not."""
+    """A part of the plan against its block. The block's checksums are right: where the two differ,
+    the plan was changed."""
+    planned = None if data is None else decode_plan(data)
     count = rows.stop - rows.start
+    wrong = _compare(data, marker["plan"]) if marker["plan"] is not None else None
+    if planned is None:
+        if data is not None or marker["plan"] is not None:
+            says = "is missing" if data is None else "cannot be read"
+            yield Finding("broken", None, part, "", says)
+        return
     if len(planned) != count:
-        says = f"has {len(planned)} of the {count} rows of block {block}"
-        yield Finding("broken", None, PLAN, "", says)
+        says = f"has {len(planned)} rows, and its block {count}"
+        yield Finding("broken", None, part, "", says)
         return
     for variable in ALL_VARIABLES:
         stored = cube[variable.name].values if variable.name in cube else None
@@ -294,14 +325,14 @@ def _against_plan(
         differs = values != stored
         if variable.dtype in ("f4", "f8"):
             differs &= ~(np.isnan(values) & np.isnan(stored))
-        wrong = differs.reshape(count, -1).any(axis=1)
-        if wrong.any():
-            first = int(wrong.argmax())
-            says = (
-                f"{variable.name} of {int(wrong.sum())} rows of block {block} is not the stored one"
-            )
-            brick = str(cube["brick"].values[first])
-            yield Finding("broken", None, parts.part_of(rows.start + first), brick, says)
+        rows_differ = differs.reshape(count, -1).any(axis=1)
+        if rows_differ.any():
+            brick = str(cube["brick"].values[int(rows_differ.argmax())])
+            says = f"{variable.name} of {int(rows_differ.sum())} rows is not the stored one"
+            yield Finding("broken", None, part, brick, says)
+            wrong = None
+    if wrong is not None:
+        yield Finding("broken", None, part, "", wrong)
 
 
 def _planned_values(variable: Variable, planned: Any, cube: xr.Dataset) -> Any:
