@@ -142,6 +142,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().setup()
         self.server_side = http.client.HTTPConnection(*self.owner.upstream, timeout=60)
 
+    def handle_expect_100(self) -> bool:
+        """A client that asks before it sends its body waits for this answer."""
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
+
     def finish(self) -> None:
         with contextlib.suppress(OSError):
             super().finish()
@@ -161,6 +167,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.command, self.path, skip_host=True, skip_accept_encoding=True
         )
         for name, value in self.headers.items():
+            if name.lower() == "expect":
+                continue  # answered here
             self.server_side.putheader(name, value)
         self.server_side.endheaders(body)
         with self.server_side.getresponse() as answer:
