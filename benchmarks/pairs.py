@@ -58,7 +58,7 @@ def real_pairs(count: int, *, precision: str = "exact", seed: int = 3) -> xr.Dat
     )
     made = plan_of(experiment)
     parts = [
-        inject_piece("", experiment, Work(made.targets_of(brick), slice(None), False))[1]
+        inject_piece("", experiment, Work(brick, made.targets_of(brick), slice(None), False))[1]
         for brick in made.bricks
     ]
     cube = xr.concat(parts, dim="pair", data_vars="minimal", coords="minimal", compat="override")

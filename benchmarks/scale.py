@@ -90,7 +90,7 @@ def survey_plan(targets: str) -> Any:
 
 def idle_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> int:
     """Do nothing, but tell of it."""
-    workflow.tell(run, block, [str(one.targets["brick"].iloc[0]) for one in work])
+    workflow.tell(run, block, [one.brick for one in work])
     return len(work)
 
 
@@ -102,7 +102,7 @@ def idle_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[
 def sleepy_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> float:
     """Take a brick's time for each brick; gives the seconds."""
     time.sleep(BRICK_S * len(work))
-    workflow.tell(run, block, [str(one.targets["brick"].iloc[0]) for one in work])
+    workflow.tell(run, block, [one.brick for one in work])
     return BRICK_S * len(work)
 
 

@@ -39,8 +39,8 @@ def checksums() -> dict[str, str]:
         exp = prepare.experiment_of(EXPERIMENT, changes)
         made = prepare.plan_of(exp)
         cubes = [
-            workflow.inject_piece("", exp, workflow.work_of(made, piece, frozenset()))[1]
-            for piece in made.pieces(0)
+            workflow.inject_piece("", exp, work)[1]
+            for work in workflow.work_of(made, made.pieces(0), frozenset())
         ]
         cube = xr.concat(
             cubes, dim="pair", data_vars="minimal", coords="minimal", compat="override"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import signal
 import threading
@@ -17,62 +16,14 @@ import pandas as pd
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster, get_worker
+from small_run import Setting, digests
 
-from darkhaloscope import driver, prepare, storage, store, survey, workflow
+from darkhaloscope import driver, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
-from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
-from darkhaloscope.plan import Piece, Plan
 from darkhaloscope.status import lines, status_of
 from darkhaloscope.store import Layout
-from darkhaloscope.survey.bricks import brick_centre
 from darkhaloscope.workflow import KERNELS, Kernels, Work
-
-
-class Setting:
-    """A tiny sky and an experiment of five blocks on it."""
-
-    def __init__(self, folder: Path) -> None:
-        sky = survey.make_sky(str(folder / "sky"), bricks=4, size=128, seed=3)
-        rng = np.random.default_rng(5)
-        rows = []
-        for brick in sky.bricks:
-            # Inside the brick's middle, so that every stamp lies on it.
-            ra, dec = (float(v) for v in brick_centre(brick))
-            offsets = rng.uniform(-8, 8, (10, 2)) / 3600
-            rows += [
-                {"brick": brick, "ra": ra + x / np.cos(np.deg2rad(dec)), "dec": dec + y}
-                for x, y in offsets
-            ]
-        pd.DataFrame(rows).to_csv(folder / "targets.csv", index=False)
-        self.experiment: Experiment = parse_experiment(
-            {
-                "name": "chaos",
-                "survey": {"root": str(folder / "sky"), "bands": ["g", "r", "z"]},
-                "targets": {"path": str(folder / "targets.csv")},
-                "stamp": {"size": 16},
-                "plan": {"repeats": 8, "control_fraction": 0.5},
-                "lens": {"theta_e": {"uniform": [0.5, 1.0]}},
-                "source": {"mag": 21.0},
-                "render": {"supersample": 4},
-                "store": {"block": 64},
-            }
-        )
-        self.plan: Plan = prepare.plan_of(self.experiment)
-        self.layout: Layout = prepare.layout_of(self.plan)
-        strata = prepare.planned_strata(self.plan)
-        self.spec: AuditSpec = prepare.spec_of(self.experiment, strata, n_regions=4)
-
-    def start(self, run: Path) -> None:
-        document = self.experiment.identity_document(self.plan.contents)
-        store.create_run(str(run), self.layout, self.experiment.to_yaml(), document, "0")
-
-    def make(self, client: Client, run: Path, **options: Any) -> list[dict[str, Any]]:
-        self.start(run)
-        seen = options.pop("on_block", lambda block, was_there: None)
-        return driver.run_blocks(
-            client, str(run), self.plan, self.layout, self.spec, seen, **options
-        )
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +58,6 @@ def undisturbed(
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PAUSES_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr(driver, "LOOK_EVERY_S", 0.2)
-
-
-def digests(run: Path) -> dict[str, str]:
-    """sha256 of all that a run leaves of its rows: data set, plan, markers, statistics."""
-    return {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for part in ("stamps.zarr", "plan", "blocks")
-        for path in sorted((run / part).rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_order_window_and_task_size_change_no_byte(
@@ -375,10 +316,38 @@ def test_a_worker_that_dies_in_mid_write(
     assert not store.bricks_set_apart(str(run))
 
 
+def end_all_once(
+    run: str, experiment: str, work: list[Work], block: int, *, final: bool
+) -> list[Any]:
+    """The first task on each of two workers ends it; both are gone at the same time."""
+    mine = Path(run) / f"{os.getpid()}.ended"
+    if len(list(Path(run).glob("*.ended"))) < 2 and not mine.exists():
+        mine.touch()
+        until = time.monotonic() + 60
+        while len(list(Path(run).glob("*.ended"))) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return workflow.inject_bricks(run, experiment, work, block, final=final)
+
+
+def test_all_workers_die_at_once(
+    setting: Setting, processes: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """The scheduler is without any worker for a while, and those that come have other addresses."""
+    run = tmp_path / "run"
+    setting.make(processes, run, kernels=Kernels(end_all_once, KERNELS.write))
+    assert len(list(run.glob("*.ended"))) == 2
+    assert digests(run) == undisturbed
+
+
 def deadly(run: str, experiment: str, work: list[Work], block: int, *, final: bool) -> list[Any]:
-    """Kill the worker that meets the third brick."""
+    """Kill the worker that meets the third brick.
+
+    Not in the instant: a worker that dies while its nanny still waits for it is not started again.
+    """
     for one in work:
-        if one.targets["brick"].iloc[0] == Path(run, "deadly").read_text() and not one.set_apart:
+        if one.brick == Path(run, "deadly").read_text() and not one.set_apart:
+            time.sleep(1.0)
             os.kill(os.getpid(), signal.SIGKILL)
     return workflow.inject_bricks(run, experiment, work, block, final=final)
 
@@ -391,16 +360,16 @@ def test_bricks_that_kill_are_found_by_halves(
         threads, "run", setting.plan, setting.layout, setting.spec, lambda *_: None, None,
         driver.Brake(), KERNELS,
     )  # fmt: skip
-    pieces = [Piece(0, f"{i:04d}p000", slice(0, 1)) for i in range(7)]
+    work = [Work(f"{i:04d}p000", pd.DataFrame(), slice(0, 1), False) for i in range(7)]
     asked: list[int] = []
 
-    def kills(some: list[Piece]) -> bool:
+    def kills(block: int, some: list[Work]) -> bool:
         asked.append(len(some))
-        return any(int(piece.brick[:4]) in killers for piece in some)
+        return any(int(one.brick[:4]) in killers for one in some)
 
     monkeypatch.setattr(going, "_kills", kills)
-    found = going._killers(pieces)
-    assert {int(piece.brick[:4]) for piece in found} == killers
+    found = going._killers(0, work)
+    assert {int(one.brick[:4]) for one in found} == killers
     assert len(asked) <= 1 + 6 * max(1, len(killers))
 
 

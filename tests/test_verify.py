@@ -37,10 +37,9 @@ def resume(folder: Path) -> None:
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=1)
     apart = store.bricks_set_apart(run)
     for block in set(range(layout.blocks)) - set(store.finished_blocks(run)):
-        pieces = made.pieces(block)
         cubes = [
-            workflow.inject_piece(run, exp, workflow.work_of(made, piece, apart))
-            for piece in pieces
+            workflow.inject_piece(run, exp, work)
+            for work in workflow.work_of(made, made.pieces(block), apart)
         ]
         workflow.write_piece(run, layout, block, [cubes], spec)
 

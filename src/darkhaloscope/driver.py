@@ -23,10 +23,10 @@ from distributed import Client, Future, KilledWorker
 from darkhaloscope import storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.errors import Incomplete
-from darkhaloscope.plan import Piece, Plan
+from darkhaloscope.plan import Plan
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.health import Watch
-from darkhaloscope.workflow import KERNELS, Kernels
+from darkhaloscope.workflow import KERNELS, Kernels, Work
 
 BLOCKS_PER_WORKER = 2
 """Blocks in flight on one worker: one that is written while the next is read."""
@@ -43,7 +43,7 @@ LOOK_EVERY_S = 2.0
 PROGRESS_EVERY_S = 5.0
 WORKERS_WITHIN_S = 600.0
 """How long a run waits where there is no worker at all."""
-NANNY_WITHIN_S = 30.0
+NANNY_WITHIN_S = 120.0
 """How soon a nanny that lives has a fresh worker."""
 LONE_TRIES = 3
 
@@ -118,9 +118,15 @@ class BlockRun:
                 self._try_alone(self.suspects.pop(0))
         finally:
             self.brake.listening = False
-            self.client.unsubscribe_topic(workflow.TOPIC)
+            if not self._is_lost:
+                self.client.unsubscribe_topic(workflow.TOPIC)
             self._say("stopped" if len(self.markers) < self.layout.blocks else "whole")
         return [self.markers[block] for block in sorted(self.markers)]
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the scheduler is gone for good."""
+        return self.client.status in ("closed", "closing")
 
     def _take_finished(self) -> None:
         """Count the blocks that are whole already."""
@@ -154,10 +160,7 @@ class BlockRun:
                     del self.markers[failed]
                 raise self.watch.trouble
             if self.brake.pulled and not self.flying:
-                raise Incomplete(
-                    f"stopped as asked, {len(self.markers)} of {self.layout.blocks} blocks are whole; "
-                    "call the same command again, it resumes"
-                )
+                raise self._stopped()
             if exhausted and not self.flying and not self.again:
                 return
             with contextlib.suppress(queue.Empty):
@@ -165,6 +168,12 @@ class BlockRun:
                 while True:
                     self._settle(self.settled.get_nowait())
             self._say("running", PROGRESS_EVERY_S)
+
+    def _stopped(self) -> Incomplete:
+        return Incomplete(
+            f"stopped as asked, {len(self.markers)} of {self.layout.blocks} blocks are whole; "
+            "call the same command again, it resumes"
+        )
 
     def _next(self, left: Iterator[int]) -> int | None:
         if self.again and min(self.again)[0] <= time.monotonic():
@@ -178,13 +187,15 @@ class BlockRun:
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY_S:
             return
-        if self.client.status in ("closed", "closing"):
+        if self._is_lost:
             raise Incomplete("the scheduler was lost; call the same command again, it resumes")
         if self.client.status == "running":
             with contextlib.suppress(OSError, TimeoutError):
                 found = self.client.scheduler_info(n_workers=-1)["workers"]
                 self.workers = sorted(found)
                 self.nannies = {info.get("nanny") for info in found.values()}
+                if found and any(one.worker not in found for one in self.flying.values()):
+                    self.client.run_on_scheduler(_hand_over)
         self._looked = now
         if self.workers or self._seen_worker < 0:
             self._seen_worker = now
@@ -271,44 +282,49 @@ class BlockRun:
             if len(self.suspects) == before:
                 return
             self.suspects.pop()
-            pieces = [p for p in self.plan.pieces(block) if p.brick not in self.set_apart]
-            for piece in self._killers(pieces):
-                store.set_apart(self.run, piece.brick, block, self._deaths())
-                self.set_apart |= {piece.brick}
+            work = workflow.work_of(self.plan, self.plan.pieces(block), self.set_apart)
+            for one in self._killers(block, [one for one in work if not one.set_apart]):
+                store.set_apart(self.run, one.brick, block, self._deaths())
+                self.set_apart |= {one.brick}
         raise Incomplete(
             f"block {block} lost worker after worker, and none of its bricks alone is the cause: for "
             "want of memory most likely; give workers more (cluster.memory) and call the same command "
             "again, it resumes"
         )
 
-    def _killers(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def _killers(self, block: int, work: Sequence[Work]) -> list[Work]:
         """The bricks that kill a worker each by itself, by halves."""
-        if not pieces or not self._kills(pieces):
+        if not work or not self._kills(block, work):
             return []
-        if len(pieces) == 1:
-            return list(pieces)
-        half = len(pieces) // 2
-        return self._killers(pieces[:half]) + self._killers(pieces[half:])
+        if len(work) == 1:
+            return list(work)
+        half = len(work) // 2
+        return self._killers(block, work[:half]) + self._killers(block, work[half:])
 
-    def _kills(self, pieces: Sequence[Piece]) -> bool:
+    def _kills(self, block: int, work: Sequence[Work]) -> bool:
         """Whether some bricks, alone on the cluster, kill one fresh worker after another."""
+        bricks = workflow.brick_range([one.brick for one in work])
         for _ in range(LONE_TRIES):
             self._looked = -1e9
             self._look_at_workers()
-            nannies = self.nannies
-            block, number = pieces[0].block, self.tries[pieces[0].block]
+            nannies, number = self.nannies, self.tries[block]
             self.tries[block] += 1
             probe = self.client.submit(
                 workflow.probe_bricks,
                 self.kernels.inject,
                 self.run,
                 self.plan.experiment.model_dump_json(),
-                [workflow.work_of(self.plan, piece, self.set_apart) for piece in pieces],
+                work,
                 block,
-                key=workflow.key(
-                    "probe", f"{block:06d}", workflow.brick_range(pieces), f"{self.mark}.{number}"
-                ),
+                key=workflow.key("probe", f"{block:06d}", bricks, f"{self.mark}.{number}"),
             )
+            while not probe.done():
+                if self.brake.pulled:
+                    probe.cancel()
+                    raise self._stopped()
+                self._look_at_workers()  # where none is left, nobody will do it
+                self._say("running", PROGRESS_EVERY_S)
+                time.sleep(0.05)
             try:
                 probe.result()
             except KilledWorker:
@@ -319,7 +335,7 @@ class BlockRun:
             else:
                 return False
         raise Incomplete(
-            f"block {pieces[0].block} lost worker after worker, and their machines with them; call the "
+            f"block {block} lost worker after worker, and their machines with them; call the "
             "same command again, it resumes"
         )
 
@@ -378,6 +394,16 @@ class BlockRun:
                     "workers": len(self.workers),
                 },
             )
+
+
+def _hand_over(dask_scheduler: Any) -> None:
+    """Give other workers what was placed on one that is gone.
+
+    A task that was to run while there was no worker at all waits for the worker that it was placed on,
+    although others may have it: the scheduler looks again only when that very address comes back.
+    """
+    stuck = [task.key for task in dask_scheduler.unrunnable if task.loose_restrictions]
+    dask_scheduler.transitions(dict.fromkeys(stuck, "processing"), stimulus_id="hand-over")
 
 
 def _allowed_failures(dask_scheduler: Any) -> int:

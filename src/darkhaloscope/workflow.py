@@ -53,6 +53,7 @@ Arrays = dict[str, np.ndarray]
 class Work(NamedTuple):
     """One brick's part of a task: its targets, and which of its rows lie in the block."""
 
+    brick: str
     targets: pd.DataFrame
     rows: slice
     set_apart: bool
@@ -100,7 +101,7 @@ def inject_bricks(
         if not final and (cube["reason"].values == Reason.UNREADABLE).any():
             raise storage.StorageError(cube.attrs["notes"][0])
         made.append((planned, cube))
-        told.append(str(planned["brick"].iloc[0]))
+        told.append(one.brick)
         if time.monotonic() - last > EVENT_EVERY_S or one is work[-1]:
             tell(run, block, told)
             told, last = [], time.monotonic()
@@ -115,8 +116,7 @@ def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataF
         return rows, inject_brick(rows, load_brick(rows, experiment), experiment)
     cube = empty_cube(rows, experiment)
     cube["reason"].values[:] = Reason.QUARANTINED
-    brick = rows["brick"].iloc[0]
-    cube.attrs["notes"] = [f"brick {brick} is in quarantine: alone it killed its workers."]
+    cube.attrs["notes"] = [f"brick {work.brick} is in quarantine: alone it killed its workers."]
     return rows, cube
 
 
@@ -226,31 +226,31 @@ def block_graph(
     set_apart : frozenset of str
         Bricks whose rows fail as ``quarantined``.
     """
-    pieces = plan.pieces(block)
     injected = []
     text = plan.experiment.model_dump_json()
-    for group in groups(pieces, bricks_per_task):
-        name = key("inject", f"{block:06d}", brick_range(group), mark)
-        work = [work_of(plan, piece, set_apart) for piece in group]
-        injected.append(
-            dask.delayed(kernels.inject, pure=True, traverse=False)(
-                run, text, work, block, final=final, dask_key_name=name
-            )
-        )
+    work = work_of(plan, plan.pieces(block), set_apart)
+    for group in groups(work, bricks_per_task):
+        name = key("inject", f"{block:06d}", brick_range([one.brick for one in group]), mark)
+        # What a task is given is in its function: Dask looks for tasks in arguments, at length.
+        task = functools.partial(kernels.inject, run, text, group, block, final=final)
+        injected.append(dask.delayed(task, name=name, traverse=False)(dask_key_name=name))
     name = key("write", f"{block:06d}", mark)
     return dask.delayed(kernels.write, pure=True)(
         run, layout, block, injected, spec, dask_key_name=name
     )
 
 
-def work_of(plan: Plan, piece: Piece, set_apart: frozenset[str]) -> Work:
-    """What a task needs of a brick."""
-    return Work(plan.targets_of(piece.brick), piece.rows, piece.brick in set_apart)
+def work_of(plan: Plan, pieces: Sequence[Piece], set_apart: frozenset[str]) -> list[Work]:
+    """What tasks need of bricks that follow each other in the plan."""
+    return [
+        Work(piece.brick, targets, piece.rows, piece.brick in set_apart)
+        for piece, targets in zip(pieces, plan.targets_in(pieces), strict=True)
+    ]
 
 
-def brick_range(pieces: Sequence[Piece]) -> str:
+def brick_range(bricks: Sequence[str]) -> str:
     """``0591m305``, or ``0591m305..0596m305`` of several."""
-    first, last = pieces[0].brick, pieces[-1].brick
+    first, last = bricks[0], bricks[-1]
     return first if first == last else f"{first}..{last}"
 
 

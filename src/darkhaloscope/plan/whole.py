@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +120,18 @@ class Plan:
         """The targets of one brick, by OBJID."""
         b = int(np.searchsorted(self.bricks, brick))
         return self.targets.rows(int(self.targets.first[b]), int(self.targets.first[b + 1]))
+
+    def targets_in(self, pieces: Sequence[Piece]) -> list[pd.DataFrame]:
+        """The targets of each brick of some pieces that follow each other, read at once."""
+        if not pieces:
+            return []
+        b = int(np.searchsorted(self.bricks, pieces[0].brick))
+        first = self.targets.first[b : b + len(pieces) + 1].tolist()
+        table = self.targets.rows(first[0], first[-1])
+        return [
+            table.iloc[start - first[0] : stop - first[0]]
+            for start, stop in itertools.pairwise(first)
+        ]
 
     def pieces(self, block: int) -> list[Piece]:
         """The bricks of a block, in order, each with its rows."""
