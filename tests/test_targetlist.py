@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
@@ -70,17 +71,31 @@ def test_in_pieces_and_whole_are_the_same_plan(tmp_path: Path, rows: int) -> Non
 def test_what_is_not_in_order_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "targets.parquet"
     whole = table()
+    write_targets(whole, str(path))
+    ours = pq.read_table(path)
+    backwards = np.arange(len(whole))[::-1]
     for frame in (
-        whole.iloc[::-1],
-        whole.assign(objid=whole["objid"].to_numpy()[::-1]),
-        pd.concat([whole, whole.iloc[:1]]),
+        ours.take(backwards),
+        ours.set_column(1, "objid", ours["objid"].take(backwards)),
+        pa.concat_tables([ours, ours.slice(0, 1)]),
     ):
-        write_targets(frame.reset_index(drop=True), str(path))
-        regroup(path, 16)
+        pq.write_table(frame, path, row_group_size=16)
         assert open_targets(str(path)) is None
     whole.to_parquet(path)  # not ours: its columns may be called anything
     assert open_targets(str(path)) is None
     write_targets(whole, str(path))
+    assert open_targets(str(path)) is not None
+
+
+def test_a_table_is_written_in_the_order_that_it_is_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "targets.parquet"
+    monkeypatch.setattr("darkhaloscope.survey.targets.ROW_GROUP", 50)
+    whole = table()
+    write_targets(whole.sample(frac=1.0, random_state=3), str(path))
+    assert pq.ParquetFile(path).num_row_groups == -(-len(whole) // 50)
+    pd.testing.assert_frame_equal(read_targets(str(path)), whole)
     assert open_targets(str(path)) is not None
 
 

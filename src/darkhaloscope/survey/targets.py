@@ -69,6 +69,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names, in lower case and by preference, under which a user's table may hold each column."""
 
+ROW_GROUP = 65_536
+"""Targets of one row group of a table that is written here."""
+
 UNITS: dict[str, str] = {
     "ra": "deg",
     "dec": "deg",
@@ -289,12 +292,16 @@ def write_targets(frame: pd.DataFrame, url: str) -> None:
     """Write a uniform table as Parquet, units in the metadata of each field (``unit``) and, as
     JSON, of the schema (``units``).
 
+    By brick, then OBJID, which is the order of a plan, and in row groups: a run of a whole survey reads
+    the table a group at a time.
+
     Raises
     ------
     UserError
         Where it cannot be written.
     """
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    in_order = frame.sort_values(["brick", "objid"], kind="stable")
+    table = pa.Table.from_pandas(in_order, preserve_index=False)
     units = {name: UNITS[name] for name in table.column_names if name in UNITS}
     for i, name in enumerate(table.column_names):
         if name in units:
@@ -302,5 +309,5 @@ def write_targets(frame: pd.DataFrame, url: str) -> None:
             table = table.cast(table.schema.set(i, unit))
     metadata = {**(table.schema.metadata or {}), b"units": json.dumps(units).encode()}
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), sink)
+    pq.write_table(table.replace_schema_metadata(metadata), sink, row_group_size=ROW_GROUP)
     storage.write(url, sink.getvalue())
