@@ -136,13 +136,21 @@ def targets(
 def plan(
     experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
     out: Out = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Make a few bricks, and say what the run will take.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="For --estimate: workers of the run.")] = 1,
     overrides: Overrides = None,
 ) -> None:
-    """Say what a run would do: rows, bricks, blocks. Reads no pixels.
+    """Say what a run would do: rows, bricks, blocks. Reads no pixels but for --estimate.
 
-    Example: [bold]dhs plan workflows/real-brick.yaml[/bold]
+    Example: [bold]dhs plan workflows/real-brick.yaml --estimate --workers 240[/bold]
     """
-    commands.plan(experiment, out=out, overrides=_parse_overrides(overrides), console=console)
+    made = commands.plan(
+        experiment, out=out, overrides=_parse_overrides(overrides), console=console
+    )
+    if estimate:
+        commands.estimate(made, workers, console=console)
 
 
 @app.command()

@@ -2,17 +2,19 @@
 
 Each takes plain values, shows its progress on a rich console, and returns what it made.
 
-inputs   a synthetic sky, a table of targets, a plan
-cache    copies of the coadds that are needed
-runs     from an experiment, or a finished data set, to a verdict
-folders  what is done with a run's folder
-checks   the renderer's physics checks
-common   exit codes, options of a cluster, what several say or drop
+inputs    a synthetic sky, a table of targets, a plan
+estimate  what a run will take, from a few of its bricks
+cache     copies of the coadds that are needed
+runs      from an experiment, or a finished data set, to a verdict
+folders   what is done with a run's folder
+checks    the renderer's physics checks
+common    exit codes, options of a cluster, what several say or drop
 """
 
 from darkhaloscope.commands.cache import cache, cache_exit_code
 from darkhaloscope.commands.checks import selftest
 from darkhaloscope.commands.common import EXIT_BUG, EXIT_INCOMPLETE, EXIT_OURS, EXIT_USER
+from darkhaloscope.commands.estimate import Estimate, estimate
 from darkhaloscope.commands.folders import (
     export,
     repair,
@@ -29,11 +31,13 @@ __all__ = [
     "EXIT_INCOMPLETE",
     "EXIT_OURS",
     "EXIT_USER",
+    "Estimate",
     "Outcome",
     "audit_dataset",
     "cache",
     "cache_exit_code",
     "demo",
+    "estimate",
     "export",
     "make_report",
     "plan",
