@@ -22,6 +22,7 @@ import fsspec
 import pytest
 from botocore.exceptions import ClientError
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
@@ -245,3 +246,19 @@ def test_the_objects_of_a_block_are_put_and_read_at_once() -> None:
         found = act()
         assert FarAway.most >= 45
     assert found == {**objects, "none": None}
+
+
+def test_what_is_taken_away_meanwhile_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "claim"
+    path.write_bytes(b"of another writer")
+    read = LocalFileSystem.cat_file
+
+    def just_gone(self: LocalFileSystem, name: str, **options: object) -> bytes:
+        path.unlink(missing_ok=True)
+        return bytes(read(self, name, **options))
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", just_gone)
+    storage.create(str(path), b"mine")
+    assert path.read_bytes() == b"mine"

@@ -289,7 +289,13 @@ def create(url: str, data: bytes) -> None:
                 if not (isinstance(error, FileExistsError) or _code(error) == "PreconditionFailed"):
                     raise
                 fs.invalidate_cache()
-                if bytes(fs.cat_file(path)) != data:
+                try:
+                    there = bytes(fs.cat_file(path))
+                except FileNotFoundError:
+                    if pause is None:
+                        raise
+                    continue  # taken away since it was in the way, as the claim of a block is
+                if there != data:
                     raise FileExistsError(f"{url} is there with other contents") from None
                 return
 
