@@ -27,7 +27,8 @@ def untouched() -> AuditResult:
 def test_clean_pairs_raise_no_alarm(untouched: AuditResult) -> None:
     tests = untouched.tables["tests"]
     assert set(tests["test"]) == {
-        "leak", "nonlinear_excess", "stamp_displaced", "split_differs", "selection_shortcut",
+        "noise_one_class", "leak", "nonlinear_excess", "stamp_displaced", "split_differs",
+        "selection_shortcut",
     }  # fmt: skip
     assert (tests["p_holm"] > 0.05).all()
     assert untouched.verdict["verdict"] == "physics"
@@ -56,14 +57,6 @@ def test_a_faint_patch_in_a_corner_is_found_where_it_is() -> None:
     worst = blocks.loc[blocks["excess"].idxmax()]
     assert (worst.x, worst.y) == (44.5, 44.5)
     assert (blocks["excess"].abs() > 0.02).sum() == 1
-
-
-def test_noise_in_one_class_only_is_seen_by_the_nonlinear_reader() -> None:
-    rng = np.random.default_rng(5)
-    result = run_audit(
-        with_arc(clean(), lambda arc: arc + 0.7 * UNIT * rng.normal(size=arc.shape)),
-    )
-    assert "nonlinear_excess" in names(result)
 
 
 def test_a_ctrl_of_another_place_is_called_displaced() -> None:

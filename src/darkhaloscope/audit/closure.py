@@ -7,12 +7,18 @@ resampled pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.closure_summary import (
+    MIN_EFFECTIVE,
+    ratio,
+    summarise,
+    widened,
+)
 from darkhaloscope.audit.constants import Constants, find_constants
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.fit import ArcFit, fit_arcs, moffat_width_ratio
@@ -24,6 +30,8 @@ from darkhaloscope.audit.intervals import (
     weighted_mean,
 )
 from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
+from darkhaloscope.audit.noise import Noise, noise_of
+from darkhaloscope.audit.places import places
 from darkhaloscope.audit.rerender import predicted_width
 from darkhaloscope.audit.spec import AuditSpec
 
@@ -33,7 +41,11 @@ SCATTER_FLOOR = 1e-3
 ERROR_FLOOR = 5e-4
 """Error of a pixel relative to its arc that is always granted: rounding to 10 mantissa bits."""
 
-MIN_EFFECTIVE = 20.0
+
+FAINTEST = 20.0
+"""S/N of a re-rendered arc below which, in noise, its own fit says nothing: at 20 its flux is known to
+5 %, and the fit is still linear."""
+
 PASSES = 4
 SETTLED = 1e-5
 """Change in sky sigma of the common constants at which they are settled."""
@@ -47,9 +59,6 @@ FIRST_ERROR = 0.3
 BRIGHT = 0.1
 """Fraction of the peak above which pixels tell the relative error of a fit."""
 
-IN_SIGHT = 0.02
-"""Fraction of the peak above which a pixel counts for an arc's place."""
-
 FIT_RADIUS = 1.0 / 3.0
 """An image with a pixel without data nearer to the centre than this fraction of the stamp is left out:
 a hole in the arc looks like a shift."""
@@ -60,15 +69,10 @@ PAIR_COLUMNS = [
     "leftover", "difference", "centroid_shift", "peak_radius", "peak_radius_rerendered", "peak_misplaced",
     "quadrant_difference", "target_offset_x", "target_offset_y",
 ]  # fmt: skip
-SUMMARY_COLUMNS = ["quantity", "band", "value", "lo", "hi", "pairs"]
 PROFILE_COLUMNS = [
     "band", "r", "measured", "rerendered", "residual", "lo", "hi", "allowance", "core_radius",
 ]  # fmt: skip
 ANNULUS_COLUMNS = ["band", "r_in", "r_out", "residual", "lo", "hi", "pairs"]
-QUANTITIES = (
-    "flux", "shift", "shift_x", "shift_y", "width", "core_pedestal", "outer_pedestal", "leftover",
-    "difference",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class Closure:
         Measured minus re-rendered in the outer annuli, sky sigma a pixel.
     left_out : dict
         Images not compared, by cause.
+    noise_pairs : DataFrame
+        As ``pairs``, of re-rendered arcs with the noise that the stored ones have; empty where those
+        are noiseless. The summary's intervals are wider by what these show.
     """
 
     pairs: pd.DataFrame
@@ -98,6 +105,7 @@ class Closure:
     annulus: pd.DataFrame
     n_pairs: int
     left_out: dict[str, int]
+    noise_pairs: pd.DataFrame
 
     def estimate(self, quantity: str, band: str = "all") -> Estimate:
         """One line of the summary."""
@@ -118,6 +126,18 @@ class _Images:
     again: Floats
     good: NDArray[np.bool_]
     radius: Floats
+    floor: Floats
+    """Scatter that is granted to every pixel of an image: that of its noise."""
+
+    @property
+    def noisy(self) -> bool:
+        return bool((self.floor > SCATTER_FLOOR).any())
+
+    def __getitem__(self, use: NDArray[np.bool_]) -> _Images:
+        return _Images(*(getattr(self, name)[use] for name in _FIELDS))
+
+
+_FIELDS = ("row", "place", "arc", "again", "good", "radius", "floor")
 
 
 def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
@@ -128,26 +148,52 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
     there = (place >= 0) & (row >= 0)
     drawn, place, row = drawn[there], place[there], row[there]
     failed = len(rerendered["whole_hash"]) - len(drawn)
-    left_out = {"not re-rendered": failed, "no light": 0, "no data near the arc": 0}
-    tables, profiles, rings = [], [], []
+    left_out = {
+        "not re-rendered": failed,
+        "no light": 0,
+        "no data near the arc": 0,
+        "too faint for the noise": 0,
+    }
+    tables, profiles, rings, noisy = [], [], [], []
     # Bands are looked at one by one, so each has its share of the risk.
     confidence = 1.0 - (1.0 - CONFIDENCE) / len(spec.bands)
     for b, band in enumerate(spec.bands):
         images = _images(stats, rerendered["whole"][drawn], row, place, b, spec, left_out)
+        noise = noise_of(images.arc - images.again, images.again, images.good)
+        if noise.there:
+            seen = _seen_in(images, noise)
+            left_out["too faint for the noise"] += int((~seen).sum())
+            noise = Noise(noise.level[seen], noise.correlation)
+            images = replace(images[seen], floor=np.maximum(noise.level, SCATTER_FLOOR))
+            # What noise alone does to arcs that are right, by the same steps.
+            drawn_noise = noise.draw(images.arc.shape, spec.seed, 20 + b)
+            if len(images.row):
+                right = replace(images, arc=images.again + drawn_noise * images.good)
+                noisy.append(_band(stats, right, b, band, spec, confidence)[0])
         if len(images.row):
             table, profile, ring = _band(stats, images, b, band, spec, confidence)
             tables.append(table)
             profiles.append(profile)
             rings.append(ring)
-    pairs = _stack(tables, PAIR_COLUMNS)
+    pairs, noise_pairs = _stack(tables, PAIR_COLUMNS), _stack(noisy, PAIR_COLUMNS)
+    summary = summarise(pairs, spec, confidence)
+    if len(noise_pairs):
+        summary = widened(summary, summarise(noise_pairs, spec, confidence))
     return Closure(
         pairs,
-        _summary(pairs, spec, confidence),
+        summary,
         _stack(profiles, PROFILE_COLUMNS),
         _stack(rings, ANNULUS_COLUMNS),
         int(pairs["hash"].nunique()),
         left_out,
+        noise_pairs,
     )
+
+
+def _seen_in(im: _Images, noise: Noise) -> NDArray[np.bool_]:
+    """Arcs that stand out of the noise."""
+    light = np.sqrt((im.again**2).sum(axis=(1, 2), where=im.good))
+    return np.asarray(light > FAINTEST * noise.level)
 
 
 def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -177,7 +223,8 @@ def _images(
     use = np.flatnonzero(covered & lit & clean)
     unit = sigma[use, None, None]
     arc = stats["whole_arc"][place[use], b].astype(float) / unit
-    return _Images(row[use], place[use], arc, whole[use, b] / unit, good[use], radius[use])
+    floor = np.full(len(use), SCATTER_FLOOR)
+    return _Images(row[use], place[use], arc, whole[use, b] / unit, good[use], radius[use], floor)
 
 
 _WIDTH_COLUMNS = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
@@ -210,15 +257,20 @@ def _band(
             "shift": np.hypot(fit.dx, fit.dy),
             "width_ratio": fit.width,
             "width_ratio_as_moffat_fwhm": _moffat_ratio(model, beta),
-            "core_pedestal": _ratio((rest * weight * constants.mask).sum(axis=(1, 2)), core_w),
+            "core_pedestal": ratio((rest * weight * constants.mask).sum(axis=(1, 2)), core_w),
             "core_weight": core_w,
-            "outer_pedestal": _ratio((rest * weight * outer).sum(axis=(1, 2)), outer_w),
+            "outer_pedestal": ratio((rest * weight * outer).sum(axis=(1, 2)), outer_w),
             "outer_weight": outer_w,
             "leftover": remains.sum(axis=(1, 2)) / light,
             "difference": np.abs(im.arc - im.again).sum(axis=(1, 2), where=im.good) / light,
             "target_offset_x": stats["row_target_x"][im.row].astype(float) - (spec.size - 1) / 2,
             "target_offset_y": stats["row_target_y"][im.row].astype(float) - (spec.size - 1) / 2,
-            **_places(im, im.arc - constants.image * im.good, stats),
+            **places(
+                im.arc - constants.image * im.good,
+                im.again,
+                im.radius,
+                *(stats[f"row_target_{v}"][im.row].astype(float) for v in "xy"),
+            ),
         }
     )
     return table[PAIR_COLUMNS], profile, rings
@@ -248,10 +300,11 @@ def _fit_with_constants(
     leaves less is kept.
     """
     first = _solve(im, outer, model, beta, width, None)
-    if first.leftover < SOLVED:
+    # In noise no arc is lost under a constant (it would be too faint), and what noise leaves cannot choose.
+    if first.leftover < SOLVED or im.noisy:
         return first
     light = np.maximum(np.abs(im.again), np.abs(im.arc))
-    weight = im.good / (1.0 + (FIRST_ERROR * light / SCATTER_FLOOR) ** 2)
+    weight = im.good / (1.0 + (FIRST_ERROR * light / im.floor[:, None, None]) ** 2)
     start = find_constants(np.where(im.good, im.arc - im.again, 0.0), weight, outer)
     second = _solve(im, outer, model, beta, width, start)
     return first if first.leftover <= second.leftover else second
@@ -270,9 +323,9 @@ def _solve(
         fit = fit_arcs(im.arc - image * im.good, im.again, model, beta, width)
         eps = _relative_error(im, fit)
         # By the promised light alone: a pixel's own excess must not change its say.
-        weight = im.good / (1.0 + (eps * fit.model / SCATTER_FLOOR) ** 2)
+        weight = im.good / (1.0 + (eps * fit.model / im.floor[:, None, None]) ** 2)
         rest = np.where(im.good, fit.seen - fit.model + image, 0.0)
-        constants = find_constants(rest, weight, outer)
+        constants = find_constants(rest, weight, outer, im.noisy)
         moved = float(np.max(np.abs(constants.image - image)))
         image = constants.image
         if moved < SETTLED:
@@ -292,10 +345,6 @@ def _moffat_ratio(model: NDArray[np.int64], beta: Floats) -> Floats:
     return np.where(model == 2, moffat_width_ratio(beta), np.nan)
 
 
-def _ratio(top: Floats, bottom: Floats) -> Floats:
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
-
-
 def _profile(
     im: _Images, solved: _Solved, band: str, spec: AuditSpec, confidence: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -306,10 +355,10 @@ def _profile(
         ring = ((im.radius >= r) & (im.radius < r + 1)) & im.good
         pixels, w = ring.sum(axis=(1, 2)).astype(float), (ring * weight).sum(axis=(1, 2))
         left = weighted_mean(
-            _ratio((rest * weight * ring).sum(axis=(1, 2)), w), w, spec.seed, 5, confidence
+            ratio((rest * weight * ring).sum(axis=(1, 2)), w), w, spec.seed, 5, confidence
         )
         seen, drawn = (
-            np.nansum(_ratio((v * ring).sum(axis=(1, 2)), pixels)) for v in (im.arc, im.again)
+            np.nansum(ratio((v * ring).sum(axis=(1, 2)), pixels)) for v in (im.arc, im.again)
         )
         n = max(int((pixels > 0).sum()), 1)
         granted = solved.eps * float((light * weight * ring).sum() / max(w.sum(), 1e-300))
@@ -322,86 +371,7 @@ def _profile(
     for inner, edge in annuli(spec.size):
         ring = ((im.radius >= inner) & (im.radius < edge)) & im.good
         pixels = ring.sum(axis=(1, 2)).astype(float)
-        gap = _ratio(((im.arc - im.again) * ring).sum(axis=(1, 2)), pixels)
+        gap = ratio(((im.arc - im.again) * ring).sum(axis=(1, 2)), pixels)
         e = weighted_mean(gap, pixels, spec.seed, 6, confidence)
         rings.append((band, inner, edge, e.value, e.lo, e.hi, e.n))
     return pd.DataFrame(rows, columns=PROFILE_COLUMNS), pd.DataFrame(rings, columns=ANNULUS_COLUMNS)
-
-
-def _places(im: _Images, arc: Floats, stats: Arrays) -> dict[str, Floats]:
-    """Where the light is, and where it should be: centroid, brightest pixel, quadrants."""
-    n, size = len(im.arc), im.arc.shape[-1]
-    sight = np.zeros_like(im.good)
-    for image in (arc, im.again):
-        sight |= image > IN_SIGHT * image.max(axis=(1, 2), keepdims=True)
-    axis = np.arange(size, dtype=float)
-    x, y = (stats[f"row_target_{v}"][im.row].astype(float)[:, None, None] for v in "xy")
-    right = np.broadcast_to(axis[None, None, :] > x, im.good.shape)
-    up = np.broadcast_to(axis[None, :, None] > y, im.good.shape)
-    centre, quadrant, peak = [], [], []
-    for image in (arc, im.again):
-        light = np.where(sight, image, 0.0)
-        total = light.sum(axis=(1, 2))
-        total = np.where(total > 0, total, np.nan)
-        centre.append([(light * axis).sum(axis=(1, 2)) / total,
-                       (light * axis[:, None]).sum(axis=(1, 2)) / total])  # fmt: skip
-        quadrant.append(
-            [
-                (light * (right == a) * (up == c)).sum(axis=(1, 2)) / total
-                for a in (0, 1)
-                for c in (0, 1)
-            ]
-        )
-        peak.append(image.reshape(n, -1).argmax(axis=1))
-    radius = im.radius.reshape(n, -1)
-    index = np.arange(n)
-    again = im.again.reshape(n, -1)
-    found, wanted = radius[index, peak[0]], radius[index, peak[1]]
-    # Two images of nearly the same brightness may change ranks by rounding alone.
-    elsewhere = again[index, peak[0]] < 0.9 * again[index, peak[1]]
-    return {
-        "centroid_shift": np.hypot(centre[0][0] - centre[1][0], centre[0][1] - centre[1][1]),
-        "peak_radius": found,
-        "peak_radius_rerendered": wanted,
-        "peak_misplaced": (elsewhere & (np.abs(found - wanted) > 1.5)).astype(float),
-        "quadrant_difference": np.max(
-            np.abs(np.array(quadrant[0]) - np.array(quadrant[1])), axis=0
-        ),
-    }
-
-
-def _summary(pairs: pd.DataFrame, spec: AuditSpec, confidence: float) -> pd.DataFrame:
-    """Effects per band and over all bands (each pair's mean over its bands)."""
-    rows = []
-    for band in ("all", *spec.bands):
-        part = pairs if band == "all" else pairs[pairs.band == band]
-        level = CONFIDENCE if band == "all" else confidence
-        effects = pd.DataFrame(
-            {
-                "hash": part["hash"],
-                "flux": part.flux_ratio - 1.0,
-                "shift": part["shift"],
-                "shift_x": part.dx,
-                "shift_y": part.dy,
-                "width": part.width_ratio - 1.0,
-                "leftover": part.leftover,
-                "difference": part.difference,
-            }
-        )
-        for where in ("core", "outer"):
-            effects[f"{where}_w"] = part[f"{where}_weight"]
-            effects[f"{where}_sum"] = part[f"{where}_pedestal"].fillna(0) * part[f"{where}_weight"]
-        means = effects.groupby("hash", sort=True).mean()
-        for quantity in QUANTITIES:
-            if quantity.endswith("_pedestal"):
-                where = quantity.removesuffix("_pedestal")
-                w = means[f"{where}_w"].to_numpy(float)
-                values = _ratio(means[f"{where}_sum"].to_numpy(float), w)
-                e = weighted_mean(values, w, spec.seed, 5, level)
-                if effective_number(w) < MIN_EFFECTIVE:
-                    e = Estimate(e.value, float("nan"), float("nan"), e.n)
-            else:
-                values = means[quantity].to_numpy(float)
-                e = weighted_mean(values, np.ones(len(values)), spec.seed, 5, level)
-            rows.append((quantity, band, e.value, e.lo, e.hi, e.n))
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

@@ -19,6 +19,9 @@ from darkhaloscope.geometry import core_slice, radius_map, stamp_centre
 NOTICED = 5e-4
 """Core level in sky sigma from which its reach is traced; half of the limit on a pedestal."""
 
+ABOVE_NOISE = 5.0
+"""Core level in units of a stacked pixel's scatter from which its reach is traced in noise."""
+
 CENTRE = 3.0
 SMALLEST = 9
 """Fewer pixels than this are no core."""
@@ -50,7 +53,9 @@ def core_box(size: int) -> NDArray[np.bool_]:
     return box
 
 
-def find_constants(rest: Floats, weight: Floats, outer: NDArray[np.bool_]) -> Constants:
+def find_constants(
+    rest: Floats, weight: Floats, outer: NDArray[np.bool_], noisy: bool = False
+) -> Constants:
     """Constants in a stack of residuals.
 
     Parameters
@@ -59,6 +64,9 @@ def find_constants(rest: Floats, weight: Floats, outer: NDArray[np.bool_]) -> Co
         Residuals in sky sigma, and how much each pixel counts.
     outer : ndarray of bool (image, y, x)
         The outer annulus of each image.
+    noisy : bool
+        Whether the images hold noise: a core is then traced only where each of its pixels stands out
+        of the stack's own scatter, since what is traced in noise is always a constant.
     """
     size = rest.shape[-1]
     far_weight = float((weight * outer).sum())
@@ -68,7 +76,13 @@ def find_constants(rest: Floats, weight: Floats, outer: NDArray[np.bool_]) -> Co
     radius = radius_map(size, stamp_centre(size), stamp_centre(size))
     level = float(np.median(stack[radius < CENTRE]))
     mask, reach = core_box(size), 5.0
-    if abs(level) > NOTICED:
+    noticed = NOTICED
+    if noisy:
+        away = stack[radius >= CENTRE]
+        noticed = max(
+            noticed, ABOVE_NOISE * 1.4826 * float(np.median(np.abs(away - np.median(away))))
+        )
+    if abs(level) > noticed:
         parts, _ = label(stack * np.sign(level) > 0.5 * abs(level))
         central = np.bincount(parts[radius < CENTRE])
         covered = parts == int(np.argmax(central[1:])) + 1 if len(central) > 1 else mask

@@ -18,6 +18,7 @@ from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.one_class import noise_tests
 from darkhaloscope.audit.selection import SELECTION_COLUMNS, Selection
 from darkhaloscope.audit.shape import (
     CORE_COLUMNS,
@@ -67,12 +68,15 @@ def diagnose(
     groups = group_table(closed.pairs, stats, spec)
     metadata = pd.DataFrame(columns=SELECTION_COLUMNS) if chosen is None else chosen.table
     tests = [
+        *noise_tests(stamps, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
         *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
         *group_tests(groups, limits),
         *([] if chosen is None else chosen.tests(limits.excess_auc, limits.regions)),
     ]
     table, causes = judged(tests)
+    # The non-linear reader sees noise too, and cannot say that it is noise.
+    causes.sort(key=lambda c: c.name != "noise_one_class")
     return Diagnostics(
         {
             "leak_map": leak,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from scipy.stats import beta as beta_law
@@ -97,21 +99,37 @@ def coverage_gate(quality: Quality) -> Gate:
 
 def localisation_gate(found: Closure, limits: GateLimits) -> Gate:
     """Fraction of arcs that are elsewhere, with the interval of Clopper & Pearson (1934)."""
-    limit = limits.arc_localisation
-    table = found.pairs
+
+    def elsewhere(table: pd.DataFrame) -> pd.Series[bool]:
+        return (
+            (table.centroid_shift > CENTROID_OFF)
+            | (table.peak_misplaced > 0)
+            | (table.quadrant_difference > QUADRANT_OFF)
+        )
+
+    return _fraction_gate("arc_localisation", found, limits.arc_localisation, elsewhere, limits)
+
+
+def _fraction_gate(
+    name: str,
+    found: Closure,
+    limit: float,
+    off: Callable[[pd.DataFrame], pd.Series[bool]],
+    limits: GateLimits,
+) -> Gate:
+    """Fraction of pairs with a band that is ``off``; what noise alone puts off is no evidence."""
     n = found.n_pairs
-    need = f"arc_localisation needs {limits.closure_pairs} closure pairs ({n} here)"
+    need = f"{name} needs {limits.closure_pairs} closure pairs ({n} here)"
     if n == 0:
-        return Gate("arc_localisation", np.nan, (np.nan, np.nan), limit, "not_enough", need)
-    off = (
-        (table.centroid_shift > CENTROID_OFF)
-        | (table.peak_misplaced > 0)
-        | (table.quadrant_difference > QUADRANT_OFF)
-    )
-    bad = int(off.groupby(table["hash"]).any().sum())
+        return Gate(name, np.nan, (np.nan, np.nan), limit, "not_enough", need)
+    bad = int(off(found.pairs).groupby(found.pairs["hash"]).any().sum())
     lo, hi = binomial_interval(bad, n)
+    if len(found.noise_pairs):
+        by_noise = int(off(found.noise_pairs).groupby(found.noise_pairs["hash"]).any().sum())
+        lo = max(0.0, lo - binomial_interval(by_noise, found.noise_pairs["hash"].nunique())[1])
+        need = f"{name} needs stamps with less noise: {by_noise} of {n} arcs are off by it alone"
     outcome = below(lo, hi, limit) if n >= limits.closure_pairs else "not_enough"
-    return Gate("arc_localisation", bad / n, (lo, hi), limit, outcome, need)
+    return Gate(name, bad / n, (lo, hi), limit, outcome, need)
 
 
 def binomial_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -131,20 +149,15 @@ def integrity_gate(stats: Arrays) -> Gate:
 
 def scatter_gate(found: Closure, limits: GateLimits) -> Gate:
     """Fraction of pairs that are off by themselves: errors that cancel in the mean are seen here."""
-    limit, n = limits.closure_scatter, found.n_pairs
-    need = f"closure_scatter needs {limits.closure_pairs} closure pairs ({n} here)"
-    if n == 0:
-        return Gate("closure_scatter", np.nan, (np.nan, np.nan), limit, "not_enough", need)
-    table = found.pairs
-    off = (
-        ((table.flux_ratio - 1.0).abs() > limits.closure_flux)
-        | ((table.width_ratio - 1.0).abs() > limits.closure_blur)
-        | (table["shift"] > limits.closure_centroid)
-    )
-    bad = int(off.groupby(table["hash"]).any().sum())
-    lo, hi = binomial_interval(bad, n)
-    outcome = below(lo, hi, limit) if n >= limits.closure_pairs else "not_enough"
-    return Gate("closure_scatter", bad / n, (lo, hi), limit, outcome, need)
+
+    def scattered(table: pd.DataFrame) -> pd.Series[bool]:
+        return (
+            ((table.flux_ratio - 1.0).abs() > limits.closure_flux)
+            | ((table.width_ratio - 1.0).abs() > limits.closure_blur)
+            | (table["shift"] > limits.closure_centroid)
+        )
+
+    return _fraction_gate("closure_scatter", found, limits.closure_scatter, scattered, limits)
 
 
 def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:

@@ -13,8 +13,9 @@ import yaml
 from darkhaloscope import storage
 from darkhaloscope.audit.alignment import ALIGNMENT_COLUMNS, SHIFT_COLUMNS
 from darkhaloscope.audit.closure import ANNULUS_COLUMNS as CLOSURE_ANNULUS_COLUMNS
-from darkhaloscope.audit.closure import PAIR_COLUMNS, SUMMARY_COLUMNS
+from darkhaloscope.audit.closure import PAIR_COLUMNS
 from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUMNS
+from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
 from darkhaloscope.audit.hypotheses import TEST_COLUMNS
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS

@@ -1,0 +1,91 @@
+"""Noise in ``stamp - ctrl`` that no arc explains: how much there is, and more that is like it.
+
+Stored arcs are noiseless. Where only noisy stamps exist, or one class was given noise of its own, closure
+must know what noise alone does to its figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from darkhaloscope.audit.intervals import Floats, generator
+
+NOISY = 0.01
+"""Scatter in sky sigma from which a difference is called noisy: the rounding of ctrl is 0.02."""
+
+FEWEST_PIXELS = 50
+UNCORRELATED = 0.05
+TO_SIGMA = 1.4826
+"""Median absolute deviation to standard deviation of a normal law."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """``level`` (image,) in the unit of the images, and the ``correlation`` of neighbours."""
+
+    level: Floats
+    correlation: float
+
+    @property
+    def there(self) -> bool:
+        """Whether this is more than rounding and wings."""
+        rough = self.level * np.sqrt(1.0 - self.correlation)
+        return len(rough) > 0 and float(np.median(rough)) > NOISY
+
+    def draw(self, shape: tuple[int, ...], seed: int, stream: int) -> Floats:
+        """Gaussian noise like it, (image, y, x): neighbours are as much alike."""
+        out = generator(seed, stream).normal(size=shape)
+        if self.correlation > UNCORRELATED:
+            # White noise smoothed by g has exp(-1 / 4 g^2) between neighbours.
+            g = 0.5 / np.sqrt(-np.log(min(self.correlation, 0.95)))
+            out = gaussian_filter(out, (0, g, g), mode="wrap")
+            out /= out.std()
+        return np.asarray(out * self.level[:, None, None])
+
+
+def scatter(values: Floats, use: NDArray[np.bool_]) -> Floats:
+    """Robust standard deviation of the pixels in ``use`` of each image; 0 where they are too few."""
+    known = np.where(use, values, np.nan).reshape(len(values), -1)
+    enough = use.reshape(len(values), -1).sum(axis=1) >= FEWEST_PIXELS
+    out = np.zeros(len(values))
+    middle = np.nanmedian(known[enough], axis=1, keepdims=True)
+    out[enough] = TO_SIGMA * np.nanmedian(np.abs(known[enough] - middle), axis=1)
+    return out
+
+
+def faint_pixels(arc: Floats, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The half of the good pixels in which an arc is faintest, with a good neighbour in x.
+
+    Parameters
+    ----------
+    arc, good : ndarray (image, y, x)
+
+    Returns
+    -------
+    ndarray of bool (image, y, x - 1)
+    """
+    both = good[..., 1:] & good[..., :-1]
+    light = np.where(both, arc[..., 1:], np.nan).reshape(len(arc), -1)
+    some = both.reshape(len(arc), -1).any(axis=1)
+    limit = np.full(len(arc), -np.inf)
+    limit[some] = np.nanmedian(light[some], axis=1)
+    return np.asarray(both & (arc[..., 1:] <= limit[:, None, None]))
+
+
+def noise_of(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
+    """Noise of ``difference`` (image, y, x) far from ``arc``.
+
+    From neighbours' differences and sums, whose variances are 2 s^2 (1 -+ correlation): what is smooth,
+    as the wings of an arc, is not in the first.
+    """
+    use = faint_pixels(arc, good)
+    left, right = difference[..., :-1], difference[..., 1:]
+    minus, plus = scatter(right - left, use) ** 2, scatter(right + left, use) ** 2
+    whole = np.median(minus + plus) if len(minus) else 0.0
+    correlation = float(np.median(plus - minus) / whole) if whole > 0 else 0.0
+    correlation = float(np.clip(correlation, 0.0, 0.95))
+    return Noise(np.sqrt(minus / (2.0 * (1.0 - correlation))), correlation)

@@ -1,0 +1,51 @@
+"""Noise that one class has and the other has not: a classifier could live from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.intervals import t_interval
+from darkhaloscope.audit.leak_map import Stamps
+from darkhaloscope.audit.noise import faint_pixels, scatter
+
+ONE_CLASS = 0.1
+"""Noise in sky sigma that one class may have beyond the other: rounding of both gives 0.03."""
+
+
+def noise_tests(stamps: Stamps, fewest_regions: int) -> list[Hypothesis]:
+    """Whether stamps are noisier than their ctrl, or less noisy, far from the arcs; one test a band.
+
+    Scatter of neighbours' differences of both, squared and subtracted: noise that a stamp and its ctrl
+    have each of its own cancels. Averaged by region.
+    """
+    keys, region = np.unique(stamps.region, return_inverse=True)
+    n = len(keys)
+    if stamps.promised is None or n < fewest_regions:
+        return []
+    out = []
+    for b in range(stamps.ctrl.shape[1]):
+        arc, good = (stamps.promised - stamps.ctrl)[:, b], stamps.good[:, b]
+        use = faint_pixels(arc, good)
+        seen, ctrl = (
+            scatter(np.diff(v[:, b], axis=-1), use) ** 2 / 2.0 for v in (stamps.seen, stamps.ctrl)
+        )
+        mean = np.bincount(region, seen - ctrl, n) / np.bincount(region, minlength=n)
+        excess, spread = float(mean.mean()), float(mean.std(ddof=1))
+        error = max(spread / np.sqrt(n), ONE_CLASS**2 / 50)
+        size = float(np.sqrt(abs(excess)))
+        who, other = ("stamps", "ctrl") if excess > 0 else ("ctrl", "stamps")
+        ends = t_interval(abs(excess), abs(excess) + error * np.array([-1.0, 1.0]) / np.sqrt(2), n)
+        says = (
+            f"far from the arcs the {who} hold noise of {size:.2g} sky sigma that the {other} "
+            "do not: noise added to one class"
+        )
+        out.append(
+            Hypothesis(
+                "noise_one_class", f"band {b}", size,
+                tuple(float(np.sqrt(max(v, 0.0))) for v in ends),  # type: ignore[arg-type]
+                ONE_CLASS, n, min(1.0, 2.0 * p_above(abs(excess), ONE_CLASS**2, error, n)),
+                "shortcut", says,
+            )
+        )  # fmt: skip
+    return out

@@ -1,0 +1,69 @@
+"""Noise in stamps: it is called noise, and closure works beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, with_arc
+from scipy.ndimage import gaussian_filter
+
+from darkhaloscope.audit.noise import Noise, noise_of
+
+UNIT = SKY[None, :, None, None]
+
+
+def _noisy(ds: Ds, size: float, factor: float = 1.0, smooth: float = 0.0) -> Ds:
+    rng = np.random.default_rng(5)
+
+    def change(arc: np.ndarray) -> np.ndarray:
+        noise = gaussian_filter(rng.normal(size=arc.shape), (0, 0, smooth, smooth))
+        return factor * arc + size * UNIT * noise / noise.std()
+
+    return with_arc(ds, change)
+
+
+@pytest.mark.parametrize(("size", "smooth"), [(0.7, 0.0), (0.3, 0.0), (1.0, 0.6)])
+def test_noise_in_one_class_is_called_that_and_nothing_else(size: float, smooth: float) -> None:
+    result = run_audit(_noisy(clean(), size, smooth=smooth))
+    assert names(result) in (["noise_one_class", "nonlinear_excess"], ["noise_one_class"])
+    assert result.verdict["sentence"].startswith("A shortcut, noise_one_class: far from the arcs")
+    for name in ("closure_flux", "closure_centroid", "residual_pedestal", "closure_scatter"):
+        assert gate(result, name)["outcome"] != "fail"
+
+
+def test_a_doubled_flux_is_found_under_noise() -> None:
+    result = run_audit(_noisy(clean(), 0.7, factor=2.0))
+    assert names(result)[0] == "flux_scale"
+    cause = result.verdict["causes"][0]
+    assert cause["interval"][0] < 2.0 < cause["interval"][1]
+    assert cause["size"] == pytest.approx(2.0, rel=0.05)
+    assert "noise_one_class" in names(result)
+    assert not {"shift", "blur", "core_pedestal", "pedestal"} & set(names(result))
+
+
+def test_noise_that_both_classes_have_of_their_own_is_no_shortcut() -> None:
+    """Two exposures of one sky: stamp - ctrl is noisy, and neither class can be told by it."""
+    ds = clean().copy(deep=True)
+    rng = np.random.default_rng(6)
+    ours, theirs = (0.5 * UNIT * rng.normal(size=ds["arc"].shape) for _ in range(2))
+    ds["ctrl"].values[:] = ds["ctrl"].values + ours.astype("f4")
+    result = run_audit(with_arc(ds, lambda arc: arc + (theirs - ours)[: len(arc)]))
+    assert "noise_one_class" not in names(result)
+    assert not {"flux_scale", "shift", "blur", "core_pedestal", "pedestal"} & set(names(result))
+    sizes = result.tables["tests"].query("test == 'noise_one_class'")
+    assert (sizes["p_holm"] > 0.05).all()
+
+
+def test_level_and_correlation_are_those_that_were_made() -> None:
+    made = Noise(np.full(200, 0.4), 0.5).draw((200, SIZE, SIZE), 1, 1)
+    neighbours = np.corrcoef(made[..., 1:].ravel(), made[..., :-1].ravel())[0, 1]
+    assert made.std() == pytest.approx(0.4, rel=0.02)
+    assert neighbours == pytest.approx(0.5, abs=0.05)
+    axis = np.arange(SIZE) - (SIZE - 1) / 2
+    arc = 30.0 * np.exp(-(axis[:, None] ** 2 + axis[None, :] ** 2) / 50.0) * np.ones((200, 1, 1))
+    # An arc that is wrong by a tenth is not taken for noise.
+    found = noise_of(made + 0.1 * arc, arc, np.ones(arc.shape, dtype=bool))
+    assert np.median(found.level) == pytest.approx(0.4, rel=0.03)
+    assert found.correlation == pytest.approx(neighbours, abs=0.05)
+    assert found.there
+    assert not noise_of(0.1 * arc, arc, np.ones(arc.shape, dtype=bool)).there
