@@ -25,6 +25,7 @@ from darkhaloscope.audit.intervals import (
     MIN_REGIONS,
     Floats,
     RegionAuc,
+    effective_number,
     region_interval,
     within_pair_auc,
 )
@@ -239,7 +240,7 @@ class _Pairs:
 
 
 STRATA_COLUMNS = [
-    "family", "stratum", "lo", "hi", "pairs", "hosts", "regions",
+    "family", "stratum", "lo", "hi", "pairs", "hosts", "effective_hosts", "regions",
     "auc", "auc_lo", "auc_hi", "called_95",
     "auc_rerendered", "excess", "excess_lo", "excess_hi", "excess_se",
     "own_auc", "own_auc_lo", "own_auc_hi", "within_pair", "tied", "note",
@@ -285,6 +286,7 @@ def _stratum(
 ) -> tuple[dict[str, object], RegionAuc, tuple[float, float, float]]:
     """One row of the table: the pooled model read in these pairs, and a model of their own."""
     region = pairs.region[members]
+    _, by_host = np.unique(pairs.host[members], return_counts=True)
     seen = RegionAuc(observed[0][members], observed[1][members], region, pairs.seed)
     promised = RegionAuc(expected[0][members], expected[1][members], region, pairs.seed)
     # The same resampled regions in both, so that what they share cancels.
@@ -304,7 +306,8 @@ def _stratum(
         notes.append("too few pairs or regions for a model of its own")
     row = {
         "pairs": len(members),
-        "hosts": len(np.unique(pairs.host[members])),
+        "hosts": len(by_host),
+        "effective_hosts": effective_number(by_host.astype(float)),
         "regions": seen.n_regions,
         "auc": seen.value,
         "auc_lo": lo,

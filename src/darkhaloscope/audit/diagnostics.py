@@ -66,13 +66,14 @@ def diagnose(
         aligned, shifts = alignment(stamps, stats, spec)
         core, quadrants = core_table(stamps, stats, spec), quadrant_table(stamps, stats, spec)
     groups = group_table(closed.pairs, stats, spec)
-    metadata = pd.DataFrame(columns=SELECTION_COLUMNS) if chosen is None else chosen.table
+    if chosen is None:
+        chosen = Selection(pd.DataFrame(columns=SELECTION_COLUMNS), np.nan)
     tests = [
         *noise_tests(stamps, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
         *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
         *group_tests(groups, limits),
-        *([] if chosen is None else chosen.tests(limits.excess_auc, limits.regions)),
+        *chosen.tests(limits.excess_auc, limits.regions),
     ]
     table, causes = judged(tests)
     # The non-linear reader sees noise too, and cannot say that it is noise.
@@ -85,7 +86,9 @@ def diagnose(
             "core": core,
             "quadrants": quadrants,
             "groups": groups,
-            "selection": metadata,
+            "selection": chosen.table,
+            "independence": chosen.dependence,
+            "psf_outliers": chosen.outliers,
             "tests": table,
         },
         [*impossible_magnification(stats), *causes],
@@ -94,7 +97,7 @@ def diagnose(
 
 
 def _not_tested(
-    tested: set[str], regions: int, chosen: Selection | None, limits: GateLimits, spec: AuditSpec
+    tested: set[str], regions: int, chosen: Selection, limits: GateLimits, spec: AuditSpec
 ) -> list[str]:
     out = []
     why = (
@@ -112,6 +115,11 @@ def _not_tested(
             "differences between splits and between PSF sources: one group, or too few pairs"
         )
     if "selection_shortcut" not in tested:
-        missing = chosen.missing if chosen is not None else ""
-        out.append(missing or f"metadata: fewer than {limits.regions} regions, described only")
+        out.append(
+            chosen.missing or f"metadata: fewer than {limits.regions} regions, described only"
+        )
+    if "parameters_dependent" not in tested:
+        out.append(
+            "independence of lenses and sources from the sky: no column, too few rows or regions"
+        )
     return out

@@ -37,7 +37,7 @@ class Noise:
         return len(rough) > 0 and float(np.median(rough)) > NOISY
 
     def draw(self, shape: tuple[int, ...], seed: int, stream: int) -> Floats:
-        """Gaussian noise like it, (image, y, x): neighbours are as much alike."""
+        """Gaussian noise like it, (image, y, x): neighbours are about as much alike."""
         out = generator(seed, stream).normal(size=shape)
         if self.correlation > UNCORRELATED:
             # White noise smoothed by g has exp(-1 / 4 g^2) between neighbours.

@@ -7,7 +7,7 @@ test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,13 @@ from threadpoolctl import threadpool_limits
 
 from darkhaloscope.audit.core_gate import group_folds
 from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.independence import (
+    INDEPENDENCE_COLUMNS,
+    OUTLIER_COLUMNS,
+    independence,
+    independence_tests,
+    psf_outliers,
+)
 from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
 from darkhaloscope.audit.spec import AuditSpec, row_hashes
 
@@ -34,16 +41,25 @@ ALL = "all columns together"
 
 @dataclass(frozen=True)
 class Selection:
-    """``table``: AUC of all columns together, then of each alone, the most telling first."""
+    """What columns say before a pixel is looked at.
+
+    ``table``: AUC of all columns together, then of each alone, the most telling first; ``dependence``
+    of drawn parameters on the sky, and ``outliers`` of the PSF width: see :mod:`.independence`.
+    """
 
     table: pd.DataFrame
     error: float
     missing: str = ""
+    dependence: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=INDEPENDENCE_COLUMNS)
+    )
+    outliers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=OUTLIER_COLUMNS))
 
     def tests(self, tolerance: float, fewest_regions: int) -> list[Hypothesis]:
-        """Whether all columns together tell more than ``tolerance`` above a coin."""
+        """Whether all columns together tell more than ``tolerance`` above a coin; and independence."""
+        dependent = independence_tests(self.dependence, fewest_regions)
         if self.table.empty or int(self.table["regions"].iloc[0]) < fewest_regions:
-            return []
+            return dependent
         first = self.table.iloc[0]
         limit = 0.5 + tolerance
         says = f"metadata alone tell injections from controls with an AUC of {first.auc:.3f}"
@@ -54,21 +70,32 @@ class Selection:
         interval = (float(first.lo), float(first.hi))
         return [
             Hypothesis("selection_shortcut", "metadata", float(first.auc), interval, limit, n, p,
-                       "shortcut", says)
+                       "shortcut", says),
+            *dependent,
         ]  # fmt: skip
 
 
 def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
-    """Try to tell the classes of at most 20,000 rows by their metadata.
+    """Try to tell the classes of at most 20,000 rows by their metadata, and ask how injections were drawn.
 
     Parameters
     ----------
     columns : Dataset
         The provenance variables, lazy or not; those that are missing, or assumed, are left out.
     """
-    ok = np.flatnonzero(columns["cutout_ok"].values.astype(bool))
+    ok = everything = np.flatnonzero(columns["cutout_ok"].values.astype(bool))
     if len(ok) > MOST_ROWS:
         ok = np.sort(generator(spec.seed, 11).choice(ok, MOST_ROWS, replace=False))
+    lensed = ok[columns["lens_model"].values[ok] > 0]
+    return replace(
+        _classes(columns, ok, spec),
+        dependence=independence(columns, lensed, spec),
+        outliers=psf_outliers(columns, everything, spec),
+    )
+
+
+def _classes(columns: xr.Dataset, ok: NDArray[np.int64], spec: AuditSpec) -> Selection:
+    """Injections against controls, by their metadata."""
     injected = columns["lens_model"].values[ok] > 0
     rarer = int(min(injected.sum(), (~injected).sum()))
     empty = pd.DataFrame(columns=SELECTION_COLUMNS)

@@ -169,8 +169,8 @@ def column_coverage(found: Findings) -> Table:
 
 def strata(found: Findings) -> Table:
     """The core AUC in every stratum."""
-    head = ["by", "stratum", "pairs", "hosts", "regions", "AUC", "interval", "re-rendered", "excess",
-            "interval", "own model", "within pair", "note"]  # fmt: skip
+    head = ["by", "stratum", "pairs", "hosts", "worth hosts", "regions", "AUC", "interval",
+            "re-rendered", "excess", "interval", "own model", "within pair", "note"]  # fmt: skip
     names = {
         "theta_e": "θ_E",
         "theta_e_coarse": "θ_E, coarse",
@@ -179,8 +179,9 @@ def strata(found: Findings) -> Table:
     }
     rows = [
         [names.get(str(r["family"]), str(r["family"])), stratum(str(r["stratum"])),
-         *(f"{int(r[c]):,}" for c in ("pairs", "hosts", "regions")),
-         number(r["auc"], 3), interval((r["auc_lo"], r["auc_hi"])), number(r["auc_rerendered"], 3),
+         *(f"{int(r[c]):,}" for c in ("pairs", "hosts")), number(r["effective_hosts"], 3),
+         f"{int(r['regions']):,}", number(r["auc"], 3), interval((r["auc_lo"], r["auc_hi"])),
+         number(r["auc_rerendered"], 3),
          number(r["excess"], 2), interval((r["excess_lo"], r["excess_hi"])), number(r["own_auc"], 3),
          number(r["within_pair"], 3), str(r["note"] or "")]
         for r in found["auc_by_stratum"].to_dict("records")
@@ -261,6 +262,27 @@ def selection(found: Findings) -> Table:
         for r in found["selection"].to_dict("records")
     ]  # fmt: skip
     return Table(["column", "AUC", "interval", "p, uncorrected"], rows)
+
+
+def independence(found: Findings) -> Table:
+    """Rank correlation of drawn parameters with the sky."""
+    rows = [
+        [str(r["parameter"]), str(r["sky"]).replace("_", " "), number(r["correlation"], 2),
+         interval((r["lo"], r["hi"])), f"{int(r['rows']):,}", f"{int(r['regions']):,}"]
+        for r in found["independence"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["parameter", "sky", "correlation", "interval", "rows", "regions"], rows, 2)
+
+
+def psf_outliers(found: Findings) -> Table:
+    """PSF widths far from their band's median."""
+    rows = [
+        [str(r["band"]), str(r["brick"]), str(r["slot"]), number(r["psfsize"], 3), number(r["z"], 2),
+         number(r["median"], 3), f"{int(r['outliers_low']):,}", f"{int(r['outliers_high']):,}"]
+        for r in found["psf_outliers"].to_dict("records")
+    ]  # fmt: skip
+    head = ["band", "brick", "slot", "psfsize [arcsec]", "z", "median", "below", "above"]
+    return Table(head, rows, 3)
 
 
 def displaced(found: Findings) -> str:

@@ -18,6 +18,7 @@ from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUM
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
 from darkhaloscope.audit.hypotheses import TEST_COLUMNS
+from darkhaloscope.audit.independence import INDEPENDENCE_COLUMNS, OUTLIER_COLUMNS
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS
 from darkhaloscope.audit.measure import FOOTPRINT_COUNTS
 from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
@@ -54,6 +55,8 @@ COLUMNS: dict[str, list[str]] = {
     "quadrants": QUADRANT_COLUMNS,
     "groups": GROUP_COLUMNS,
     "selection": SELECTION_COLUMNS,
+    "independence": INDEPENDENCE_COLUMNS,
+    "psf_outliers": OUTLIER_COLUMNS,
     "tests": TEST_COLUMNS,
     "reasons": REASON_COLUMNS,
     "psf_sources": PSF_SOURCE_COLUMNS,

@@ -176,7 +176,11 @@ def sections(found: Findings) -> list[Section]:
             "held out), then each column alone. All should lie on 0.5.",
             leak_pictures.selection_pictures(found),
             "Too few controls, or no column to look at.",
-            [("columns", facts.selection(found))],
+            [
+                ("columns", facts.selection(found)),
+                ("drawn parameters against the sky", facts.independence(found)),
+                ("outlying PSF widths", facts.psf_outliers(found)),
+            ],
         ),
         Section(
             "alignment",

@@ -1,0 +1,114 @@
+"""Drawn parameters against the sky, by columns alone; each dependence is planted and found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import spearmanr
+
+from darkhaloscope.audit import AuditSpec, selection, stratum_counts
+from darkhaloscope.audit.hypotheses import judged
+
+N, REGIONS = 900, 60
+BANDS = ("g", "r", "z")
+
+
+def _columns(seed: int = 1) -> xr.Dataset:
+    """Regions of their own seeing and brightness; lenses and sources that know nothing of them."""
+    rng = np.random.default_rng(seed)
+    region = np.arange(N) % REGIONS
+    injected = np.arange(N) % 10 > 0
+    seeing = (1 + 0.1 * rng.normal(size=REGIONS))[region, None]
+    per_pair = {
+        "theta_e": np.where(injected, rng.uniform(0.5, 2.5, N), 0.0),
+        "src_reff": np.where(injected, rng.uniform(0.1, 0.5, N), np.nan),
+        "src_dmag": np.where(injected, rng.uniform(0.5, 3.0, N), np.nan),
+        "lens_model": np.where(injected, 2, 0),
+        "brick": np.array([f"b{r}" for r in region], dtype=object),
+        "region_id": np.array([f"b{r}" for r in region], dtype=object),
+        "slot": np.arange(N) // REGIONS,
+        "host_id": np.arange(N) // 2,
+        "cutout_ok": np.ones(N, bool),
+        "ra": rng.uniform(0, 1, N),
+    }
+    per_band = {
+        "psfsize": 1.3 * seeing * rng.normal(1, 0.02, (N, 3)),
+        "host_mag": 19 + rng.normal(size=(REGIONS, 1))[region] * 0.3 + rng.normal(size=(N, 3)),
+    }
+    return xr.Dataset(
+        {
+            **{k: ("pair", v) for k, v in per_pair.items()},
+            **{k: (("pair", "band"), v) for k, v in per_band.items()},
+        }
+    )
+
+
+def _spec(columns: xr.Dataset) -> AuditSpec:
+    theta_e = columns["theta_e"].values[columns["lens_model"].values > 0]
+    return AuditSpec(7, BANDS, "r", 64, 0.262, REGIONS, stratum_counts(theta_e))
+
+
+def _by_seeing(columns: xr.Dataset) -> None:
+    columns["src_reff"].values[:] += 1.0 * (columns["psfsize"].values[:, 1] - 1.3)
+
+
+def _by_host(columns: xr.Dataset) -> None:
+    columns["theta_e"].values[:] -= 0.4 * (columns["host_mag"].values[:, 1] - 19)
+
+
+def _by_region(columns: xr.Dataset) -> None:
+    own = np.random.default_rng(3).uniform(-1, 1, REGIONS)
+    columns["src_dmag"].values[:] += own[np.arange(N) % REGIONS]
+
+
+def test_parameters_that_know_nothing_of_the_sky_raise_no_alarm() -> None:
+    for seed in range(5):
+        columns = _columns(seed)
+        tests = selection(columns, _spec(columns)).tests(0.02, 20)
+        assert {t.name for t in tests} == {"selection_shortcut", "parameters_dependent"}
+        assert not judged(tests)[1]
+
+
+@pytest.mark.parametrize(
+    ("plant", "parameter", "sky"),
+    [
+        (_by_seeing, "src_reff", "psfsize r"),
+        (_by_host, "theta_e", "host_mag r"),
+        (_by_region, "src_dmag", "region"),
+    ],
+    ids=["seeing", "host", "region"],
+)
+def test_a_dependence_is_found_and_named(
+    plant: Callable[[xr.Dataset], None], parameter: str, sky: str
+) -> None:
+    columns = _columns()
+    plant(columns)
+    found = selection(columns, _spec(columns))
+    causes = {c.name: c for c in judged(found.tests(0.02, 20))[1]}
+    assert parameter in causes["parameters_dependent"].says
+    table = found.dependence.set_index(["parameter", "sky"])
+    assert table["correlation"].abs().idxmax() == (parameter, sky)
+    if sky != "region":
+        use = columns["lens_model"].values > 0
+        name, _ = sky.split()
+        ours = table.loc[(parameter, sky), "correlation"]
+        theirs = spearmanr(columns[parameter].values[use], columns[name].values[use, 1])
+        assert ours == pytest.approx(theirs.statistic, abs=1e-9)
+
+
+def test_strange_psf_widths_are_listed() -> None:
+    columns = _columns()
+    columns["psfsize"].values[7, 0] = 0.508
+    columns["psfsize"].values[9, 0] = 0.0  # none, and no outlier
+    columns["psfsize"].values[[30, 31], 2] = 4.0
+    table = selection(columns, _spec(columns)).outliers
+    low = table[table["band"] == "g"]
+    assert list(low["psfsize"]) == [0.508]
+    assert (low["brick"].iloc[0], low["slot"].iloc[0]) == ("b7", 0)
+    assert low["z"].iloc[0] < -5
+    assert list(low["outliers_low"]) == [1]
+    assert list(table[table["band"] == "z"]["outliers_high"]) == [2, 2]
+    assert not (table["band"] == "r").any()
