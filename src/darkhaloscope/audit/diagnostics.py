@@ -15,6 +15,7 @@ from darkhaloscope.audit.alignment import (
 )
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
 from darkhaloscope.audit.measure import Arrays
@@ -81,6 +82,7 @@ def diagnose(
     return Diagnostics(
         {
             "leak_map": leak,
+            "dose": dose_table(stamps, spec),
             "alignment": aligned,
             "shift_sensitivity": shifts,
             "core": core,

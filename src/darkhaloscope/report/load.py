@@ -17,6 +17,7 @@ from darkhaloscope.audit.closure import PAIR_COLUMNS
 from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUMNS
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
+from darkhaloscope.audit.dose import DOSE_COLUMNS
 from darkhaloscope.audit.hypotheses import TEST_COLUMNS
 from darkhaloscope.audit.independence import INDEPENDENCE_COLUMNS, OUTLIER_COLUMNS
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS
@@ -48,6 +49,7 @@ COLUMNS: dict[str, list[str]] = {
     "annulus": ANNULUS_COLUMNS,
     "quality": QUALITY_COLUMNS,
     "column_coverage": COVERAGE_COLUMNS,
+    "dose": DOSE_COLUMNS,
     "leak_map": LEAK_COLUMNS,
     "alignment": ALIGNMENT_COLUMNS,
     "shift_sensitivity": SHIFT_COLUMNS,

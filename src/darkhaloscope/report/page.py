@@ -147,7 +147,7 @@ def sections(found: Findings) -> list[Section]:
             "in brackets). Look at the distance between the filled points (observed) and the "
             "open ones (ctrl plus re-rendered arc): arcs may be visible, but not more than "
             "physics makes them. The excess should stay left of the dashed tolerance.",
-            [*pictures.core_auc(found), *pictures.learning_curve(found)],
+            [*pictures.core_auc(found), *pictures.learning_curve(found), *pictures.dose(found)],
             "No core AUC: it needs pairs of at least two regions that share no host.",
             [("core AUC by stratum", facts.strata(found))],
         ),

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.dose import PER_SAMPLE, RAW
 from darkhaloscope.errors import Reason
 from darkhaloscope.report.load import Findings
 from darkhaloscope.report.style import (
@@ -213,6 +214,27 @@ def learning_curve(found: Findings) -> list[Picture]:
     axes.minorticks_off()
     legend(figure, axes, 2)
     return [finish(figure, "core AUC against the number of pairs")]
+
+
+def dose(found: Findings) -> list[Picture]:
+    """Core AUC against the fraction of the arc that is added, observed beside re-rendered."""
+    table = found["dose"].dropna(subset=["auc"])
+    if table.empty:
+        return []
+    figure, axes = panel("AUC against dose", "fraction of the arc", "AUC in the central 10×10 pixels",
+                         (4.2, 4.0))  # fmt: skip
+    for scale, marker in ((RAW, "o"), (PER_SAMPLE, "s")):
+        part = table[table["scale"] == scale]
+        x = numbers(part, "dose") + (0.0 if scale == RAW else 0.03)
+        label = "" if scale == RAW else ", normalised per sample"
+        bars(axes, x, *(numbers(part, c) for c in ("auc", "auc_lo", "auc_hi")), color=OBSERVED,
+             fmt=marker, markersize=5, label=f"observed{label}")  # fmt: skip
+        axes.plot(x, numbers(part, "auc_rerendered"), "D" if scale == RAW else "^", color=EXPECTED,
+                  ls="none", markersize=6, markerfacecolor="none", markeredgewidth=1.6,
+                  label=f"re-rendered{label}")  # fmt: skip
+    axes.axhline(0.5, color=MUTED, lw=1)
+    legend(figure, axes, 2)
+    return [finish(figure, "core AUC against dose, observed beside re-rendered")]
 
 
 def footprint(found: Findings) -> list[Picture]:
