@@ -1,4 +1,4 @@
-"""Clean pairs for the audit's tests, drawn by :mod:`darkhaloscope.lensing`, and ways to spoil them.
+"""Clean pairs for the audit's tests and studies, drawn by :mod:`darkhaloscope.lensing`; how to spoil them.
 
 The renderer shares no code with the audit's own integrator, so agreement between them is evidence.
 Truth is drawn once a session; every defect is planted into a copy.
@@ -233,14 +233,23 @@ def rerendered(ds: Ds, stats: dict[str, np.ndarray], spec: AuditSpec) -> dict[st
     return _RERENDERED[key]
 
 
-def run_audit(ds: Ds, limits: GateLimits | None = None, **changes: object) -> AuditResult:
-    """The whole audit of a data set in memory, measured in three blocks."""
+def run_audit(
+    ds: Ds,
+    limits: GateLimits | None = None,
+    again: dict[str, np.ndarray] | None = None,
+    **changes: object,
+) -> AuditResult:
+    """The whole audit of a data set in memory, measured in three blocks.
+
+    ``again`` are its rows drawn again, where they are known.
+    """
     spec = spec_of(ds, **changes)
     edges = np.linspace(0, ds.sizes["pair"], 4).astype(int)
     parts = [measure(ds.isel(pair=slice(a, b)), spec) for a, b in pairwise(edges)]
     stats = merge(parts, spec)
     columns = quality(ds, spec.reference_band)
-    again = rerendered(ds, stats, spec)
+    if again is None:
+        again = rerendered(ds, stats, spec)
     return conclude(stats, again, columns, limits or GateLimits(), spec, selection(ds, spec))
 
 
