@@ -339,7 +339,7 @@ def test_folders_behind_a_url() -> None:
     place = write_report(url, url)
     assert place == f"{url}/report.html"
     html = fsspec.filesystem("memory").cat_file("/report-test/run/report.html").decode()
-    assert html.count("data:image/png") == 25
+    assert html.count("data:image/png") == 24
 
 
 def test_a_missing_or_damaged_verdict_is_one_sentence(tmp_path: Path) -> None:

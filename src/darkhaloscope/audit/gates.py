@@ -170,7 +170,7 @@ def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:
         else f"excess_auc needs more regions than {core.regions}: its interval [{lo:.3f}, {hi:.3f}] "
         f"crosses {limits.excess_auc:g}"
     )
-    if not np.isfinite(value):
+    if not np.isfinite(value) and core.overall is not None:
         missing = "excess_auc needs re-rendered arcs"
     return Gate("excess_auc", value, (lo, hi), limits.excess_auc, outcome, missing)
 
