@@ -152,6 +152,7 @@ class Cluster:
         self._running = []
 
 
+@pytest.mark.long
 def test_a_scheduler_that_dies_and_comes_back(
     setting: Setting, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +169,7 @@ def test_a_scheduler_that_dies_and_comes_back(
     try:
         with Client(cluster.address, timeout=60) as client:
             client.wait_for_workers(2, timeout=120)
-        with connect(ClusterSection(address=cluster.address)) as client:
+        with connect(ClusterSection(address=cluster.address), str(tmp_path / "run")) as client:
             markers = setting.make(client, tmp_path / "run", on_block=end_it)
     finally:
         cluster.kill()
@@ -177,6 +178,7 @@ def test_a_scheduler_that_dies_and_comes_back(
     assert digests(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.long
 def test_a_scheduler_that_dies_for_good_is_said(
     setting: Setting,
     threads: Client,
@@ -193,7 +195,7 @@ def test_a_scheduler_that_dies_for_good_is_said(
             client.wait_for_workers(2, timeout=120)
         with (
             pytest.raises(Incomplete, match="the scheduler was lost; call the same command again"),
-            connect(ClusterSection(address=cluster.address)) as client,
+            connect(ClusterSection(address=cluster.address), str(tmp_path / "run")) as client,
         ):
             setting.make(client, tmp_path / "run", on_block=lambda *_: cluster.kill())
     finally:
@@ -271,7 +273,7 @@ def test_workers_that_are_killed_at_random(
                     os.kill(rng.choice(sorted(found.values())), how)
                     killed.append(how)
 
-    with connect(ClusterSection(workers=2)) as client:
+    with connect(ClusterSection(workers=2), str(tmp_path / "run")) as client:
         killer = threading.Thread(target=kill_some, args=(client,))
         killer.start()
         try:

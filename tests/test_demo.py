@@ -61,6 +61,7 @@ def test_called_again_it_resumes(demo: commands.Outcome) -> None:
     assert shard.stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_light_added_while_injecting_is_a_bug_in_the_core(
     demo: commands.Outcome, scheduler: str, tmp_path: Path
 ) -> None:

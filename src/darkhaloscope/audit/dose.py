@@ -16,6 +16,7 @@ from darkhaloscope.audit.core_gate import components, group_folds, out_of_fold_s
 from darkhaloscope.audit.intervals import Floats, RegionAuc
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.measure import annuli
+from darkhaloscope.audit.noise import flat
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.geometry import core_slice, radius_map, stamp_centre
 
@@ -87,4 +88,4 @@ def _core(images: Floats, good: NDArray[np.bool_], scale: str) -> Floats:
         spread = 1.4826 * np.nanmedian(np.abs(pixels - middle), axis=-1, keepdims=True)
         spread = np.where(spread > 0, spread, 1.0)
         out = (out - middle[..., None]) / spread[..., None]
-    return np.asarray(out.reshape(len(images), -1))
+    return flat(np.asarray(out))

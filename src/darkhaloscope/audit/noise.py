@@ -6,7 +6,9 @@ must know what noise alone does to its figures.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +49,15 @@ class Noise:
         return np.asarray(out * self.level[:, None, None])
 
 
+def flat(images: NDArray[Any]) -> NDArray[Any]:
+    """The pixels of each image in a row; of no images as well, where numpy cannot tell how many."""
+    return images.reshape(len(images), math.prod(images.shape[1:]))
+
+
 def scatter(values: Floats, use: NDArray[np.bool_]) -> Floats:
     """Robust standard deviation of the pixels in ``use`` of each image; 0 where they are too few."""
-    known = np.where(use, values, np.nan).reshape(len(values), -1)
-    enough = use.reshape(len(values), -1).sum(axis=1) >= FEWEST_PIXELS
+    known = flat(np.where(use, values, np.nan))
+    enough = flat(use).sum(axis=1) >= FEWEST_PIXELS
     out = np.zeros(len(values))
     middle = np.nanmedian(known[enough], axis=1, keepdims=True)
     out[enough] = TO_SIGMA * np.nanmedian(np.abs(known[enough] - middle), axis=1)
@@ -69,8 +76,8 @@ def faint_pixels(arc: Floats, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
     ndarray of bool (image, y, x - 1)
     """
     both = good[..., 1:] & good[..., :-1]
-    light = np.where(both, arc[..., 1:], np.nan).reshape(len(arc), -1)
-    some = both.reshape(len(arc), -1).any(axis=1)
+    light = flat(np.where(both, arc[..., 1:], np.nan))
+    some = flat(both).any(axis=1)
     limit = np.full(len(arc), -np.inf)
     limit[some] = np.nanmedian(light[some], axis=1)
     return np.asarray(both & (arc[..., 1:] <= limit[:, None, None]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.audit.noise import flat
 
 IN_SIGHT = 0.02
 """Fraction of the peak above which a pixel counts for an arc's place."""
@@ -41,11 +42,11 @@ def places(arc: Floats, again: Floats, radius: Floats, x: Floats, y: Floats) -> 
                 for c in (0, 1)
             ]
         )
-        peak.append(image.reshape(n, -1).argmax(axis=1))
-    flat = radius.reshape(n, -1)
+        peak.append(flat(image).argmax(axis=1))
+    away = flat(radius)
     index = np.arange(n)
-    light = again.reshape(n, -1)
-    found, wanted = flat[index, peak[0]], flat[index, peak[1]]
+    light = flat(again)
+    found, wanted = away[index, peak[0]], away[index, peak[1]]
     # Two images of nearly the same brightness may change ranks by rounding alone.
     elsewhere = light[index, peak[0]] < 0.9 * light[index, peak[1]]
     return {
