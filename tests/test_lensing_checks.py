@@ -6,6 +6,7 @@ A check takes no peer and no stored picture: it compares with what the parameter
 import importlib
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,3 +344,22 @@ def test_bad_input_is_one_sentence(name):
 
 def test_a_whole_number_may_be_a_float():
     np.testing.assert_array_equal(drawn(size=64.0).arc, drawn(size=64).arc)
+
+
+@pytest.mark.parametrize(
+    ("lens", "source", "psfs", "sentence"),
+    [
+        ({}, Sersic((1.0,), 0.3), [None], "lens is a dict; it must be a Lens or None"),
+        (None, 1.0, [None], "source is a float; it must be a Sersic, Point"),
+        (None, Sersic((1.0,), 0.3), Psf("gaussian", fwhm=1.0), "psfs is a Psf; it must be a list"),
+        (
+            None,
+            Sersic((1.0,), 0.3),
+            [1.0],
+            "psfs holds a float; it must hold Psf, PixelPsf or None",
+        ),
+    ],
+)
+def test_what_is_of_no_kind_is_named(lens: Any, source: Any, psfs: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        render(lens, source, psfs, size=32, x=15.5, y=15.5)

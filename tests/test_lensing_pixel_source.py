@@ -1,6 +1,7 @@
 """Pixelised sources: real galaxies against GalSim, brute force, and analytic magnifications."""
 
 import math
+import pickle
 from pathlib import Path
 
 import galsim
@@ -190,3 +191,9 @@ def test_the_order_of_the_pixels_in_memory_does_not_matter():
     turned = PixelSource((1.0,), np.asfortranarray(image), 0.03)
     assert turned.image.flags.c_contiguous
     np.testing.assert_array_equal(turned.image, PixelSource((1.0,), image, 0.03).image)
+
+
+def test_a_copy_through_pickle_is_read_only_as_well() -> None:
+    """numba compiles for arrays that can be written apart: a worker would compile anew."""
+    copy = pickle.loads(pickle.dumps(PixelSource((1.0,), np.eye(5), 0.1)))  # noqa: S301
+    assert not copy.image.flags.writeable

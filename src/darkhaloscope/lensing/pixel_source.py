@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,6 +104,11 @@ class PixelSource:
         self.rotation, self.mirrored = float(rotation), bool(mirrored)
         self.interpolation, self.deconvolved = interpolation, bool(deconvolved)
         self._levels, self._shapes = _maxima(np.abs(np.pad(self.image, _MARGIN)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """An array that was pickled can be written again, and numba would compile anew for it."""
+        self.__dict__.update(state)
+        self.image.setflags(write=False)
 
     def numbers(self) -> FloatArray:
         """dx, dy, sin and cos of the rotation, +-1 for the x axis, 1/scale, centre x, y, cubic."""

@@ -152,9 +152,10 @@ def render(
     ------
     UserError
         A parameter out of its range, NaN included; a lens or source position outside the frame;
-        numbers of fluxes and PSFs that differ; a point source on a caustic; a pixelised PSF larger
-        than the frame (twice the stamp), or of another pixel scale.
+        what is no lens, source or PSF; numbers of fluxes and PSFs that differ; a point source on a
+        caustic; a pixelised PSF larger than the stamp, or of another pixel scale.
     """
+    _check_kinds(lens, source, psfs)
     _check(psfs, source, size, x, y, pixel_scale, supersample)
     size, supersample = int(size), int(supersample)
     dx, dy = (0.0, 0.0) if lens is None else (lens.dx, lens.dy)
@@ -226,6 +227,25 @@ def _rays(
         resolution=resolution,
         supersample=supersample,
     )
+
+
+def _check_kinds(lens: object, source: object, psfs: object) -> None:
+    """See that everything is of a kind that is drawn, whatever a type checker was not asked."""
+    if not isinstance(lens, Lens | None):
+        raise UserError(f"lens is a {type(lens).__name__}; it must be a Lens or None.")
+    if not isinstance(source, Sersic | Point | PixelSource | Components):
+        raise UserError(
+            f"source is a {type(source).__name__}; it must be a Sersic, Point, PixelSource or Components."
+        )
+    if not isinstance(psfs, Sequence):
+        raise UserError(
+            f"psfs is a {type(psfs).__name__}; it must be a list with a PSF for each band."
+        )
+    for psf in psfs:
+        if not isinstance(psf, Psf | PixelPsf | None):
+            raise UserError(
+                f"psfs holds a {type(psf).__name__}; it must hold Psf, PixelPsf or None."
+            )
 
 
 def _check(
