@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,14 @@ from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import UserError
 
 CHART = Path(__file__).parents[1] / "helm" / "darkhaloscope"
+HELM = shutil.which("helm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "helm"
 DRIVER = Driver("runs", "small-1234", "5e7a")
 
 
 def render(*args: str, out: str = "s3://bucket/run") -> list[dict[str, Any]]:
     """What helm makes of the chart."""
-    if shutil.which("helm") is None:
-        pytest.skip("helm is not installed")
     given = ["--set", f"run.out={out}", "--set", "experiment.inline.name=x", *args]
-    command = ["helm", "template", "small", str(CHART), *given]
+    command = [HELM, "template", "small", str(CHART), *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(done.stderr)

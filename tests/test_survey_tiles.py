@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,27 @@ def test_read_images_of_bytes(tmp_path: Path) -> None:
     pixels, readable = image.windows(np.array([7]), np.array([9]), 64, 64)
     assert readable.all()
     np.testing.assert_array_equal(pixels[0], fits.getdata(path, 1)[7:71, 9:73])
+
+
+@pytest.mark.parametrize("compression", ["HCOMPRESS_1", "RICE_1", "GZIP_1"])
+def test_threads_do_not_disturb_each_other(compression: str) -> None:
+    """astropy's HCOMPRESS decoder is not safe in threads: without a lock nearly every map is wrong."""
+    maps = [(np.random.default_rng(k).random((300, 300)) < 0.1).astype("i4") * 4 for k in range(4)]
+    files = []
+    for one in maps:
+        stream = io.BytesIO()
+        fits.HDUList(
+            [
+                fits.PrimaryHDU(),
+                fits.CompImageHDU(one, compression_type=compression, tile_shape=(100, 100)),
+            ]
+        ).writeto(stream)
+        files.append(stream.getvalue())
+
+    def right(k: int) -> bool:
+        corner = np.array([0])
+        pixels, readable = read_images(files[k % 4])[0].windows(corner, corner, 300, 300)
+        return bool(readable.all()) and np.array_equal(pixels[0], maps[k % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(100)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import threading
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ from darkhaloscope.survey.source import (
 
 MAX_SIDE = 20_000
 """A larger image is no coadd but a broken header: it would ask for gigabytes."""
+
+_ASTROPY = threading.Lock()
+"""astropy's HCOMPRESS decoder keeps its state in globals of its C code, and lets other threads run: two
+at once give wrong pixels without a word. Catching warnings is of one thread as well."""
 
 _PLAIN_TILE = 100  # a plain image is read as if it had tiles of that side
 _COLUMN = re.compile(r"[01]?([PQ])B\(\d+\)|1?([DE])")
@@ -217,7 +222,7 @@ class TiledImage:
     def _section(self, y: slice, x: slice) -> NDArray[Any]:
         y = slice(y.start, min(y.stop, self.shape[0]))
         x = slice(x.start, min(x.stop, self.shape[1]))
-        with warnings.catch_warnings():
+        with _ASTROPY, warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             pixels: NDArray[Any] = np.asarray(self._astropy.section[y, x])
         if pixels.shape != (y.stop - y.start, x.stop - x.start):
