@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import seaweed
+from distributed import Client, LocalCluster
 
 DATA = Path(__file__).parent / "data"
 
@@ -32,3 +33,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             for key, value in before.items():
                 os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Client]:
+    """Workers of this process, so that a test can reach into them."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import fsspec
 import pytest
 import s3fs
 import seaweed
-from distributed import Client, LocalCluster
+from distributed import Client
 from fault_proxy import Fault, proxied
 from small_run import Setting, digests
 
@@ -35,17 +34,6 @@ from darkhaloscope.workflow import KERNELS, Kernels, Work
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """Ten blocks: enough of them to be in the middle of a run."""
     return Setting(tmp_path_factory.mktemp("setting"), repeats=16)
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, get_worker
 from small_run import Setting, digests
 
 from darkhaloscope import driver, storage, store, workflow
@@ -29,18 +29,6 @@ from darkhaloscope.workflow import KERNELS, Kernels, Work
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return Setting(tmp_path_factory.mktemp("setting"))
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Client]:
-    """Workers of this process, so that a test can reach into them."""
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")
