@@ -73,4 +73,5 @@ def widened(summary: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(top: Floats, bottom: Floats) -> Floats:
+    """``top / bottom``, NaN where ``bottom`` is not above 0; shape (n,)."""
     return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)

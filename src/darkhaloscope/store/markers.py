@@ -117,6 +117,7 @@ def _checked_marker(data: bytes, url: str, block: int, identity: str) -> dict[st
 
 
 def check_schema(document: Mapping[str, Any], known: int, url: str) -> None:
+    """See that a document is of the schema that is known; a UserError says what to do."""
     found = document.get("schema")
     if found == known:
         return
@@ -186,4 +187,5 @@ def finished_blocks(run: str) -> list[int]:
 
 
 def sha256(data: bytes) -> str:
+    """Checksum of an object, as markers hold it: hex digits."""
     return hashlib.sha256(data).hexdigest()
