@@ -28,7 +28,7 @@ from rich.table import Table
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from darkhaloscope.inject import round_arc, round_ctrl
+from darkhaloscope.inject import round_ctrl, round_mantissa
 
 Floats = NDArray[np.float32]
 BATCH = 256
@@ -58,7 +58,7 @@ def steps(ctrl: Floats, sigma: Floats) -> Floats:
 
 def mantissa(bits: int) -> Callable[..., Floats]:
     """The store's rounding of ``arc``, to some mantissa bits."""
-    return lambda values, *_: round_arc(values.astype(float), bits)
+    return lambda values, *_: round_mantissa(values.astype(float), bits)
 
 
 def int16(values: Floats, *_: Floats) -> NDArray[Any]:

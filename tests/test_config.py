@@ -15,7 +15,7 @@ import yaml
 from darkhaloscope.audit import GATES, REQUIRED, GateLimits
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment
 from darkhaloscope.config.physics import LATER_KEYS, LensSection, SourceSection
-from darkhaloscope.config.sections import GateName, GatesSection
+from darkhaloscope.config.sections import GateName, GatesSection, StoreSection
 from darkhaloscope.draw import Draw
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import Plan
@@ -385,6 +385,7 @@ DECIDES: list[dict[str, Any]] = [
     {"fix.core_mask": {"radius_px": 5, "taper_px": 1}},
     {"store.block": 128},
     {"store.precision": "exact"},
+    {"store.invvar": True},
 ]
 
 
@@ -434,6 +435,7 @@ def test_keys_that_came_later_leave_the_identity_of_older_experiments() -> None:
     ].keys()
     assert plain["lens"]["model"] == "SIE"
     assert plain["source"]["model"] == "sersic"
+    assert {"invvar"} == StoreSection.model_fields.keys() - plain["store"].keys()
     assert experiment().kinds == ()
     changed = parse_experiment(document({"lens.model": ["SIE", "EPL"], "lens.slope": 2.1}))
     assert changed.identity_document({})["lens"]["slope"] == 2.1

@@ -24,8 +24,8 @@ from darkhaloscope.inject import (
     choose_widths,
     inject_brick,
     load_brick,
-    round_arc,
     round_ctrl,
+    round_mantissa,
     sky_sigma,
 )
 from darkhaloscope.plan import Plan
@@ -130,6 +130,29 @@ def test_every_row_of_the_real_brick_is_good(mixed: tuple[Experiment, xr.Dataset
         assert cube[variable.name].dtype == expected
 
 
+@pytest.mark.parametrize("precision", ["exact", "rounded"])
+def test_invvar_is_the_coadds_where_it_is_asked_for(
+    real_root: str, coadds: dict[tuple[str, str], tuple[np.ndarray, WCS]], precision: str
+) -> None:
+    """So wide that some pixels have no data."""
+    asked = {"precision": precision, "invvar": True}
+    plan = {"control_fraction": 1.0}
+    exp = experiment(real_root, stamp={"size": 192}, plan=plan, store=asked)
+    cube = injected(exp)
+    assert set(cube.data_vars) - {variable.name for variable in VARIABLES} == {"invvar"}
+    assert cube["invvar"].dtype == np.float32
+    assert cube["cutout_ok"].all()
+    for b, band in enumerate(BANDS):
+        plane, wcs = coadds["invvar", band]
+        for i in range(len(cube["pair"])):
+            truth = window(plane, wcs, float(cube["ra"][i]), float(cube["dec"][i]), 192)
+            stored = cube["invvar"].values[i, b]
+            tolerance = 0 if precision == "exact" else 2.0**-11
+            np.testing.assert_allclose(stored, truth, rtol=tolerance, atol=0)
+            np.testing.assert_array_equal(stored == 0, (cube["nodata"].values[i] >> b & 1) == 1)
+    assert (cube["invvar"] == 0).any()
+
+
 @pytest.mark.parametrize("size", [64, 96])
 def test_ctrl_is_the_coadd_at_the_right_place(
     real_root: str, coadds: dict[tuple[str, str], tuple[np.ndarray, WCS]], size: int
@@ -195,7 +218,7 @@ FLOATS = st.floats(1e-30, 1e6) | st.floats(-1e6, -1e-30) | st.just(0.0)
 @given(hnp.arrays(float, 20, elements=FLOATS))
 @settings(max_examples=100, deadline=None)
 def test_ten_mantissa_bits(arc: np.ndarray) -> None:
-    stored = round_arc(arc)
+    stored = round_mantissa(arc)
     assert stored.dtype == np.float32
     assert np.all(np.abs(stored.astype(float) - arc) <= 2.0**-11 * np.abs(arc))
     # Ten bits below the leading one: the other 13 of a float32 are zero.

@@ -7,18 +7,22 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from rich.console import Console
 
+import darkhaloscope
 from darkhaloscope import commands, prepare, store, workflow
 from darkhaloscope.errors import UserError
+from darkhaloscope.mapping import load_mapping
 from darkhaloscope.storage import read_objects
-from darkhaloscope.store import Verification, repair_run, verify_run
+from darkhaloscope.store import Verification, export_tables, repair_run, verify_run
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "workflows" / "real-brick.yaml")
@@ -26,9 +30,9 @@ QUIET = Console(quiet=True)
 CHANGES = {"stamp.size": 16, "store.block": 64, "plan.repeats": 4}
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, changes: dict[str, Any] = CHANGES) -> None:
     """What ``dhs run`` makes of a folder, without a cluster and without the audit."""
-    exp = prepare.experiment_of(EXPERIMENT, CHANGES)
+    exp = prepare.experiment_of(EXPERIMENT, changes)
     made = prepare.plan_of(exp)
     layout = prepare.layout_of(made)
     run = str(folder)
@@ -305,6 +309,18 @@ def test_the_joint_table_is_that_of_the_identity(whole: Path, tmp_path: Path, da
     assert not path.exists()
 
 
+def rewrite(run: Path, block: int, cube: xr.Dataset) -> None:
+    """Put other rows into a block, with right checksums."""
+    layout = store.layout_of_run(str(run))
+    marker = store.read_marker(str(run), block, layout.attributes["identity"])
+    assert marker is not None
+    statistics = store.read_statistics(str(run), marker)
+    (run / "blocks" / f"{block:06d}.json").unlink()
+    store.write_block(
+        str(run), layout, block, cube, statistics, marker["statistics_spec"], marker["notes"]
+    )
+
+
 def test_values_that_are_not_finite_are_named_even_under_right_checksums(run: Path) -> None:
     """A writer with a defect: its checksums are those of what it wrote."""
     layout = store.layout_of_run(str(run))
@@ -312,17 +328,29 @@ def test_values_that_are_not_finite_are_named_even_under_right_checksums(run: Pa
     injected = int(np.flatnonzero(cube["lens_model"].values > 0)[0])
     cube["arc"].values[injected, 0, 3, 3] = np.nan
     cube["arc_snr"].values[injected] = np.nan
-    marker = store.read_marker(str(run), 1, layout.attributes["identity"])
-    assert marker is not None
-    statistics = store.read_statistics(str(run), marker)
-    (run / "blocks" / "000001.json").unlink()
-    store.write_block(
-        str(run), layout, 1, cube, statistics, marker["statistics_spec"], marker["notes"]
-    )
+    rewrite(run, 1, cube)
     assert said(verify_run(str(run))) == [
         (1, "arc", "1 rows are not finite"),
         (1, "arc_snr", "1 rows are not finite"),
     ]
+
+
+def test_an_invvar_is_proved_against_nodata(tmp_path: Path) -> None:
+    """Resumed, verified, opened and exported like any other run, with one array more."""
+    run = tmp_path / "run"
+    resume(run, {**CHANGES, "plan.repeats": 1, "store.invvar": True})
+    assert not verify_run(str(run)).findings
+    lazy = darkhaloscope.open(str(run))["invvar"]
+    assert lazy.chunks is not None
+    assert lazy.sizes == {"pair": 40, "band": 3, "y": 16, "x": 16}
+    assert (lazy > 0).any()
+    tables = export_tables(str(run), str(tmp_path / "out"), [slice(0, 40)], load_mapping("seed"))
+    assert tables
+    cube = store.read_rows(str(run), slice(0, 40))
+    good = int(np.flatnonzero(cube["cutout_ok"].values)[0])
+    cube["invvar"].values[good, 0, 3, 3] = 0
+    rewrite(run, 0, cube)
+    assert said(verify_run(str(run))) == [(0, "invvar", "1 rows have an invvar that nodata denies")]
 
 
 def test_a_run_elsewhere_than_on_a_disk(run: Path, s3_server: str, tmp_path: Path) -> None:

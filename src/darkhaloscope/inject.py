@@ -31,7 +31,7 @@ from darkhaloscope.variables import (
 )
 
 ARC_MANTISSA_BITS = 10
-"""Kept bits of an arc's mantissa: each pixel moves by at most 2^-11 of itself."""
+"""Kept bits of the mantissa of arc and invvar: each pixel moves by at most 2^-11 of itself."""
 
 CTRL_STEPS_PER_SIGMA = 16
 """The rounding step of ctrl is the power of two at or below sky sigma / 16."""
@@ -160,9 +160,11 @@ def round_ctrl(image: NDArray[np.float32], sigma: NDArray[np.float64]) -> NDArra
     return np.where(known[:, None, None], rounded, image).astype(np.float32)
 
 
-def round_arc(arc: NDArray[np.float64], bits: int = ARC_MANTISSA_BITS) -> NDArray[np.float32]:
+def round_mantissa(
+    pixels: NDArray[np.floating], bits: int = ARC_MANTISSA_BITS
+) -> NDArray[np.float32]:
     """Keep ``bits`` bits of each value's mantissa: nearest, ties to even, float32."""
-    mantissa, exponent = np.frexp(arc)
+    mantissa, exponent = np.frexp(pixels)
     scale = 2.0 ** (bits + 1)
     return np.ldexp(np.rint(mantissa * scale) / scale, exponent).astype(np.float32)
 
@@ -228,7 +230,7 @@ def _fill_row(
             return
         arc = fix.apply_fix(drawn.arc, out["fix"][i], out["target_x"][i], out["target_y"][i])
         arc = np.where(invvar > 0, arc, 0.0)
-        stored = arc.astype(np.float32) if exact else round_arc(arc)
+        stored = arc.astype(np.float32) if exact else round_mantissa(arc)
         if not np.isfinite(stored).all():
             out["reason"][i] = Reason.RENDER_FAILED
             return
@@ -246,6 +248,8 @@ def _fill_row(
         ]
     out["psf_source"][i] = widths.source
     out["ctrl"][i] = image if exact else round_ctrl(image, sigma)
+    if "invvar" in out:
+        out["invvar"][i] = invvar if exact else round_mantissa(invvar)
     bits = (1 << np.arange(len(image), dtype=np.uint8))[:, None, None]
     out["nodata"][i] = ((invvar <= 0) * bits).sum(axis=0)
     out["psfsize"][i] = np.nan if "psfsize" in experiment.survey.absent else at_target

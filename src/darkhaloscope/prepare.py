@@ -261,7 +261,7 @@ class StoredPairs:
 
     def block(self, rows: slice) -> xr.Dataset:
         """Some rows in memory."""
-        return store.read_rows(self.url, rows)
+        return store.read_rows(self.url, rows, without=["invvar"])  # an audit asks ``nodata``
 
     @cached_property
     def columns(self) -> xr.Dataset:

@@ -213,9 +213,13 @@ OPTIONAL_KINDS: dict[str, tuple[Variable, ...]] = {
         Variable("src_scale", PAIR, "f4", "arcsec", "size of the image's pixels as drawn"),
         Variable("src_deconvolved", PAIR, "bool", "", "the image is free of its own camera's PSF"),
     ),
+    "INVVAR": (
+        Variable("invvar", CUBE, "f4", "1/nMgy^2", "inverse variance of ctrl's pixels; 0 where no data"),
+    ),
 }  # fmt: skip
-"""Kinds of lens and source that a data set names only where its experiment can produce them, each with
-the variables that it adds. So a data set without them is the same, to the byte, as before they came."""
+"""Kinds of lens and source that a data set names only where its experiment can produce them, and pixels that
+it holds only on request (INVVAR, by ``store.invvar``), each with the variables that it adds. So a data set
+without them is the same, to the byte, as before they came."""
 
 
 def variables_of(kinds: Collection[str]) -> tuple[Variable, ...]:

@@ -30,7 +30,9 @@ PAIR_COLUMNS = (
 )  # fmt: skip
 """Provenance per pair that an audit row keeps: enough to draw its arc again."""
 
-OPTIONAL_COLUMNS = tuple(v.name for columns in OPTIONAL_KINDS.values() for v in columns)
+OPTIONAL_COLUMNS = tuple(
+    v.name for columns in OPTIONAL_KINDS.values() for v in columns if not v.sharded
+)
 """The same, kept where the data set has them."""
 
 BAND_COLUMNS = (

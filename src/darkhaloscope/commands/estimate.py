@@ -21,7 +21,7 @@ BRICKS = 3
 
 CUBES = 7
 """Pixel cubes of a block that a worker holds at most: ``ctrl`` and ``arc`` of the bricks, of the block that
-they become, and of the next block, and what is encoded."""
+they become, and of the next block, and what is encoded. With ``store.invvar`` half as many more."""
 
 
 class BrickCost(NamedTuple):
@@ -107,6 +107,7 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
         return Range(total * sum(costs) / sum(share), min(each), max(each))
 
     cube = made.block * len(made.experiment.survey.bands) * made.experiment.stamp.size**2 * 4
+    cubes = CUBES * 3 // 2 if made.experiment.store.invvar else CUBES
     return Estimate(
         made.rows,
         len(made.bricks),
@@ -116,7 +117,7 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
         scaled(lambda one: one.bytes_out, by_row=True),
         scaled(lambda one: one.cpu_s / 3600, by_row=True),
         scaled(lambda one: one.wall_s / 3600 / workers, by_row=True),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + CUBES * cube,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + cubes * cube,
         tuple(tried),
     )
 

@@ -155,6 +155,7 @@ LATER_KEYS: dict[str, tuple[str, ...]] = {
         "bulge_fraction", "bulge_reff", "bulge_n", "bulge_q", "image_mag", "image_reff",
         "image_scale", "rotation", "deconvolved",
     ),
+    "store": ("invvar",),
 }  # fmt: skip
 """Keys that came after the first data sets: at their defaults they are no part of the identity, so that
 an older experiment keeps its own."""

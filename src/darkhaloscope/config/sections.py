@@ -196,7 +196,9 @@ class StoreSection(Section):
     block: Annotated[int | Literal["auto"], BeforeValidator(_block_rows)] = "auto"
     """Rows of one shard, written by one task; a power of two from 64 up."""
     precision: Literal["rounded", "exact"] = "rounded"
-    """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc to 10 mantissa bits."""
+    """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc and invvar to 10 mantissa bits."""
+    invvar: bool = False
+    """Whether the pixels' inverse variance is stored as well."""
 
 
 class AuditSection(Section):
@@ -313,8 +315,9 @@ class Experiment(Section):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Optional kinds of lens and source (``variables.OPTIONAL_KINDS``) that rows can have."""
+        """Optional kinds (``variables.OPTIONAL_KINDS``) that rows can have, or that are asked for."""
         named = {name.upper() for name in (*self.lens.model.names, *self.source.model.names)}
+        named |= {"INVVAR"} if self.store.invvar else set()
         return tuple(kind for kind in OPTIONAL_KINDS if kind in named)
 
     def identity_document(self, contents: Mapping[str, str]) -> dict[str, Any]:

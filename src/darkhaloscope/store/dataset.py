@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     size: int
     attributes: dict[str, Any]
     kinds: tuple[str, ...] = ()
-    """Optional kinds of lens and source that rows can have."""
+    """Optional kinds that rows can have (``variables.OPTIONAL_KINDS``)."""
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -238,7 +238,7 @@ def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
 def read_rows(url: str, rows: slice, *, without: Sequence[str] = ()) -> xr.Dataset:
     """Some rows of a data set, in memory; text as Python strings, as a block holds them.
 
-    Variables named in ``without`` are not read.
+    Variables named in ``without`` are not read, be they there or not.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def read_rows(url: str, rows: slice, *, without: Sequence[str] = ()) -> xr.Datas
         An object of these rows is damaged.
     """
     try:
-        part = open_dataset(url).drop_vars(without).isel(pair=rows).load()
+        part = open_dataset(url).drop_vars(without, errors="ignore").isel(pair=rows).load()
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"rows {rows.start} to {rows.stop} of {url} cannot be decoded "

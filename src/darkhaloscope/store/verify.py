@@ -290,6 +290,13 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
         "ctrl": (~np.isfinite(cube["ctrl"].values) & ~no_data).any(axis=(1, 2, 3)),
         **{n: injected & ~np.isfinite(cube[n].values) for n in ("arc_snr", "magnification")},
     }
+    if "invvar" in cube:
+        invvar = cube["invvar"].values
+        bad["invvar"] = ~np.isfinite(invvar).all(axis=(1, 2, 3))
+        unlike = ok & ((invvar > 0) == no_data).any(axis=(1, 2, 3))
+        if unlike.any():
+            text = f"{int(unlike.sum())} rows have an invvar that nodata denies"
+            yield Finding("broken", block, "invvar", str(brick[unlike.argmax()]), text)
     if (apart := reason == Reason.QUARANTINED).any():
         says = f"{int(apart.sum())} rows were set apart; dhs repair has them tried again"
         yield Finding("set apart", block, "reason", _some(brick[apart]), says)
