@@ -14,6 +14,7 @@ import pytest
 from small_brick import BRICK, SIZE, XS, YS, cut, path_of, reasons, sky, write_brick
 
 from darkhaloscope.survey import Cutouts, Reading, Survey, read_cutouts
+from darkhaloscope.survey.reading import Costs
 
 
 class Mirror:
@@ -22,7 +23,8 @@ class Mirror:
     def __init__(self, root: Path) -> None:
         self.root, self.knows_ranges, self.status = root, True, 0
         self.asked: Counter[str] = Counter()
-        self.bytes = 0
+        self.bytes = self.more = 0
+        self.says_length = True
         mirror = self
 
         class Handler(_Handler):
@@ -46,7 +48,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = len(body)
         if status == 200 and span and mirror.knows_ranges:
             status, first, last = 206, int(span[1]), min(int(span[2]), size - 1)
-            body = body[first : last + 1]
+            body = body[first : last + 1 + mirror.more]
         mirror.asked[f"{self.command} {status}"] += 1
         self.send_response(status)
         if status == 206:
@@ -54,7 +56,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if mirror.knows_ranges:
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{size}"')
-        self.send_header("Content-Length", str(len(body)))
+        if mirror.says_length or status != 200:
+            self.send_header("Content-Length", str(len(body)))
+        else:  # as a server that makes its answers while it sends them
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         if self.command == "GET":
             mirror.bytes += len(body)
@@ -127,10 +133,31 @@ def test_no_server_is_out_of_reach(mirror: Mirror, mode: str) -> None:
     assert "127.0.0.1:9" in out.notes[0]
 
 
-def test_a_server_without_ranges_is_told_of(mirror: Mirror) -> None:
-    """It sends whole files for ranges: that is a reason, not wrong pixels; ``whole`` reads them."""
-    mirror.knows_ranges = False
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("mode", ["ranges", "auto"])
+def test_a_server_without_ranges_is_read_whole(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, mode: str, says_length: bool
+) -> None:
+    """It sends whole files for ranges: each is sent, and kept, once (twice where it does not say how long
+    they are: looking for that begins a file)."""
+    monkeypatch.setattr("darkhaloscope.survey.source.PREFIX", 6_000)  # less than these files
+    monkeypatch.setattr(
+        "darkhaloscope.survey.reading.REMOTE", Costs(0.0, 0.0, 1e4)
+    )  # so that auto takes ranges
+    right = cut(mirror.root, XS[:1], YS[:1])
+    mirror.knows_ranges, mirror.says_length = False, says_length
+    out = read(mirror, mode)
+    assert reasons(out) == ["ok"], out.notes
+    for name in ("image", "invvar", "psfsize", "bad_pixel_frac"):
+        assert getattr(out, name).tobytes() == getattr(right, name).tobytes()
+    assert out.notes == []
+    everything = sum(file.stat().st_size for file in mirror.root.rglob("*.fz"))
+    assert mirror.bytes == everything if says_length else mirror.bytes <= 2 * everything
+    assert out.whole == 10
+
+
+def test_a_range_of_another_length_is_no_range(mirror: Mirror) -> None:
+    mirror.more = 7
     out = read(mirror, "ranges")
     assert reasons(out) == ["unreadable"]
     assert "came back as" in out.notes[0]
-    assert reasons(read(mirror, "whole")) == ["ok"]

@@ -138,9 +138,10 @@ def read_objects(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]
 
 @dataclass(frozen=True)
 class Stat:
-    """An object's size in bytes, and what changes when it is replaced (ETag, time, inode)."""
+    """An object's size in bytes (None where a web server does not say), and what changes when it is
+    replaced (ETag, time, inode)."""
 
-    size: int
+    size: int | None
     version: tuple[str, ...]
 
 
@@ -158,7 +159,11 @@ def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
         if info.get("type") == "directory":
             raise IsADirectoryError(f"{path} is a folder")
         marks = ("ETag", "etag", "LastModified", "mtime", "ino", "created")
-        return Stat(int(info["size"]), tuple(str(info[mark]) for mark in marks if mark in info))
+        size = info.get("size")
+        return Stat(
+            None if size is None else int(size),
+            tuple(str(info[mark]) for mark in marks if mark in info),
+        )
 
     if urls:
         _answer(urls[0], lambda: _open(urls[0])[0].invalidate_cache())
@@ -188,8 +193,8 @@ def _together(urls: Sequence[str], ask: Callable[[str], T]) -> list[T | Missing]
 def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]:
     """Byte ranges (url, first, end) of objects of one store, read together.
 
-    An answer of another length than was asked for (a server that knows no ranges, an object that
-    was cut meanwhile) is a StorageError as well.
+    A shorter answer than was asked for (an object that was cut meanwhile) is a StorageError as well. A
+    longer one is the whole object: a web server that knows no ranges sends it.
     """
     if not ranges:
         return []
@@ -201,11 +206,11 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]
         found: list[Any] = fs.cat_ranges(paths, list(firsts), list(ends), on_error="return")
         return found
 
-    def whole(item: tuple[Any, tuple[str, int, int]]) -> bytes:
+    def checked(item: tuple[Any, tuple[str, int, int]]) -> bytes:
         answer, (_, first, end) = item
         if isinstance(answer, BaseException):
             raise answer
-        if len(answer) != end - first:
+        if len(answer) < end - first:
             raise OSError(f"a range of {end - first} bytes came back as {len(answer)} bytes")
         return bytes(answer)
 
@@ -213,7 +218,7 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]
     if not isinstance(answers, list):
         return [answers] * len(urls)
     return [
-        _answer(item[1][0], functools.partial(whole, item))
+        _answer(item[1][0], functools.partial(checked, item))
         for item in zip(answers, ranges, strict=True)
     ]
 

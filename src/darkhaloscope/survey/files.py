@@ -38,16 +38,25 @@ class CoaddFile:
         """Whether it was read in one piece, so that it cannot change on the way."""
         return self.stat is None
 
-    def fetched(self, answers: Iterable[tuple[int, Any]]) -> StorageError | None:
-        """Take the answers (first byte, bytes or error) of range requests; gives the first error."""
-        for first, answer in answers:
+    def fetched(self, answers: Iterable[tuple[int, int, Any]]) -> StorageError | None:
+        """Take the answers (first byte, end, bytes or error) of range requests; gives the first error."""
+        for first, end, answer in answers:
             self.requests += 1
             if isinstance(answer, FileNotFoundError):  # it was there a moment ago
                 return StorageError(f"cannot read {self.url}: it went away while it was read")
             if isinstance(answer, StorageError):
                 return answer
-            self.source.put(first, answer)
             self.bytes += len(answer)
+            if len(answer) == end - first:
+                self.source.put(first, answer)
+            elif (
+                len(answer) == self.source.size
+            ):  # a server that knows no ranges: here is all of it
+                self.source.put(0, answer)
+                self.stat = None
+            else:
+                text = f"a range of {end - first} bytes came back as {len(answer)} bytes"
+                return StorageError(f"cannot read {self.url}: {text}")
         return None
 
 
@@ -140,7 +149,9 @@ def open_files(
         for url, side, stat in zip(urls, sides, storage.stat_all(urls), strict=True):
             if not isinstance(stat, storage.Stat):
                 found[url] = stat
-            elif reading.takes_whole(stat.size, windows, side, len(urls), costs_of(url)):
+            elif stat.size is None or reading.takes_whole(
+                stat.size, windows, side, len(urls), costs_of(url)
+            ):
                 whole[url] = 1
             else:
                 found[url] = CoaddFile(url, Source(stat.size), stat, requests=1)
@@ -185,7 +196,7 @@ def _fetch(wanted: Sequence[tuple[CoaddFile, Ranges]]) -> dict[str, StorageError
     answers = iter(storage.read_ranges(flat))
     failed = {}
     for file, ranges in wanted:
-        error = file.fetched([(first, next(answers)) for first, _ in ranges])
+        error = file.fetched([(first, end, next(answers)) for first, end in ranges])
         if error is not None:
             failed[file.url] = error
     return failed
