@@ -312,6 +312,14 @@ def test_dr10_maskbits(root: Path) -> None:
     np.testing.assert_allclose(out.wise_brightmask_frac, np.clip(120 - y0, 0, SIZE) / SIZE)
 
 
+@pytest.mark.parametrize("write", [plain(False), lambda p: packed(p, compression_type="GZIP_1")])
+def test_a_map_of_numbers_is_none_of_bits(root: Path, write: Callable[[np.ndarray], bytes]) -> None:
+    put(root, write(mask().astype(np.float32)), "maskbits")
+    out = cut(root)
+    assert reasons(out) == ["corrupt_file"] * 5
+    assert "no map of bits" in out.notes[0]
+
+
 def test_i_band(root: Path) -> None:
     for kind, pixels in planes("i").items():
         put(root, packed(pixels), kind, "i")

@@ -299,12 +299,13 @@ class _Reader:
             return
         found = self.fetch("maskbits", None)
         if found is None:
-            self.note("maskbits", None, "is missing", Reason.MISSING_FILE)
+            text = "is missing (survey.absent: [maskbits] reads a release that has none)"
+            self.note("maskbits", None, text, Reason.MISSING_FILE)
         if not isinstance(found, list):
             return
         wise_maps = [image for image in found if image.name in mb.WISE_BITS]
         main = next((image for image in found if image.name not in mb.WISE_BITS), None)
-        if main is None or main.header["BITPIX"] < 0:
+        if main is None or main.bitpix < 0:
             self.note("maskbits", None, "is corrupt: it holds no map of bits", Reason.CORRUPT_FILE)
             return
         if self.grid is None or not len(self.rows):

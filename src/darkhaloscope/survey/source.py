@@ -130,8 +130,10 @@ def walk(source: Source) -> Needs:
     if not source.size:
         raise CorruptFileError("it is empty")
     yield (0, min(PREFIX, source.size))
-    if not source.get(0, 9) == b"SIMPLE  =" and not source.get(0, 8) == b"XTENSION":
-        raise CorruptFileError("it does not begin as a FITS file")
+    start = source.get(0, 16)
+    if not start.startswith((b"SIMPLE  =", b"XTENSION")):
+        text = start.decode("ascii", "replace")
+        raise CorruptFileError(f"it does not begin as a FITS file but with {text!a}")
     found: list[Hdu] = []
     at = 0
     while at < source.size:
