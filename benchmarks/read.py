@@ -3,7 +3,9 @@
 The same bricks are read whole, by byte ranges, as ``auto`` decides, and by astropy's own
 ``fits.open(url, use_fsspec=True)`` with ``.section``. Requests and bytes are counted by a proxy in front
 of the server, which also makes the latency and caps the bandwidth. Each way on each line is a process
-of its own, so that CPU is the reader's alone; the bricks go to the server past the proxy.
+of its own, so that CPU and memory are the reader's alone; the proxy's own CPU, which is in the seconds, is
+said beside it. The bricks go to the server past the proxy. Memory is a brick's largest resident set over
+that of the process before its first brick, also with 2,000 targets on each brick.
 
     python benchmarks/read.py --quick
     dhs sky sky --bricks 3 --size 3600 --lrgs 0.84
@@ -42,7 +44,7 @@ from darkhaloscope.survey.reading import Mode
 BRICKS = 180_152
 """Of a survey with ten million rows."""
 
-TARGETS, SIZE = 59, 64
+TARGETS, MANY, SIZE = 59, 2000, 64
 MODES: tuple[Mode, ...] = ("whole", "ranges", "auto")
 WAYS = (*MODES, "astropy")
 LINES = (("loopback", 0.0, 0.0), ("30 ms", 0.03, 0.0), ("30 ms, 40 MB/s", 0.03, 4e7))
@@ -132,14 +134,22 @@ def child(way: str, places: Places) -> dict[str, Any]:
     survey = Survey(f"s3://{BUCKET}")
     readings: dict[str, Reading] = {mode: Reading(mode) for mode in MODES}
     fsspec.filesystem("s3").ls(BUCKET)  # the connection and the imports are not the read's
-    found = {}
+    before, found = resident("VmRSS"), {}
     for brick, (ra, dec) in places.items():
+        Path("/proc/self/clear_refs").write_text("5")  # the largest resident set is forgotten
         start, cpu = time.perf_counter(), time.process_time()
         where = (survey, brick, np.array(ra), np.array(dec))
         digest = by_us(*where, readings[way]) if way in readings else by_astropy(*where)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         found[brick] = {"seconds": seconds, "cpu": cpu, "pixels": digest}
+        found[brick]["memory"] = resident("VmHWM") - before
     return found
+
+
+def resident(name: str) -> int:
+    """Bytes of this process in memory: ``VmRSS`` now, ``VmHWM`` at most (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def measure(
@@ -147,6 +157,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """What each brick took, read in one way through a proxy."""
     with proxied(endpoint, latency, bandwidth) as proxy:
+        cpu = time.process_time()
         done = subprocess.run(
             [sys.executable, __file__, "--child", way, "--places", str(places)],
             env={**os.environ, "AWS_ENDPOINT_URL": proxy.url},
@@ -154,19 +165,24 @@ def measure(
             text=True,
             check=False,
         )
+        cpu = time.process_time() - cpu  # this process does nothing but the proxy's work
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         found: dict[str, dict[str, Any]] = json.loads(done.stdout)
         for brick, row in found.items():
             mine = {k: n for k, n in proxy.traffic.by_path.items() if f"/{brick}/" in k}
             row["requests"], row["requests_per_file"] = sum(mine.values()), max(mine.values())
+            row["proxy_cpu"] = cpu / len(found)
             row["bytes"] = sum(proxy.traffic.bytes_by_path.get(path, 0) for path in mine)
     return found
 
 
-def run(root: Path, targets: int, lines: tuple[tuple[str, float, float], ...]) -> dict[str, Any]:
+def run(
+    root: Path, targets: int, many: int, lines: tuple[tuple[str, float, float], ...]
+) -> dict[str, Any]:
     """All bricks below ``root`` in all ways on all lines: medians over bricks by line and way."""
-    places = places_of(root, targets)
+    crowd = places_of(root, many)
+    places = {b: (ra[:targets], dec[:targets]) for b, (ra, dec) in crowd.items()}
     figures: dict[str, Any] = {"targets": targets, "bricks": list(places), "lines": {}}
     with tempfile.TemporaryDirectory() as folder, seaweed.serve(Path(folder)) as endpoint:
         os.environ.update(seaweed.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
@@ -179,14 +195,19 @@ def run(root: Path, targets: int, lines: tuple[tuple[str, float, float], ...]) -
         for name, latency, bandwidth in lines:
             found = {way: measure(endpoint, way, listed, latency, bandwidth) for way in WAYS}
             figures["lines"][name] = {way: summary(found, way) for way in WAYS}
+        listed.write_text(json.dumps(crowd))
+        found = {mode: measure(endpoint, mode, listed, 0.0, 0.0) for mode in ("whole", "ranges")}
+        most = {mode: max(row["memory"] for row in rows.values()) for mode, rows in found.items()}
+        figures["many"] = {"targets": many, "memory": most}
     return figures
 
 
 def summary(found: dict[str, dict[str, dict[str, Any]]], way: str) -> dict[str, Any]:
     """Medians over bricks of one way; ``of_whole``: of the bytes of whole files, brick by brick."""
     rows, whole, astropy = found[way], found["whole"], found["astropy"]
-    names = ("bytes", "requests", "requests_per_file", "seconds", "cpu")
+    names = ("bytes", "requests", "requests_per_file", "seconds", "cpu", "proxy_cpu")
     made: dict[str, Any] = {n: statistics.median(row[n] for row in rows.values()) for n in names}
+    made["memory"] = max(row["memory"] for row in rows.values())
     made["of_whole"] = statistics.median(rows[b]["bytes"] / whole[b]["bytes"] for b in rows)
     made["same_pixels"] = all(rows[b]["pixels"] == astropy[b]["pixels"] for b in rows)
     return made
@@ -198,7 +219,10 @@ def show(figures: dict[str, Any], console: Console) -> None:
         title=f"a brick, {figures['targets']} targets, ten files; "
         f"median of {len(figures['bricks'])} bricks"
     )
-    names = ("line", "read", "MB", "of whole", "requests", "most a file", "s", "CPU s", "pixels")
+    names = (
+        "line", "read", "MB", "of whole", "requests", "most a file", "s", "CPU s", "proxy's CPU s",
+        "memory MB", "pixels",
+    )  # fmt: skip
     for name in names:
         table.add_column(name, justify="right")
     for line, found in figures["lines"].items():
@@ -206,11 +230,22 @@ def show(figures: dict[str, Any], console: Console) -> None:
             table.add_row(
                 line, way, f"{row['bytes'] / 1e6:.1f}", f"{row['of_whole']:.0%}",
                 f"{row['requests']:.0f}", f"{row['requests_per_file']:.0f}",
-                f"{row['seconds']:.2f}", f"{row['cpu']:.2f}",
+                f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", f"{row['proxy_cpu']:.2f}",
+                f"{row['memory'] / 1e6:.0f}",
                 "same" if row["same_pixels"] else "DIFFERENT",
             )  # fmt: skip
     console.print(table)
-    for way, row in next(iter(figures["lines"].values())).items():
+    first, many = next(iter(figures["lines"].values())), figures["many"]
+    whole, ranges = first["whole"], first["ranges"]
+    more = (ranges["cpu"] - whole["cpu"]) / (ranges["requests"] - whole["requests"])
+    console.print(f"a request more takes {1e3 * more:.2f} ms of the reader's CPU", highlight=False)
+    for mode, memory in many["memory"].items():
+        console.print(
+            f"a brick in flight, {mode}: {first[mode]['memory'] / 1e6:.0f} MB at "
+            f"{figures['targets']} targets, {memory / 1e6:.0f} MB at {many['targets']}",
+            highlight=False,
+        )
+    for way, row in first.items():
         console.print(
             f"{BRICKS:,} such bricks, {way}: {row['bytes'] * BRICKS / 1e12:.2f} TB, "
             f"{row['requests'] * BRICKS / 1e6:.1f} million requests, "
@@ -224,6 +259,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a brick of 1200 pixels, two lines")
     parser.add_argument("--root", type=Path, help="a release's folder; default one of noise")
     parser.add_argument("--targets", type=int, help=f"on a brick; default {TARGETS}, quick 7")
+    parser.add_argument("--many", type=int, help=f"for the memory; default {MANY}, quick 222")
     parser.add_argument("--side", type=int, help="pixels of a brick of noise; default 3600")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
@@ -234,12 +270,13 @@ def main() -> None:
         return
     # As many targets on an area as on a full brick.
     targets = args.targets or (7 if args.quick else TARGETS)
+    many = args.many or (MANY // 9 if args.quick else MANY)
     lines = (LINES[0], LINES[2]) if args.quick else LINES
     with tempfile.TemporaryDirectory() as folder:
         root = args.root or Path(folder)
         if args.root is None:
             noise_brick(root, "0591m305", args.side or (1200 if args.quick else 3600))
-        figures = run(root, targets, lines)
+        figures = run(root, targets, many, lines)
     show(figures, Console(width=120))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))

@@ -102,11 +102,13 @@ def test_tables_are_printed_from_the_figures(capsys: pytest.CaptureFixture[str])
 def test_reading_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ways of reading a brick give the same pixels; ranges take less bytes in few requests."""
     out = tmp_path / "figures.json"
-    options = ["--quick", "--side", "900", "--targets", "3", "--json", str(out)]
+    options = ["--quick", "--side", "900", "--targets", "3", "--many", "40"]
+    options += ["--json", str(out)]
     monkeypatch.setattr(sys, "argv", ["read.py", *options])
     reading.main()
     figures = json.loads(out.read_text())
-    assert set(figures) == {"targets", "bricks", "lines"}
+    assert set(figures) == {"targets", "bricks", "lines", "many"}
+    assert set(figures["many"]["memory"]) == {"whole", "ranges"}
     assert set(figures["lines"]) == {"loopback", "30 ms, 40 MB/s"}
     for found in figures["lines"].values():
         assert set(found) == {"whole", "ranges", "auto", "astropy"}
