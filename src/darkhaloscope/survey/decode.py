@@ -1,13 +1,15 @@
 """One compressed tile to pixels, as the FITS standard 4.0 (sections 10.2 and 10.4, appendix I) says.
 
-RICE is decoded by imagecodecs and gzip by zlib: 13 ms instead of astropy's 64 ms for the 145 tiles
-that 59 stamps touch in an image of 1,296. What comes out are the very bits of astropy's (and
+RICE is decoded by imagecodecs, gzip by zlib, HCOMPRESS (integers) by astropy's own compiled decoder, called
+tile by tile: 13 ms instead of astropy's 64 ms for the 145 tiles of RICE that 59 stamps touch in an image of
+1,296. What comes out are the very bits of astropy's (and
 CFITSIO's) decoder. Whatever is not listed in :func:`recipe_of` is left to astropy.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +17,18 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from astropy.io import fits
+
+# Out of astropy's C code, which has no public name for them.
+from astropy.io.fits.hdu.compressed._compression import CfitsioException, decompress_hcompress_1_c
 from numpy.typing import NDArray
 
-BROKEN_TILE = (imagecodecs.RcompError, zlib.error, ValueError, EOFError)
+BROKEN_TILE = (imagecodecs.RcompError, zlib.error, CfitsioException, ValueError, EOFError)
 """What :func:`decode_tile` raises for bytes that are no tile."""
+
+ASTROPY = threading.Lock()
+"""astropy's HCOMPRESS decoder keeps its state in globals of its C code, and lets other threads run: two
+at once give wrong pixels without a word. Catching warnings, as :mod:`.tiles` does, is of one thread as
+well."""
 
 _DITHERS = 10_000  # length of the table of random numbers
 _ZERO = -2_147_483_646  # SUBTRACTIVE_DITHER_2: this pixel was exactly 0
@@ -31,8 +41,9 @@ _METHODS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
 class Recipe:
     """How the tiles of one image are compressed.
 
-    ``codec`` is RICE, GZIP_1 or GZIP_2; ``packed`` the type of the numbers that it holds; ``method``
-    the quantisation (None: the numbers are the pixels); ``seed`` is ZDITHER0, ``blank`` ZBLANK.
+    ``codec`` is RICE, GZIP_1, GZIP_2 or HCOMPRESS_1; ``packed`` the type of the numbers that it holds;
+    ``method`` the quantisation (None: the numbers are the pixels); ``seed`` is ZDITHER0, ``blank`` ZBLANK;
+    ``hscale`` and ``smooth`` are HCOMPRESS's.
     """
 
     codec: str
@@ -42,6 +53,8 @@ class Recipe:
     method: str | None = None
     seed: int = 1
     blank: int | None = None
+    hscale: int = 0
+    smooth: int = 0
 
 
 def recipe_of(header: fits.Header, columns: frozenset[str]) -> Recipe | None:
@@ -57,7 +70,7 @@ def recipe_of(header: fits.Header, columns: frozenset[str]) -> Recipe | None:
     codec = {"RICE_1": "RICE", "RICE_ONE": "RICE"}.get(header["ZCMPTYPE"], header["ZCMPTYPE"])
     known = {"COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "ZSCALE", "ZZERO"}
     scaled = any(key in header for key in ("BSCALE", "BZERO", "ZSCALE", "ZZERO", "BLANK"))
-    if codec not in ("RICE", "GZIP_1", "GZIP_2") or not columns <= known or scaled:
+    if codec not in ("RICE", "GZIP_1", "GZIP_2", "HCOMPRESS_1") or not columns <= known or scaled:
         return None
     names = [header[f"ZNAME{n}"].strip() for n in range(1, 10) if f"ZNAME{n}" in header]
     options = {name: header.get(f"ZVAL{n}") for n, name in enumerate(names, start=1)}
@@ -68,8 +81,11 @@ def recipe_of(header: fits.Header, columns: frozenset[str]) -> Recipe | None:
             return None
         # ZBLANK marks pixels of an integer image that have no value; a mask has none.
         blank = "ZBLANK" in header or "ZSCALE" in columns
-        return None if blank else Recipe(codec, _INTEGERS[bits], _INTEGERS[bits], block)
-    if bits != -32:
+        if blank:
+            return None
+        hcompress = int(options.get("SCALE", 0)), int(options.get("SMOOTH", 0))
+        return Recipe(codec, _INTEGERS[bits], _INTEGERS[bits], block, None, 1, None, *hcompress)
+    if bits != -32 or codec == "HCOMPRESS_1":
         return None
     pixel: np.dtype[Any] = np.dtype("f4")
     if "ZSCALE" not in columns:
@@ -105,6 +121,10 @@ def decode_tile(
         numbers = imagecodecs.rcomp_decode(
             data, shape=(count,), dtype=recipe.packed, nblock=recipe.block
         )
+    elif recipe.codec == "HCOMPRESS_1":
+        with ASTROPY:
+            raw = decompress_hcompress_1_c(data, *shape, recipe.hscale, recipe.smooth, 8)
+        numbers = np.frombuffer(raw, np.int32).astype(recipe.packed)
     else:
         numbers = inflate(data, count, recipe.packed, shuffled=recipe.codec == "GZIP_2")
     if recipe.method is not None:

@@ -1,8 +1,8 @@
 """The images of a FITS file, and the pixels of small windows of them.
 
 An image knows the byte range of each of its compressed tiles, so that only those that the windows
-touch are fetched and decoded, each once. What :mod:`.decode` has no recipe for (HCOMPRESS, plain
-images, rare options) astropy decodes, out of the same bytes.
+touch are fetched and decoded, each once. What :mod:`.decode` has no recipe for (plain images, rare
+options) astropy decodes, out of the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import io
 import re
-import threading
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
-from darkhaloscope.survey.decode import BROKEN_TILE, Recipe, decode_tile, inflate, recipe_of
+from darkhaloscope.survey.decode import ASTROPY, BROKEN_TILE, Recipe, decode_tile, inflate, recipe_of
 from darkhaloscope.survey.reading import Ranges
 from darkhaloscope.survey.source import (
     BROKEN,
@@ -34,10 +33,6 @@ from darkhaloscope.survey.source import (
 
 MAX_SIDE = 20_000
 """A larger image is no coadd but a broken header: it would ask for gigabytes."""
-
-_ASTROPY = threading.Lock()
-"""astropy's HCOMPRESS decoder keeps its state in globals of its C code, and lets other threads run: two
-at once give wrong pixels without a word. Catching warnings is of one thread as well."""
 
 _PLAIN_TILE = 100  # a plain image is read as if it had tiles of that side
 _COLUMN = re.compile(r"[01]?([PQ])B\(\d+\)|1?([DE])")
@@ -149,36 +144,52 @@ class TiledImage:
             It depends on the window alone, never on which others are asked for with it.
         """
         needed = self.needed(y0, x0, height, width)
-        canvas, broken = self._tiles(needed) if self.recipe else self._sections(needed)
-        if canvas is None:  # Nothing could be decoded, or nothing was asked for.
+        tiles, broken = self._tiles(needed) if self.recipe else self._sections(needed)
+        if tiles is None:  # Nothing could be decoded, or nothing was asked for.
             kind = np.float32 if self.bitpix < 0 else np.int32
             return np.zeros((len(y0), height, width), kind), np.zeros(len(y0), dtype=bool)
         ty, tx = self.tile
-        out = np.zeros((len(y0), height, width), dtype=canvas.dtype)
+        number = _numbered(needed)
+        out = np.zeros((len(y0), height, width), dtype=tiles.dtype)
         readable = np.ones(len(y0), dtype=bool)
-        for k, (y, x) in enumerate(zip(y0, x0, strict=True)):
-            touched = np.s_[
-                y // ty : (y + height - 1) // ty + 1, x // tx : (x + width - 1) // tx + 1
-            ]
-            readable[k] = not broken[touched].any()
-            if readable[k]:
-                out[k] = canvas[y : y + height, x : x + width]
+        for k, (y, x) in enumerate(zip(y0.tolist(), x0.tolist(), strict=True)):
+            rows = range(y // ty, (y + height - 1) // ty + 1)
+            columns = range(x // tx, (x + width - 1) // tx + 1)
+            readable[k] = not broken[rows.start : rows.stop, columns.start : columns.stop].any()
+            if not readable[k]:
+                continue
+            for j in rows:
+                low, high = max(j * ty, y), min((j + 1) * ty, y + height)
+                for i in columns:
+                    left, right = max(i * tx, x), min((i + 1) * tx, x + width)
+                    part = tiles[number[j, i], low - j * ty : high - j * ty]
+                    out[k, low - y : high - y, left - x : right - x] = part[
+                        :, left - i * tx : right - i * tx
+                    ]
         return out, readable
 
     def _tiles(self, needed: NDArray[np.bool_]) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
-        """The needed tiles on a canvas of the image's size, and those that are broken."""
+        """The needed tiles (tile, y, x) in the order of :func:`_numbered`, and those that are broken.
+
+        A tile at the edge of the image may be smaller; the rest of its place is 0. Not on a canvas of the
+        image's size: a tile would touch a page of memory for each of its rows.
+        """
         assert self.recipe is not None
-        ty, tx = self.tile
         broken = np.zeros_like(needed)
-        # Zeros cost no memory until touched: only the needed tiles are.
-        canvas = np.zeros(self.shape, self.recipe.pixel)
-        for j, i in np.argwhere(needed):
-            box = canvas[j * ty : (j + 1) * ty, i * tx : (i + 1) * tx]
+        tiles = np.zeros((int(needed.sum()), *self.tile), self.recipe.pixel)
+        for k, (j, i) in enumerate(np.argwhere(needed).tolist()):
+            height, width = self._size_of(j, i)
             try:
-                box[:] = self._tile(int(j) * needed.shape[1] + int(i), box.shape)
+                tile = self._tile(j * needed.shape[1] + i, (height, width))
+                tiles[k, :height, :width] = tile
             except BROKEN_TILE:
                 broken[j, i] = True
-        return (None if (broken == needed).all() else canvas), broken
+        return (None if (broken == needed).all() else tiles), broken
+
+    def _size_of(self, j: int, i: int) -> tuple[int, int]:
+        """Pixels (y, x) of a tile."""
+        (ny, nx), (ty, tx) = self.shape, self.tile
+        return min(ty, ny - j * ty), min(tx, nx - i * tx)
 
     def _tile(self, tile: int, shape: tuple[int, ...]) -> NDArray[Any]:
         recipe, table = self.recipe, self.table
@@ -200,29 +211,34 @@ class TiledImage:
     def _sections(self, needed: NDArray[np.bool_]) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
         """As :meth:`_tiles`, by astropy."""
         ty, tx = self.tile
-        canvas: NDArray[Any] | None = None
+        number = _numbered(needed)
+        tiles: NDArray[Any] | None = None
         broken = np.zeros_like(needed)
         pending = _rectangles(needed)
         while pending:
             j0, j1, i0, i1 = pending.pop()
-            box = np.s_[j0 * ty : j1 * ty, i0 * tx : i1 * tx]
             try:
-                pixels = self._section(*box)
+                pixels = self._section(slice(j0 * ty, j1 * ty), slice(i0 * tx, i1 * tx))
             except BROKEN:
                 if (j1 - j0) * (i1 - i0) == 1:
                     broken[j0, i0] = True
                 else:  # One broken tile must not cost its neighbours.
                     pending += [(j, j + 1, i, i + 1) for j in range(j0, j1) for i in range(i0, i1)]
                 continue
-            if canvas is None:
-                canvas = np.zeros(self.shape, dtype=pixels.dtype.newbyteorder("="))
-            canvas[box] = pixels
-        return canvas, broken
+            if tiles is None:
+                kind = pixels.dtype.newbyteorder("=")
+                tiles = np.zeros((int(needed.sum()), *self.tile), dtype=kind)
+            for j in range(j0, j1):
+                for i in range(i0, i1):
+                    y, x = (j - j0) * ty, (i - i0) * tx
+                    part = pixels[y : y + ty, x : x + tx]
+                    tiles[number[j, i], : part.shape[0], : part.shape[1]] = part
+        return tiles, broken
 
     def _section(self, y: slice, x: slice) -> NDArray[Any]:
         y = slice(y.start, min(y.stop, self.shape[0]))
         x = slice(x.start, min(x.stop, self.shape[1]))
-        with _ASTROPY, warnings.catch_warnings():
+        with ASTROPY, warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             pixels: NDArray[Any] = np.asarray(self._astropy.section[y, x])
         if pixels.shape != (y.stop - y.start, x.stop - x.start):
@@ -236,6 +252,11 @@ class TiledImage:
         if self.source.get(0, 8) == b"XTENSION":  # astropy wants an HDU 0.
             stream = io.BytesIO(fits.PrimaryHDU().header.tostring().encode() + stream.read())
         return fits.open(stream, memmap=False)[self.hdu.number]
+
+
+def _numbered(needed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The place of each True tile among all of them, row by row."""
+    return np.cumsum(needed).reshape(needed.shape) - 1
 
 
 def _rectangles(needed: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
