@@ -144,7 +144,7 @@ class Cluster:
 def test_a_scheduler_that_dies_and_comes_back(
     setting: Setting, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(driver.workers, "LOOK_EVERY_S", 0.2)
     cluster, deaths = Cluster(tmp_path / "log"), []
     cluster.start()
 
@@ -174,7 +174,7 @@ def test_a_scheduler_that_dies_for_good_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(driver.workers, "LOOK_EVERY_S", 0.2)
     monkeypatch.setattr("darkhaloscope.cluster.RECONNECT_TIMEOUT", "3s")
     cluster = Cluster(tmp_path / "log")
     cluster.start()
@@ -208,7 +208,7 @@ def test_an_object_store_that_says_503_for_a_while(
     fsspec.filesystem("s3").put(setting.experiment.survey.root, f"{bucket}/sky", recursive=True)
     remote = copy.copy(setting)
     remote.plan = setting.plan_elsewhere(f"s3://{bucket}/sky")
-    monkeypatch.setattr(driver, "PAUSES_S", (0.5, 1.0, 2.0, 4.0, 8.0, 16.0))
+    monkeypatch.setattr(driver.window, "PAUSES_S", (0.5, 1.0, 2.0, 4.0, 8.0, 16.0))
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     refused = Fault("", status=503, code="SlowDown")

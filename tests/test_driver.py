@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def undisturbed(
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(driver, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(driver.window, "PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(driver.workers, "LOOK_EVERY_S", 0.2)
 
 
 def test_order_window_and_task_size_change_no_byte(
@@ -56,7 +56,7 @@ def test_order_window_and_task_size_change_no_byte(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert len([name for name in undisturbed if name.startswith("plan/")]) == setting.layout.blocks
-    monkeypatch.setattr(driver, "BLOCKS_PER_WORKER", 5)
+    monkeypatch.setattr(driver.window, "BLOCKS_PER_WORKER", 5)
     setting.make(threads, tmp_path / "fused", bricks_per_task=3)
     assert digests(tmp_path / "fused") == undisturbed
 
@@ -64,12 +64,12 @@ def test_order_window_and_task_size_change_no_byte(
 def test_a_fused_task_is_named_by_its_bricks_and_tells_of_each(setting: Setting) -> None:
     block = next(b for b in range(setting.plan.blocks) if len(setting.plan.pieces(b)) > 1)
     pieces = setting.plan.pieces(block)
-    graph = workflow.block_graph(
+    _, graph = workflow.block_graph(
         "run", setting.plan, setting.layout, setting.spec, block,
         bricks_per_task=9, mark="m", kernels=KERNELS,
     )  # fmt: skip
     span = f"{pieces[0].brick}..{pieces[-1].brick}"
-    assert f"inject-{block:06d}-{span}-m" in set(graph.__dask_graph__())
+    assert f"inject-{block:06d}-{span}-m" in graph
 
 
 def test_the_plan_and_the_store_say_the_same(
@@ -102,7 +102,7 @@ def test_files_out_of_reach_for_a_while_leave_no_trace(
         return read(url)
 
     monkeypatch.setattr(storage, "read", flaky)
-    monkeypatch.setattr(driver, "PAUSES_S", (0.0,) * 8)
+    monkeypatch.setattr(driver.window, "PAUSES_S", (0.0,) * 8)
     setting.make(threads, tmp_path / "run")
     assert left == [0]
     assert digests(tmp_path / "run") == undisturbed
@@ -229,7 +229,7 @@ def test_the_brake_finishes_what_is_in_flight(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "BLOCKS_PER_WORKER", 1)
+    monkeypatch.setattr(driver.window, "BLOCKS_PER_WORKER", 1)
     brake = driver.Brake()
     run = tmp_path / "run"
 
@@ -341,22 +341,15 @@ def deadly(run: str, experiment: str, work: list[Work], block: int, *, final: bo
 
 
 @pytest.mark.parametrize("killers", [set(), {2}, {0, 5}, {3, 4}, {6}])
-def test_bricks_that_kill_are_found_by_halves(
-    setting: Setting, threads: Client, monkeypatch: pytest.MonkeyPatch, killers: set[int]
-) -> None:
-    going = driver.BlockRun(
-        threads, "run", setting.plan, setting.layout, setting.spec, lambda *_: None, None,
-        driver.Brake(), KERNELS,
-    )  # fmt: skip
+def test_bricks_that_kill_are_found_by_halves(killers: set[int]) -> None:
     work = [Work(f"{i:04d}p000", pd.DataFrame(), slice(0, 1), False) for i in range(7)]
     asked: list[int] = []
 
-    def kills(block: int, some: list[Work]) -> bool:
+    def kills(some: Sequence[Work]) -> bool:
         asked.append(len(some))
         return any(int(one.brick[:4]) in killers for one in some)
 
-    monkeypatch.setattr(going, "_kills", kills)
-    found = going._killers(0, work)
+    found = driver.suspects.killers(work, kills)
     assert {int(one.brick[:4]) for one in found} == killers
     assert len(asked) <= 1 + 6 * max(1, len(killers))
 
@@ -393,7 +386,7 @@ def test_the_status_of_a_run_before_during_and_after(
         status_of(str(run))
     setting.start(run)
     assert status_of(str(run)).state == "not started"
-    monkeypatch.setattr(driver, "PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr(driver.signs, "PROGRESS_EVERY_S", 0.0)
     seen = []
 
     def look(block: int, was_there: bool) -> None:

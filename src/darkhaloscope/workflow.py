@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import xxhash
+from dask.highlevelgraph import HighLevelGraph
+from dask.typing import Key
 from distributed import Client, as_completed, get_worker
 
 from darkhaloscope import audit, fix, storage, store, survey
@@ -214,8 +216,10 @@ def block_graph(
     final: bool = False,
     set_apart: frozenset[str] = frozenset(),
     kernels: Kernels,
-) -> Any:
-    """The delayed marker of one block.
+) -> tuple[str, HighLevelGraph]:
+    """The tasks of one block, and the name of the one that gives its marker.
+
+    Made as Dask itself has it: a call of ``dask.delayed`` costs half a millisecond a brick.
 
     Parameters
     ----------
@@ -226,18 +230,16 @@ def block_graph(
     set_apart : frozenset of str
         Bricks whose rows fail as ``quarantined``.
     """
-    injected = []
     text = plan.experiment.model_dump_json()
     work = work_of(plan, plan.pieces(block), set_apart)
+    write = key("write", f"{block:06d}", mark)
+    graph: dict[Key, Any] = {}
     for group in groups(work, bricks_per_task):
         name = key("inject", f"{block:06d}", brick_range([one.brick for one in group]), mark)
         # What a task is given is in its function: Dask looks for tasks in arguments, at length.
-        task = functools.partial(kernels.inject, run, text, group, block, final=final)
-        injected.append(dask.delayed(task, name=name, traverse=False)(dask_key_name=name))
-    name = key("write", f"{block:06d}", mark)
-    return dask.delayed(kernels.write, pure=True)(
-        run, layout, block, injected, spec, dask_key_name=name
-    )
+        graph[name] = (functools.partial(kernels.inject, run, text, group, block, final=final),)
+    graph[write] = (kernels.write, run, layout, block, list(graph), spec)
+    return write, HighLevelGraph.from_collections(write, graph)
 
 
 def work_of(plan: Plan, pieces: Sequence[Piece], set_apart: frozenset[str]) -> list[Work]:

@@ -7,18 +7,18 @@ import contextlib
 import hashlib
 import importlib.metadata
 import logging
-import signal
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, KilledWorker, LocalCluster
 
-from darkhaloscope import __version__, lensing, storage
+from darkhaloscope import __version__, storage
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.config import ClusterSection, load_experiment
+from darkhaloscope.driver import Warm
 from darkhaloscope.errors import Incomplete, UserError
 
 _SETTINGS = {
@@ -112,23 +112,8 @@ def _remote(address: str) -> Iterator[Client]:
         _check_workers(client)
     # A client waits for a scheduler that was lost for as long as it once waited to connect.
     with Client(address, timeout=RECONNECT_TIMEOUT) as client:
-        client.register_plugin(Warm(deaf=False), name=Warm.name)
+        client.register_plugin(Warm(), name=Warm.name)
         yield client
-
-
-class Warm(WorkerPlugin):
-    """Compiles the renderer when a worker starts, so that no task does."""
-
-    name = "darkhaloscope-warm"
-
-    def __init__(self, *, deaf: bool) -> None:
-        self.deaf = deaf
-
-    def setup(self, worker: Worker) -> None:
-        lensing.warm()
-        if self.deaf and worker.nanny is not None:
-            # Ctrl-C goes to all processes of a terminal; it is for the driver to say what ends.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def what_is_here() -> dict[str, str]:
