@@ -397,7 +397,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     if "speed_up" in figures:
-        console.print("from 1 to 2 cores: {speed_up:.2f} (load {load:.1f})".format(**figures["speed_up"]))
+        console.print(
+            "from 1 to 2 cores: {speed_up:.2f} (load {load:.1f})".format(**figures["speed_up"])
+        )
 
 
 def main() -> None:

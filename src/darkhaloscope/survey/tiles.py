@@ -20,7 +20,14 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
-from darkhaloscope.survey.decode import ASTROPY, BROKEN_TILE, Recipe, decode_tile, inflate, recipe_of
+from darkhaloscope.survey.decode import (
+    ASTROPY,
+    BROKEN_TILE,
+    Recipe,
+    decode_tile,
+    inflate,
+    recipe_of,
+)
 from darkhaloscope.survey.reading import Ranges
 from darkhaloscope.survey.source import (
     BROKEN,
