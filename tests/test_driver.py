@@ -18,7 +18,7 @@ import xarray as xr
 from distributed import Client, get_worker
 from small_run import Setting, digests
 
-from darkhaloscope import driver, storage, store, workflow
+from darkhaloscope import driver, partial, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.status import lines, status_of
@@ -162,7 +162,7 @@ def test_a_full_disk_is_said_and_a_busy_one_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     lasts: bool,
 ) -> None:
-    write_partial, left = storage._write_partial, [3]
+    write_partial, left = partial.write, [3]
     number = errno.ENOSPC if lasts else errno.EBUSY
 
     def full(target: str, data: bytes) -> str:
@@ -171,7 +171,7 @@ def test_a_full_disk_is_said_and_a_busy_one_waited_for(
             raise OSError(number, os.strerror(number))
         return write_partial(target, data)
 
-    monkeypatch.setattr(storage, "_write_partial", full)
+    monkeypatch.setattr(partial, "write", full)
     if lasts:
         with pytest.raises(UserError, match="No space left on device"):
             setting.make(threads, tmp_path / "run")

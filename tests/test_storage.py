@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from darkhaloscope import storage
+from darkhaloscope import partial, storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.storage import StorageError
 
@@ -122,7 +122,7 @@ def test_no_space_lasts_and_a_busy_server_does_not(
 ) -> None:
     for number, lasting in ((errno.ENOSPC, True), (errno.EACCES, True), (errno.EBUSY, False)):
         error = OSError(number, os.strerror(number))
-        monkeypatch.setattr(storage, "_write_partial", lambda *_, e=error: (_ for _ in ()).throw(e))
+        monkeypatch.setattr(partial, "write", lambda *_, e=error: (_ for _ in ()).throw(e))
         with pytest.raises(storage.StorageError, match=os.strerror(number)) as caught:
             storage.write(str(tmp_path / "x"), b"1")
         assert pickle.loads(pickle.dumps(caught.value)).lasting is lasting  # noqa: S301

@@ -11,9 +11,6 @@ import contextlib
 import errno
 import functools
 import os
-import re
-import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +22,7 @@ import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
+from darkhaloscope import partial
 from darkhaloscope.errors import UserError
 
 
@@ -37,12 +35,6 @@ class StorageError(UserError):
 
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
-
-PARTIAL = ".partial"
-"""Ending of a file that is being written."""
-
-_WRITER = re.compile(r"~(?P<host>[^/~]+)~(?P<pid>[0-9]+)~[^/~]+\.partial$")
-"""Who writes a temporary file, in its name."""
 
 # ValueError: an address that the client cannot make sense of, such as a port that is no number.
 _OUT_OF_REACH = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
@@ -266,8 +258,7 @@ def write_all(folder: str, objects: Mapping[str, bytes]) -> None:
             return
         for name, data in objects.items():
             target = os.path.join(path, name)
-            partial = _write_partial(target, data)
-            os.replace(partial, target)
+            os.replace(partial.write(target, data), target)
 
 
 def create(url: str, data: bytes) -> None:
@@ -312,11 +303,11 @@ def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data, mode="create")
         return
-    partial = _write_partial(path, data)
+    finished = partial.write(path, data)
     try:
-        os.link(partial, path)
+        os.link(finished, path)
     finally:
-        os.unlink(partial)
+        os.unlink(finished)
 
 
 def _code(error: OSError) -> str | None:
@@ -324,30 +315,6 @@ def _code(error: OSError) -> str | None:
     answer = getattr(error.__cause__, "response", None) or {}
     code: str | None = answer.get("Error", {}).get("Code")
     return code
-
-
-def _write_partial(target: str, data: bytes) -> str:
-    """A finished temporary file beside ``target``; its name ends in ``.partial``."""
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(f"{os.path.dirname(target)} is a file, not a folder") from None
-    handle, partial = tempfile.mkstemp(
-        dir=os.path.dirname(target),
-        prefix=f"{os.path.basename(target)}~{socket.gethostname()}~{os.getpid()}~",
-        suffix=PARTIAL,
-    )
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-    except OSError:
-        os.unlink(partial)
-        raise
-    # mkstemp makes files that only their owner reads; a data set is as readable as the umask says.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(partial, 0o666 & ~mask)
-    return partial
 
 
 def sizes(url: str) -> dict[str, int]:
@@ -367,10 +334,6 @@ def remove(url: str) -> None:
         fs.rm_file(path)
 
 
-_ABANDONED_S = 3600.0
-"""A temporary file that nobody touched for so long has no writer any more."""
-
-
 def sweep(url: str) -> int:
     """Remove the temporary files that killed writers left below a local folder; gives their number.
 
@@ -381,30 +344,8 @@ def sweep(url: str) -> int:
         fs, path = _open(url)
         if not isinstance(fs, LocalFileSystem):
             return 0
-        found = [
-            os.path.join(folder, name)
-            for folder, _, files in os.walk(path)
-            for name in files
-            if name.endswith(PARTIAL)
-        ]
-        left = 0
-        for name in found:
+        left = partial.left_behind(path)
+        for name in left:
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - os.path.getmtime(name) > _ABANDONED_S or not _may_live(name):
-                    os.unlink(name)
-                    left += 1
-        return left
-
-
-def _may_live(partial: str) -> bool:
-    """Whether the process that writes a temporary file may be running."""
-    match = _WRITER.search(partial)
-    if match is None or match["host"] != socket.gethostname():
-        return match is not None
-    try:
-        os.kill(int(match["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+                os.unlink(name)
+        return len(left)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import xarray as xr
 
-from darkhaloscope import storage
+from darkhaloscope import partial, storage
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.store.dataset import (
@@ -193,7 +193,7 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
     ours = tuple(f"{folder}/" for folder in (STAMPS, "blocks", PLAN))
     record = re.compile(rf"{QUARANTINE}/[0-9]{{4}}[pm][0-9]{{3}}\.json")
     for key in stored:
-        if key.endswith(storage.PARTIAL):
+        if key.endswith(partial.ENDING):
             yield Finding("leftover", None, key, "", "was left by a killed writer")
         elif key.startswith(ours) and key not in expected:
             yield Finding("foreign", None, key, "", "is not of this run")
