@@ -125,6 +125,15 @@ def as_rice_one(raw: bytes) -> bytes:
     return raw.replace(b"'RICE_1  '", b"'RICE_ONE'")
 
 
+def with_huge_tiles(raw: bytes) -> bytes:
+    """One tile of the image, whose cards claim four million million pixels."""
+    for card in (b"ZTILE1  =", b"ZTILE2  ="):
+        assert raw.count(card) == 1
+        at = raw.index(card) + len(card)
+        raw = raw[:at] + b"%21d" % 2_000_000 + raw[at + 21 :]
+    return raw
+
+
 def without_hdu0(raw: bytes) -> bytes:
     return raw[2880:]
 
@@ -156,6 +165,7 @@ FORMATS: dict[str, Callable[[np.ndarray], bytes]] = {
     "gzip_1_quantised": lambda p: packed(p, compression_type="GZIP_1", tile_shape=(100, 100)),
     "rows": lambda p: packed(p, compression_type="RICE_1", tile_shape=(1, N)),
     "one_tile": lambda p: packed(p, compression_type="RICE_1", tile_shape=(N, N)),
+    "huge_tile": lambda p: with_huge_tiles(packed(p, compression_type="RICE_1", tile_shape=(N, N))),
     "dithered": lambda p: packed(p, **RICE, quantize_method=2, dither_seed=7),
     "hcompress": lambda p: packed(p, compression_type="HCOMPRESS_1", tile_shape=(120, 80)),
     "plain": plain(False),

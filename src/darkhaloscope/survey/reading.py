@@ -44,7 +44,7 @@ class Costs:
 
 
 REMOTE = Costs(request=1.4e-3, wait=0.03, bandwidth=4e7)
-"""An object store or a web server. request: CPU of s3fs (0.9 to 1.5 ms by ``benchmarks/read.py``, see
+"""An object store or a web server. request: CPU of s3fs (0.95 to 1.44 ms by ``benchmarks/read.py``, see
 docs/reading.md). Assumed: wait, of an object store in the same region; bandwidth, 10 Gbit/s of a node
 shared by 32 workers."""
 

@@ -346,6 +346,7 @@ def _compressed(source: Source, hdu: Hdu) -> TiledImage:
     tile = (int(header.get("ZTILE2", 1)), int(header.get("ZTILE1", shape[1])))
     if min(tile) < 1:
         raise CorruptFileError(f"its tiles claim {tile[1]} x {tile[0]} pixels")
+    tile = min(tile[0], shape[0]), min(tile[1], shape[1])  # or memory of a size that nobody checked
     table = _table(source, hdu, -(-shape[0] // tile[0]) * -(-shape[1] // tile[1]))
     recipe = None
     if table is not None:
