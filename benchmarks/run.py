@@ -58,10 +58,8 @@ OVERHEAD = 1.35
 """Limit of the whole run over the sum of its kernels."""
 
 PER_BRICK, SIZE, SIDE = 59, 64, 3600
-BLOCK = {True: 256, False: 2048}
-"""Pairs of a block, with ``--quick`` and without: the store's own choice for a survey is 2,048."""
-
-BLOCKS = 2
+BLOCK = {True: 512, False: 2048}
+"""Pairs of the one block of a run, with ``--quick`` and without; the store's choice for a survey is 2,048."""
 ACCURACY_ROWS = {True: 8, False: 64}
 RAW = 2 * 3 * SIZE**2 * 4
 """Bytes of a pair as raw float32: ``ctrl`` and ``arc``."""
@@ -323,7 +321,7 @@ def measure(root: str, into: str, targets: Path, block: int) -> tuple[dict[str, 
 
 
 def speed_up(root: str, into: str, targets: Path, block: int) -> dict[str, float]:
-    """Wall time with one worker and with two, one block each."""
+    """Wall time of two blocks with one worker and with two."""
     exp = experiment(root, targets, block)
     seconds = {}
     for workers in (1, 2):
@@ -343,14 +341,14 @@ def run(root: Path, folder: Path, *, quick: bool, serial: bool) -> dict[str, Any
     """All figures; ``folder`` takes some gigabytes."""
     block = BLOCK[quick]
     bricks = folder / "bricks"
-    table = lay_out(root, bricks, -(-BLOCKS * block // PER_BRICK))[: BLOCKS * block]
+    table = lay_out(root, bricks, -(-block // PER_BRICK))[:block]
     targets = folder / "targets.csv"
     table.to_csv(targets, index=False)
     figures: dict[str, Any] = {"version": __version__, "block": block, "per_brick": PER_BRICK}
     figures["local"], exp = measure(str(bricks), str(folder / "local"), targets, block)
     figures["accuracy"] = accuracy(str(folder / "local" / "run"), exp, ACCURACY_ROWS[quick])
     if serial:
-        figures["speed_up"] = speed_up(str(bricks), str(folder / "cores"), targets, block)
+        figures["speed_up"] = speed_up(str(bricks), str(folder / "cores"), targets, block // 2)
     with tempfile.TemporaryDirectory(dir=folder) as server, seaweed.serve(Path(server)) as endpoint:
         os.environ.update(seaweed.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
         s3 = fsspec.filesystem("s3")

@@ -154,10 +154,11 @@ def unquantise(
     numbers: NDArray[np.int32], recipe: Recipe, tile: int, scale: float, zero: float
 ) -> NDArray[np.float32]:
     """float32 pixels of quantised numbers, shape (count,)."""
-    value = numbers.astype(np.float64)
-    if recipe.method != "NO_DITHER":
+    if recipe.method == "NO_DITHER":
+        value = numbers.astype(np.float64)
+    else:
         # In CFITSIO's order: floating-point sums depend on it.
-        value -= dither(tile, recipe.seed, len(numbers))
+        value = np.subtract(numbers, dither(tile, recipe.seed, len(numbers)))
         value += 0.5
     value *= scale
     value += zero
@@ -179,7 +180,7 @@ def dither(tile: int, seed: int, count: int) -> NDArray[np.float64]:
         parts.append(table[start : start + count])
         count -= len(parts[-1])
         row = (row + 1) % _DITHERS
-    return np.concatenate(parts)
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 @functools.cache

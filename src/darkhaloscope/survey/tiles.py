@@ -72,6 +72,14 @@ class TileTable:
             raise ValueError("a tile lies outside its file")
         return first, first + size
 
+    def ranges(self, column: str, tiles: NDArray[np.int64]) -> Ranges:
+        """As :meth:`range` of many tiles, without those that are empty or point out of the file: these
+        are found broken again, and said, when they are decoded."""
+        size, place = self.rows[column][tiles].astype(np.int64).T
+        inside = (size > 0) & (place >= 0) & (place <= self.end - self.heap - size)
+        first = self.heap + place[inside]
+        return list(zip(first.tolist(), (first + size[inside]).tolist(), strict=True))
+
     @property
     def columns(self) -> list[str]:
         """Names of the columns that hold tiles."""
@@ -119,16 +127,8 @@ class TiledImage:
             rows = np.flatnonzero(needed.any(axis=1))
             starts = [self.hdu.data + int(row) * size for row in rows]
             return [(start, min(start + size, self.source.size)) for start in starts]
-        found: Ranges = []
-        for tile in np.flatnonzero(needed):
-            for column in self.table.columns:
-                try:
-                    first, end = self.table.range(column, int(tile))
-                except ValueError:  # found broken again, and said, when it is decoded
-                    continue
-                if end > first:
-                    found.append((first, end))
-        return found
+        tiles = np.flatnonzero(needed)
+        return [part for column in self.table.columns for part in self.table.ranges(column, tiles)]
 
     def windows(
         self, y0: NDArray[np.int64], x0: NDArray[np.int64], height: int, width: int
