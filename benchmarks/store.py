@@ -1,12 +1,13 @@
 """What the store's codec and chunks cost, on real pixels: ``python benchmarks/store.py``.
 
-Two tables. Codecs: each row is a rounding and a lossless codec, applied to the same pairs through Zarr in
+Codecs: each row is a rounding and a lossless codec, applied to the same pairs through Zarr in
 memory, one shard of inner chunks as the store writes them: bytes as a share of raw float32 where every
 row is an injection, and where every other one is; MB of raw float32 written and read per CPU second; and
 what the rounding did to the sky (mean, in sky sigma) and to the arcs' flux (99 % of the rows). Loader:
 pairs per second in batches of 256, from arrays on this disk, for several inner chunks: pairs in random
-places, whole inner chunks in random places, and in sequence. Speeds are this machine's; shares and errors
-are not.
+places, whole inner chunks in random places, and in sequence. Rounding (:mod:`rounding`): the sky's mean by
+band, arcs' flux by S/N, and an audit of the same plan exact and rounded. Speeds are this machine's; shares and
+errors are not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rounding
 import zarr
 from numpy.typing import NDArray
 from pairs import TILES, real_pairs
@@ -232,11 +234,22 @@ def main() -> None:
     codecs = [codec_row(r, DEFAULT, cube, codes[r.name]) for r in ROUNDINGS]
     codecs += [codec_row(STORE, c, cube, codes[STORE.name]) for c in CODECS if c != DEFAULT]
     loader = loader_rows(cube, *LOADER[options.quick])
+    both = rounding.both(len(cube["ctrl"]))
+    sky, flux = rounding.sky_rows(*both), rounding.flux_rows(*both)
+    audit = rounding.compare(*rounding.audits(*both))
     console = Console(width=200)
     console.print(table(f"{len(cube['ctrl'])} pairs, every one an injection", codecs))
     console.print(table(f"batches of {BATCH} pairs", loader))
+    console.print(table("the store's rounding: the sky, in sky sigma", sky))
+    console.print(table("the store's rounding: arcs, by S/N", flux))
+    console.print(
+        f"audit exact against rounded: {audit['statistics']} statistics, {len(audit['apart'])} with "
+        f"intervals apart, by at most {audit['most_of_limit']:.2%} of the gate's limit; gates with another "
+        f"outcome: {', '.join(audit['outcomes']) or 'none'}"
+    )
     if options.json:
         figures = {"pairs": len(cube["ctrl"]), "codecs": codecs, "loader": loader}
+        figures |= {"sky": sky, "flux": flux, "audit": audit}
         options.json.write_text(json.dumps(figures, indent=1))
 
 
