@@ -6,8 +6,8 @@ row is an injection, and where every other one is; MB of raw float32 written and
 what the rounding did to the sky (mean, in sky sigma) and to the arcs' flux (99 % of the rows). Loader:
 pairs per second in batches of 256, from arrays on this disk, for several inner chunks: pairs in random
 places, whole inner chunks in random places, and in sequence. Rounding (:mod:`rounding`): the sky's mean by
-band, arcs' flux by S/N, and an audit of the same plan exact and rounded. Speeds are this machine's; shares and
-errors are not.
+band, arcs' flux by S/N, and an audit of the same plan exact and rounded. Speeds are this machine's;
+shares and errors are not.
 """
 
 from __future__ import annotations

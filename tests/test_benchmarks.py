@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import read as reading
 import render as benchmark
+import run as running
 import truth
 from rich.console import Console
 
@@ -115,3 +116,31 @@ def test_reading_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert all(row["same_pixels"] for row in found.values())
         assert found["ranges"]["of_whole"] < 0.5 < found["whole"]["of_whole"] == 1
         assert found["ranges"]["requests_per_file"] <= 60
+
+
+@pytest.mark.long
+def test_a_run_and_its_kernels_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On disk and S3: no row fails, pixels and arcs are right, figures keep their names."""
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(running, "SIDE", 900)
+    monkeypatch.setattr(running, "BLOCK", {True: 64})
+    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--json", str(out)])
+    running.main()
+    figures = json.loads(out.read_text())
+    assert set(figures) == {"version", "block", "per_brick", "local", "accuracy", "s3"}
+    for place in ("local", "s3"):
+        row = figures[place]
+        assert set(row) == {
+            "rows", "bricks", "visits", "failed", "wall_s", "cpu_s", "rows_per_cpu_s", "worker_mib",
+            "kernels_cpu_s", "whole_over_sum", "bytes_per_pair", "of_raw", "target", "of_seed",
+        }  # fmt: skip
+        assert (row["rows"], row["failed"]) == (64, 0)
+        assert set(row["kernels_cpu_s"]) == set(running.KERNELS)
+        assert row["worker_mib"] < 1536
+    assert figures["local"]["bytes_per_pair"] == figures["s3"]["bytes_per_pair"]
+    right = figures["accuracy"]
+    assert right["ctrl_steps"] <= 0.5
+    assert right["arc_flux"] < 1e-3
+    assert right["arc_pixel"] < 1e-2
