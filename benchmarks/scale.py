@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
+import os
 import resource
 import subprocess
 import sys
@@ -41,10 +43,15 @@ BRICK_S = 0.2
 WRITE_S = 0.5
 """Seconds that the writing of a block takes."""
 WORKERS = (16, 64, 240, 1000)
-STEADY = (0.2, 0.8)
-"""Part of a run that counts as its steady state: not the start, not the last blocks."""
-TASKS_AT_LEAST = 10
-"""Blocks that each worker makes, at least, in a measurement."""
+STEADY_FROM = 1.0
+"""Blocks a worker after which a run is in its steady state. It is measured up to the last block that is
+waited for, when the workers still have others to make."""
+BLOCKS_EACH = 5
+"""Blocks that each worker makes in a measurement: some 150 bricks."""
+PROCESSES = 4
+"""Processes that workers are threads of, at most."""
+CUBE_BYTES = 1000
+"""What stands for a brick's cube, when the bytes that go from worker to worker are counted."""
 
 
 def write_survey(folder: Path, bricks: int) -> str:
@@ -99,84 +106,113 @@ def idle_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[
     return {"block": block, "counts": {}, "statistics": "", "statistics_spec": "", "notes": []}
 
 
-def sleepy_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> float:
-    """Take a brick's time for each brick; gives the seconds."""
+def sleepy_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> Any:
+    """Take a brick's time for each brick; gives when it ended, the seconds, and a few bytes a brick."""
     time.sleep(BRICK_S * len(work))
     workflow.tell(run, block, [one.brick for one in work])
-    return BRICK_S * len(work)
+    return time.time(), BRICK_S * len(work), b"p" * CUBE_BYTES * len(work)
 
 
 def sleepy_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[str, Any]:
-    """Take the time of writing a block; the marker says when it was done, and of how much work."""
+    """Take the time of writing a block; the marker says when its tasks ended, and what they took."""
     time.sleep(WRITE_S)
-    worked = {"worked_s": sum(made) + WRITE_S, "at": time.time()}
-    return {"block": block, "counts": {"all": worked}, "statistics": "", "statistics_spec": "",
+    tasks = [part[:2] for part in made] + [(time.time(), WRITE_S)]
+    return {"block": block, "counts": {"all": {}}, "statistics": tasks, "statistics_spec": "",
             "notes": []}  # fmt: skip
+
+
+def cpu_here() -> tuple[int, float]:
+    """This process, and the processor time that it has taken."""
+    return os.getpid(), time.process_time()
+
+
+def bytes_taken(dask_worker: Any) -> int:
+    """Bytes that a worker took over from others."""
+    return sum(int(line["total"]) for line in dask_worker.transfer_incoming_log)
 
 
 class Enough(Exception):  # noqa: N818 (not a fault)
     """As many blocks as were asked for are done."""
 
 
-def run_some(client: Client, made: Any, kernels: Kernels, blocks: int) -> dict[str, Any]:
+def run_some(
+    client: Client, made: Any, kernels: Kernels, blocks: int, bricks_per_task: int | None = None
+) -> dict[str, Any]:
     """Run some blocks of a plan; gives seconds of driver CPU, of the clock, to the first block, and
     the markers."""
-    finished: list[float] = []
+    finished: list[tuple[float, float]] = []
 
     def on_block(block: int, was_there: bool) -> None:
-        finished.append(time.perf_counter())
+        finished.append((time.perf_counter(), time.process_time()))
         if len(finished) >= blocks:
             raise Enough
 
     with tempfile.TemporaryDirectory() as folder:
         layout = prepare.layout_of(made)
         spec = prepare.spec_of(
-            made.experiment, prepare.planned_strata(made), n_regions=len(made.bricks)
+            made.experiment, prepare.planned_strata(made), n_regions=made.n_regions
         )
         document = made.experiment.identity_document(made.contents)
         store.create_run(folder, layout, made.experiment.to_yaml(), document, "0")
         begun, cpu = time.perf_counter(), time.process_time()
         going = driver.BlockRun(
-            client, folder, made, layout, spec, on_block, None, driver.Brake(), kernels
+            client, folder, made, layout, spec, on_block, bricks_per_task, driver.Brake(), kernels
         )
         with suppress(Enough):
             going.all()
         spent = time.process_time() - cpu
     return {
-        "wall_s": finished[-1] - begun,
+        "wall_s": finished[-1][0] - begun,
         "cpu_s": spent,
-        "first_at": finished[0],
+        "first_at": finished[0][0],
+        "first_cpu": finished[0][1],
         "markers": list(going.markers.values()),
         "bricks": sum(len(made.pieces(block)) for block in going.markers),
     }
 
 
-def measure_driver(bricks: int, blocks: int) -> dict[str, Any]:
+def measure_driver(bricks: int, blocks: int, bricks_per_task: int | None) -> dict[str, Any]:
     """Cost of the driver; its own process, so that its memory is its own."""
     with tempfile.TemporaryDirectory() as folder:
         targets = write_survey(Path(folder), bricks)
         command = [sys.executable, __file__, "--driver", targets, "--blocks", str(blocks)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        if bricks_per_task is not None:
+            command += ["--bricks-per-task", str(bricks_per_task)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def driver_alone(targets: str, blocks: int) -> dict[str, Any]:
+def driver_alone(targets: str, blocks: int, bricks_per_task: int | None) -> dict[str, Any]:
     """What :func:`measure_driver` measures, in this process: scheduler and workers are elsewhere."""
     with some_workers(4, processes=1) as client:
-        begun = time.perf_counter()
+        client.wait_for_workers(4)
+        empty = {"driver": memory_mb(), "scheduler": client.run_on_scheduler(memory_mb)}
+        begun, cpu = time.perf_counter(), time.process_time()
         made = survey_plan(targets)
-        planned = time.perf_counter() - begun
-        done = run_some(client, made, Kernels(idle_inject, idle_write), min(blocks, made.blocks))
+        prepare.layout_of(made)
+        planned = time.process_time() - cpu
+        kernels = Kernels(idle_inject, idle_write)
+        done = run_some(client, made, kernels, min(blocks, made.blocks), bricks_per_task)
+        full = client.run_on_scheduler(memory_mb)
     return {
         "bricks": len(made.bricks),
         "rows": made.rows,
         "bricks_run": done["bricks"],
-        "plan_s": planned,
+        "plan_cpu_s": planned,
         "first_block_s": done["first_at"] - begun,
+        "first_block_cpu_s": done["first_cpu"] - cpu,
         "cpu_ms_per_brick": 1e3 * done["cpu_s"] / done["bricks"],
         "wall_ms_per_brick": 1e3 * done["wall_s"] / done["bricks"],
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_mb": memory_mb(),
+        "memory_grown_mb": memory_mb() - empty["driver"],
+        "scheduler_memory_mb": full,
+        "scheduler_memory_grown_mb": full - empty["scheduler"],
     }
+
+
+def memory_mb() -> float:
+    """The most memory that this process has taken."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @contextmanager
@@ -237,34 +273,54 @@ def serve_workers(count: int, address: str) -> None:
 
 
 def measure_busy(workers: int, blocks_each: int) -> dict[str, Any]:
-    """Share of the workers' time in which they work, between the first and the last fifth of a run."""
+    """Share of the workers' time in which they work, from the end of each one's first block (or so) on;
+    processor time of scheduler and workers; and which part of the cubes went from worker to worker."""
+    processes = max(1, min(PROCESSES, workers // 16))
     with tempfile.TemporaryDirectory() as folder:
         made = survey_plan(write_survey(Path(folder), max(2000, workers * blocks_each * 40)))
-        with some_workers(workers, processes=max(1, min(4, workers // 64))) as client:
+        with some_workers(workers, processes) as client:
+            before = processor_times(client)
             done = run_some(
                 client, made, Kernels(sleepy_inject, sleepy_write), workers * blocks_each
             )
-    at = np.array(sorted((m["counts"]["all"]["at"], m["counts"]["all"]["worked_s"])
-                         for m in done["markers"]))  # fmt: skip
-    low, high = (int(part * (len(at) - 1)) for part in STEADY)
-    worked = at[low + 1 : high + 1, 1].sum()
-    block_s = float(np.median(at[:, 1]))
+            cpu = {who: spent - before[who] for who, spent in processor_times(client).items()}
+            crossed = sum(client.run(bytes_taken).values())
+    tasks = np.array([task for m in done["markers"] for task in m["statistics"]])
+    tasks = tasks[np.argsort(tasks[:, 0])]
+    ends = np.array(sorted(m["statistics"][-1][0] for m in done["markers"]))
+    low, high = ends[min(int(workers * STEADY_FROM), len(ends) // 2)], ends[-1]
+    steady = tasks[(tasks[:, 0] > low) & (tasks[:, 0] <= high), 1].sum()
     return {
         "workers": workers,
-        "blocks": len(at),
+        "blocks": len(ends),
         "bricks_per_task": -(-workers // driver.WORKERS_PER_BRICK),
-        "block_s": block_s,
-        "busy_steady": float(worked / ((at[high, 0] - at[low, 0]) * workers)),
-        "busy_whole": float(at[:, 1].sum() / (done["wall_s"] * workers)),
+        "steady_s": float(high - low),
+        "busy_steady": float(steady / ((high - low) * workers)),
+        "busy_whole": float(tasks[:, 1].sum() / (done["wall_s"] * workers)),
+        "tasks_per_s": len(tasks) / done["wall_s"],
+        "scheduler_cpu_ms_per_task": 1e3 * cpu["scheduler"] / len(tasks),
+        "worker_cpu_ms_per_task": 1e3 * cpu["workers"] / len(tasks),
         "driver_cpu_ms_per_brick": 1e3 * done["cpu_s"] / done["bricks"],
+        "cpus_busy": (cpu["scheduler"] + cpu["workers"] + done["cpu_s"]) / done["wall_s"],
+        "crossing": crossed / (done["bricks"] * CUBE_BYTES),
+    }
+
+
+def processor_times(client: Client) -> dict[str, float]:
+    """Seconds that the scheduler, and all processes of workers, have taken."""
+    workers = dict(client.run(cpu_here).values())
+    return {
+        "scheduler": client.run_on_scheduler(cpu_here)[1],
+        "workers": sum(workers.values()),
     }
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """Both tables."""
     table = Table(title="driver, kernels that do nothing")
-    names = ("bricks", "bricks_run", "plan_s", "first_block_s", "cpu_ms_per_brick",
-             "wall_ms_per_brick", "memory_mb")  # fmt: skip
+    names = ("bricks", "bricks_run", "plan_cpu_s", "first_block_cpu_s", "first_block_s",
+             "cpu_ms_per_brick", "wall_ms_per_brick", "memory_mb", "memory_grown_mb",
+             "scheduler_memory_mb", "scheduler_memory_grown_mb")  # fmt: skip
     for name in names:
         table.add_column(name, justify="right")
     for row in figures["driver"]:
@@ -273,8 +329,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
     table = Table(
         title=f"workers that sleep, {BRICK_S:g} s a brick, {WRITE_S:g} s a block's writing"
     )
-    names = ("workers", "blocks", "bricks_per_task", "busy_steady", "busy_whole",
-             "driver_cpu_ms_per_brick")  # fmt: skip
+    names = ("workers", "bricks_per_task", "steady_s", "busy_steady", "busy_whole", "tasks_per_s",
+             "scheduler_cpu_ms_per_task", "worker_cpu_ms_per_task", "driver_cpu_ms_per_brick",
+             "cpus_busy", "crossing")  # fmt: skip
     for name in names:
         table.add_column(name, justify="right")
     for row in figures["busy"]:
@@ -287,6 +344,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20,000 bricks, 16 workers")
     parser.add_argument("--bricks", type=int, default=SURVEY_BRICKS)
     parser.add_argument("--blocks", type=int, default=10**9, help="stop after so many blocks")
+    parser.add_argument("--bricks-per-task", type=int, help="of the idle kernels; default auto")
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--driver", help=argparse.SUPPRESS)
@@ -294,20 +352,21 @@ def main() -> None:
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     if given.scheduler:
         return serve_scheduler(given.scheduler)
     if given.serve:
         return serve_workers(given.serve, given.address)
     if given.driver:
-        print(json.dumps(driver_alone(given.driver, given.blocks)))
+        print(json.dumps(driver_alone(given.driver, given.blocks, given.bricks_per_task)))
         return None
-    bricks, blocks, workers, each = given.bricks, given.blocks, given.workers, TASKS_AT_LEAST
+    bricks, blocks, workers, each = given.bricks, given.blocks, given.workers, BLOCKS_EACH
     if given.quick:
         bricks, blocks, workers, each = min(bricks, 20_000), min(blocks, 20), workers[:1], 2
     console = Console()
     figures: dict[str, Any] = {"driver": [], "busy": []}
     for size in sorted({min(2000, bricks), bricks}):
-        figures["driver"].append(measure_driver(size, blocks))
+        figures["driver"].append(measure_driver(size, blocks, given.bricks_per_task))
     for count in workers:
         figures["busy"].append(measure_busy(count, each))
     show(figures, console)

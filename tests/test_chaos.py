@@ -145,7 +145,14 @@ def test_a_scheduler_that_dies_and_comes_back(
     setting: Setting, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver.workers, "LOOK_EVERY_S", 0.2)
-    cluster, deaths = Cluster(tmp_path / "log"), []
+    cluster, deaths, heard = Cluster(tmp_path / "log"), [], []
+    hear = driver.signs.Signs._hear
+
+    def hear_too(signs: driver.signs.Signs, event: tuple[float, Any]) -> None:
+        heard.append(len(deaths))
+        hear(signs, event)
+
+    monkeypatch.setattr(driver.signs.Signs, "_hear", hear_too)
     cluster.start()
 
     def end_it(block: int, was_there: bool) -> None:
@@ -159,9 +166,12 @@ def test_a_scheduler_that_dies_and_comes_back(
             client.wait_for_workers(2, timeout=120)
         with connect(ClusterSection(address=cluster.address), str(tmp_path / "run")) as client:
             markers = setting.make(client, tmp_path / "run", on_block=end_it)
+            ready = client.run(lambda dask_worker: driver.Warm.name in dask_worker.plugins)
     finally:
         cluster.kill()
     assert len(deaths) == 1
+    assert heard[-1] == 1, "the second scheduler tells of bricks too"
+    assert list(ready.values()) == [True, True]
     assert len(markers) == 10
     assert digests(tmp_path / "run") == undisturbed
 

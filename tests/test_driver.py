@@ -375,6 +375,27 @@ def test_a_brick_in_quarantine_is_rows_with_the_reason(
     assert digests(run) == undisturbed
 
 
+# --- another scheduler ----------------------------------------------------------------------------
+
+
+def test_another_scheduler_at_the_address_is_told_all_again(
+    threads: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows of no subscription, and makes no worker ready that comes."""
+    told: list[str] = []
+    crew = driver.workers.Workers(threads, lambda: told.append("listen"))
+    with monkeypatch.context() as another:
+        another.setattr(threads, "register_plugin", lambda _, name: told.append(name))
+        crew.look(now=True)
+        assert len(crew.addresses) == 2
+        assert not told
+        here = dict(threads.scheduler_info(n_workers=-1))
+        another.setattr(threads, "scheduler_info", lambda **_: {**here, "id": "Scheduler-b"})
+        crew.look(now=True)
+        crew.look(now=True)
+    assert told == [driver.Warm.name, "listen"]
+
+
 # --- how far it is --------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ def test_in_pieces_and_whole_are_the_same_plan(tmp_path: Path, rows: int) -> Non
     assert isinstance(pieces.targets, ParquetTargets)
     assert isinstance(whole.targets, MemoryTargets)
     assert pieces.contents == whole.contents
-    assert pieces.regions[0].tolist() == whole.regions[0].tolist()
+    assert pieces.regions.tolist() == whole.regions.tolist()
     for block in range(whole.blocks):
         assert pieces.pieces(block) == whole.pieces(block)
         pd.testing.assert_frame_equal(pieces.block_rows(block), whole.block_rows(block))

@@ -147,7 +147,7 @@ def plan(
         f"{made.block} rows; identity {layout.attributes['identity'][:12]}",
         soft_wrap=True,
     )
-    say_splits(made.regions[0], made.regions[1], console)
+    say_splits(made.regions, made.splits(), console)
     if out is not None:
         prepare.write_plan(out, made)
         console.print(f"rows written below {storage.join(out, 'plan')}", soft_wrap=True)

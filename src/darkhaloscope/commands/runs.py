@@ -42,6 +42,9 @@ from darkhaloscope.progress import Bar
 DEMO_SKY = 5
 """Seed of the demo's sky: it has a brick without g files, one with empty ones, and ends of footprints."""
 
+COUNTED_TARGETS = 100_000
+"""Up to so many, a run begins with how many targets each split has; of more, that takes minutes."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -97,7 +100,10 @@ def run(
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents)
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
-    say_splits(made.regions[0], made.regions[1], console)
+    if made.targets.first[-1] <= COUNTED_TARGETS:
+        say_splits(made.regions, made.splits(), console)
+    else:
+        console.print(f"{made.n_regions} regions; dhs plan counts targets by split")
     with connect(exp.cluster, folder) as client:  # first: without workers nothing is begun
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)

@@ -21,6 +21,7 @@ from darkhaloscope.plan.targetlist import (
     joint_digest,
 )
 from darkhaloscope.survey.galaxies import galaxies_digest
+from darkhaloscope.survey.regions import region_ids
 
 _PRIOR_POINTS = 55_440
 """Points at which a prior is looked at; many lengths of a list divide it."""
@@ -101,20 +102,27 @@ class Plan:
         return made
 
     @functools.cached_property
-    def regions(self) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
-        """Names of all regions, and the split of every target in the plan's order."""
+    def regions(self) -> NDArray[np.str_]:
+        """Names of all regions that hold targets, ascending."""
+        section = self.experiment.targets
+        if section.region == "brick":
+            return self.bricks
         names: set[str] = set()
-        splits = []
         for chunk in self.targets.chunks():
-            region, split = regions_of(self.experiment, chunk)
-            names.update(np.unique(region).tolist())
-            splits.append(split)
-        return np.array(sorted(names)), np.concatenate(splits)
+            ids = region_ids(chunk["ra"], chunk["dec"], section.region)
+            names.update(np.unique(ids).tolist())
+        return np.array(sorted(names))
 
     @property
     def n_regions(self) -> int:
         """How many regions hold the targets."""
-        return len(self.regions[0])
+        return len(self.regions)
+
+    def splits(self) -> NDArray[np.uint8]:
+        """The split of every target in the plan's order: some 7 us a target."""
+        return np.concatenate(
+            [regions_of(self.experiment, chunk)[1] for chunk in self.targets.chunks()]
+        )
 
     def targets_of(self, brick: str) -> pd.DataFrame:
         """The targets of one brick, by OBJID."""
