@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,65 @@ def test_a_full_disk_is_said_and_a_busy_one_waited_for(
     assert digests(tmp_path / "run") == undisturbed
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A disk of its own (tmpfs): called with the bytes that are to be free on it, gives its folder."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> None:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", disk],
+            check=True,
+            capture_output=True,
+        )
+
+    def leave(free: int) -> Path:
+        found = os.statvfs(disk)
+        used = (found.f_blocks - found.f_bfree) * found.f_frsize
+        mount("remount", f"size={used + free}")
+        return disk
+
+    try:
+        mount("size=64m")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    try:
+        yield leave
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_disk_that_is_really_full(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    small_disk: Callable[[int], Path],
+) -> None:
+    run = small_disk(2**24) / "run"
+    setting.start(run)
+    small_disk(400_000)
+    with pytest.raises(UserError, match=r"cannot write.*No space left on device"):
+        setting.make(threads, run)
+    whole = len(store.finished_blocks(str(run)))
+    assert whole < 5
+    assert status_of(str(run)).blocks_done == whole
+    small_disk(2**24)
+    setting.make(threads, run)
+    assert digests(run) == undisturbed
+
+
+def test_a_run_killed_over_its_first_file_is_begun_again(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / "run" / f"run.json~{socket.gethostname()}~{dead.pid}~x.partial"
+    left.write_text("{")
+    setting.start(tmp_path / "run")
+    assert not left.exists()
+    assert status_of(str(tmp_path / "run")).state == "not started"
+
+
 # --- writers --------------------------------------------------------------------------------------
 
 
@@ -207,6 +269,16 @@ def test_the_same_block_twice_at_once(
     setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     setting.make(threads, tmp_path / "run", kernels=Kernels(KERNELS.inject, twice_at_once))
+    assert digests(tmp_path / "run") == undisturbed
+
+
+def test_two_runs_at_once_in_one_folder(
+    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """Whoever comes second finds the same bytes."""
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(setting.make, threads, tmp_path / "run") for _ in range(2)]
+    assert both[0].result() == both[1].result()
     assert digests(tmp_path / "run") == undisturbed
 
 

@@ -25,6 +25,8 @@ def write(target: str, data: bytes) -> str:
         os.makedirs(os.path.dirname(target), exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(f"{os.path.dirname(target)} is a file, not a folder") from None
+    except FileNotFoundError:  # where folders are made, it would be taken for a missing object
+        raise OSError(f"no folder {os.path.dirname(target)} can be made") from None
     handle, name = tempfile.mkstemp(
         dir=os.path.dirname(target),
         prefix=f"{os.path.basename(target)}~{socket.gethostname()}~{os.getpid()}~",

@@ -19,6 +19,7 @@ from darkhaloscope import (
     driver,
     prepare,
     report,
+    status,
     storage,
     store,
     workflow,
@@ -109,6 +110,13 @@ def run(
         console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
         resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
         if resumed:
+            if (last := status.writes_now(folder)) is not None:
+                console.print(
+                    f"a run gave a sign of life here {last:.0f} s ago; if it is not dead, both make the "
+                    "same files",
+                    soft_wrap=True,
+                    highlight=False,
+                )
             prepare.complete_plan(folder, made)
         if made.joint is not None:
             store.write_joint(folder, made.joint)

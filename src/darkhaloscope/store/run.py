@@ -46,7 +46,8 @@ def create_run(
     """
     identity = layout.attributes["identity"]
     before = read_run(run)
-    if before is None and (found := [n for n in storage.names(run) if n != PLAN]):
+    found = [n for n in storage.names(run) if n != PLAN and not n.endswith(storage.PARTIAL)]
+    if before is None and found:
         raise UserError(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
         )
@@ -68,9 +69,9 @@ def create_run(
     }
     if before is not None:
         _check_metadata(run, layout)
-        storage.sweep(run)
     else:
         drop_plan(run, layout.blocks)
+    storage.sweep(run)
     # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
     # The data set's metadata are always the same bytes, and are written again by every resume.
     storage.write(
