@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from distributed import Client, get_worker
+from distributed import Client, Future, get_worker
 from small_run import Setting, digests
 
 from darkhaloscope import driver, partial, storage, store, workflow
@@ -288,6 +288,27 @@ def test_a_dead_writers_claim_holds_nothing_up(
     setting.start(tmp_path / "run")
     storage.create(str(tmp_path / "run" / "blocks" / "000001.claim"), b"of other contents")
     setting.make(threads, tmp_path / "run")
+    assert digests(tmp_path / "run") == undisturbed
+
+
+def test_a_marker_that_the_scheduler_cannot_hand_over_is_read_from_the_folder(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It went just when it was asked for what a finished task gave."""
+    asked: list[Any] = []
+
+    def gone(*futures: Any) -> Any:
+        asked.append(futures)
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setattr(threads, "gather", gone)
+    monkeypatch.setattr(Future, "result", gone)
+    assert len(setting.make(threads, tmp_path / "run")) == 5
+    assert len(asked) >= 10
     assert digests(tmp_path / "run") == undisturbed
 
 

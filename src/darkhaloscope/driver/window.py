@@ -197,7 +197,7 @@ class BlockRun:
         finished = [one for one in tries if one.future.status == "finished"]
         try:
             markers = self.client.gather([one.future for one in finished])
-        except (KilledWorker, CancelledError, storage.StorageError):
+        except (KilledWorker, CancelledError, OSError, storage.StorageError):
             finished = []  # one of them was lost meanwhile: each is asked by itself
         else:
             for marker in markers:
@@ -213,6 +213,10 @@ class BlockRun:
             self.suspects.append(one.block)
         except CancelledError:
             self._was_lost(one.block)
+        except OSError:
+            if one.future.status == "error":
+                raise
+            self._was_lost(one.block)  # the scheduler went while it was asked
         except storage.StorageError as error:
             self._out_of_reach(one.block, error)
 
