@@ -28,7 +28,7 @@ import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from distributed import Client, LocalCluster, Worker
+from distributed import Client, LocalCluster, Worker, get_worker
 from rich.console import Console
 from rich.table import Table
 
@@ -50,8 +50,6 @@ BLOCKS_EACH = 5
 """Blocks that each worker makes in a measurement: some 150 bricks."""
 PROCESSES = 4
 """Processes that workers are threads of, at most."""
-CUBE_BYTES = 1000
-"""What stands for a brick's cube, when the bytes that go from worker to worker are counted."""
 
 
 def write_survey(folder: Path, bricks: int) -> str:
@@ -107,28 +105,25 @@ def idle_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[
 
 
 def sleepy_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> Any:
-    """Take a brick's time for each brick; gives when it ended, the seconds, and a few bytes a brick."""
+    """Take a brick's time for each brick; gives when it ended, the seconds, where, and how many."""
     time.sleep(BRICK_S * len(work))
     workflow.tell(run, block, [one.brick for one in work])
-    return time.time(), BRICK_S * len(work), b"p" * CUBE_BYTES * len(work)
+    return time.time(), BRICK_S * len(work), get_worker().address, len(work)
 
 
 def sleepy_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[str, Any]:
-    """Take the time of writing a block; the marker says when its tasks ended, and what they took."""
+    """Take the time of writing a block; the marker says when its tasks ended, what they took, and how
+    many bricks came from other workers."""
     time.sleep(WRITE_S)
     tasks = [part[:2] for part in made] + [(time.time(), WRITE_S)]
-    return {"block": block, "counts": {"all": {}}, "statistics": tasks, "statistics_spec": "",
-            "notes": []}  # fmt: skip
+    crossed = sum(part[3] for part in made if part[2] != get_worker().address)
+    return {"block": block, "counts": {"all": {}}, "statistics": (tasks, crossed),
+            "statistics_spec": "", "notes": []}  # fmt: skip
 
 
 def cpu_here() -> tuple[int, float]:
     """This process, and the processor time that it has taken."""
     return os.getpid(), time.process_time()
-
-
-def bytes_taken(dask_worker: Any) -> int:
-    """Bytes that a worker took over from others."""
-    return sum(int(line["total"]) for line in dask_worker.transfer_incoming_log)
 
 
 class Enough(Exception):  # noqa: N818 (not a fault)
@@ -284,10 +279,9 @@ def measure_busy(workers: int, blocks_each: int) -> dict[str, Any]:
                 client, made, Kernels(sleepy_inject, sleepy_write), workers * blocks_each
             )
             cpu = {who: spent - before[who] for who, spent in processor_times(client).items()}
-            crossed = sum(client.run(bytes_taken).values())
-    tasks = np.array([task for m in done["markers"] for task in m["statistics"]])
+    tasks = np.array([task for m in done["markers"] for task in m["statistics"][0]])
     tasks = tasks[np.argsort(tasks[:, 0])]
-    ends = np.array(sorted(m["statistics"][-1][0] for m in done["markers"]))
+    ends = np.array(sorted(m["statistics"][0][-1][0] for m in done["markers"]))
     low, high = ends[min(int(workers * STEADY_FROM), len(ends) // 2)], ends[-1]
     steady = tasks[(tasks[:, 0] > low) & (tasks[:, 0] <= high), 1].sum()
     return {
@@ -302,7 +296,7 @@ def measure_busy(workers: int, blocks_each: int) -> dict[str, Any]:
         "worker_cpu_ms_per_task": 1e3 * cpu["workers"] / len(tasks),
         "driver_cpu_ms_per_brick": 1e3 * done["cpu_s"] / done["bricks"],
         "cpus_busy": (cpu["scheduler"] + cpu["workers"] + done["cpu_s"]) / done["wall_s"],
-        "crossing": crossed / (done["bricks"] * CUBE_BYTES),
+        "crossing": sum(m["statistics"][1] for m in done["markers"]) / done["bricks"],
     }
 
 

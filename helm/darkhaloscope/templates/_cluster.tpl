@@ -36,6 +36,7 @@ spec:
             - {name: DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING, value: "False"}
             - {name: DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL, value: 15 minutes}
             - {name: DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES, value: "2"}
+            - {name: DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH, value: "10"}
             # Dask's own routes and api: without it the operator asks a busy scheduler by a way that
             # gives it an idle time-out of five minutes.
             - name: DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES

@@ -28,6 +28,9 @@ _SETTINGS = {
     "distributed.scheduler.worker-ttl": "15 minutes",
     # A task that killed three fresh workers is given up, and looked into (driver.py).
     "distributed.scheduler.allowed-failures": 2,
+    # Every connection keeps its last messages for developers, by default 1,000: of a survey's run that
+    # is all its targets, in the scheduler.
+    "distributed.admin.low-level-log-length": 10,
 }
 
 CONNECT_TIMEOUT = "20s"
