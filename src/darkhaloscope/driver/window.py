@@ -35,6 +35,9 @@ WORKERS_PER_BRICK = 100
 PAUSES_S = (2.0, 8.0, 30.0, 60.0)
 """Waits before a block is tried again after something was out of reach; after the last, as it is."""
 
+RESULT_WITHIN_S = 10.0
+"""How soon a finished task's marker has come from its worker."""
+
 NOTES_PER_BLOCK = 5
 
 OnBlock = Callable[[int, bool], None]
@@ -193,22 +196,13 @@ class BlockRun:
             done.append(self.settled.get(timeout=0.2))
             while True:
                 done.append(self.settled.get_nowait())
-        tries = [self.flying.pop(name) for name in done if name in self.flying]
-        finished = [one for one in tries if one.future.status == "finished"]
-        try:
-            markers = self.client.gather([one.future for one in finished])
-        except (KilledWorker, CancelledError, OSError, storage.StorageError):
-            finished = []  # one of them was lost meanwhile: each is asked by itself
-        else:
-            for marker in markers:
-                self._is_whole(marker)
-        for one in tries:
-            if one not in finished:
-                self._settle_one(one)
+        for name in done:
+            if name in self.flying:
+                self._settle_one(self.flying.pop(name))
 
     def _settle_one(self, one: Try) -> None:
         try:
-            self._is_whole(one.future.result())
+            self._is_whole(one.future.result(timeout=RESULT_WITHIN_S))
         except KilledWorker:
             self.suspects.append(one.block)
         except CancelledError:
@@ -216,7 +210,9 @@ class BlockRun:
         except OSError:
             if one.future.status == "error":
                 raise
-            self._was_lost(one.block)  # the scheduler went while it was asked
+            # The worker went with what it gave, or the scheduler while it was asked. Whoever waited here
+            # for the task to be done again would hand nothing over, and wait for ever.
+            self._was_lost(one.block)
         except storage.StorageError as error:
             self._out_of_reach(one.block, error)
 

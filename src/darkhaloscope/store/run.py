@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from darkhaloscope import storage
+from darkhaloscope import partial, storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.store.dataset import STAMPS, Layout, metadata_objects
 from darkhaloscope.store.markers import check_schema
@@ -46,7 +46,7 @@ def create_run(
     """
     identity = layout.attributes["identity"]
     before = read_run(run)
-    found = [n for n in storage.names(run) if n != PLAN and not n.endswith(storage.PARTIAL)]
+    found = [n for n in storage.names(run) if n != PLAN and not n.endswith(partial.ENDING)]
     if before is None and found:
         raise UserError(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
