@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import socket
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from distributed import Client, Future, get_worker
+from distributed import Client, get_worker
 from small_run import Setting, digests
 
-from darkhaloscope import driver, partial, storage, store, workflow
+from darkhaloscope import driver, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.status import lines, status_of
@@ -84,231 +79,6 @@ def test_the_plan_and_the_store_say_the_same(
     pd.testing.assert_frame_equal(planned, whole)
     ds = xr.open_zarr(tmp_path / "run" / "stamps.zarr")
     np.testing.assert_array_equal(ds.slot.values, planned["slot"])
-
-
-# --- what is out of reach -------------------------------------------------------------------------
-
-
-def test_files_out_of_reach_for_a_while_leave_no_trace(
-    setting: Setting,
-    threads: Client,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    read, left = storage.read, [6]
-
-    def flaky(url: str) -> bytes:
-        if "image-r" in url and left[0]:
-            left[0] -= 1
-            raise storage.StorageError(f"cannot read {url}: 503 Slow Down")
-        return read(url)
-
-    monkeypatch.setattr(storage, "read", flaky)
-    monkeypatch.setattr(driver.window, "PAUSES_S", (0.0,) * 8)
-    setting.make(threads, tmp_path / "run")
-    assert left == [0]
-    assert digests(tmp_path / "run") == undisturbed
-
-
-def test_files_out_of_reach_for_good_are_rows_with_a_reason(
-    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, brick = storage.read, str(setting.plan.bricks[1])
-
-    def broken(url: str) -> bytes:
-        if f"{brick}-image-r" in url:
-            raise storage.StorageError(f"cannot read {url}: 503 Slow Down")
-        return read(url)
-
-    monkeypatch.setattr(storage, "read", broken)
-    setting.make(threads, tmp_path / "run")
-    ds = xr.open_zarr(tmp_path / "run" / "stamps.zarr")
-    here = ds.brick.values == brick
-    assert (ds.reason.values[here] == Reason.UNREADABLE).all()
-    assert (ds.reason.values[~here] == Reason.OK).all()
-
-
-def test_bricks_in_a_row_that_fail_alike_stop_a_run_which_then_resumes(
-    setting: Setting,
-    threads: Client,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What failed is made again once it is mended: nothing of the trouble stays."""
-    read, first = storage.read, str(setting.plan.bricks[0])
-    exp = setting.experiment
-    strict = exp.model_copy(update={"read": exp.read.model_copy(update={"stop_after": 3})})
-    monkeypatch.setattr(setting.plan, "experiment", strict)
-
-    def gone(url: str) -> bytes:
-        if "-image-" in url and first not in url:
-            raise FileNotFoundError(url)
-        return read(url)
-
-    with monkeypatch.context() as trouble:
-        trouble.setattr(storage, "read", gone)
-        with pytest.raises(UserError, match=r"3 bricks in a row failed alike \(missing_file\)"):
-            setting.make(threads, tmp_path / "run")
-    assert len(store.finished_blocks(str(tmp_path / "run"))) == 1
-    setting.make(threads, tmp_path / "run")
-    assert digests(tmp_path / "run") == undisturbed
-
-
-@pytest.mark.parametrize("lasts", [True, False])
-def test_a_full_disk_is_said_and_a_busy_one_waited_for(
-    setting: Setting,
-    threads: Client,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    lasts: bool,
-) -> None:
-    write_partial, left = partial.write, [3]
-    number = errno.ENOSPC if lasts else errno.EBUSY
-
-    def full(target: str, data: bytes) -> str:
-        if "/arc/c/" in target and left[0]:
-            left[0] -= 1
-            raise OSError(number, os.strerror(number))
-        return write_partial(target, data)
-
-    monkeypatch.setattr(partial, "write", full)
-    if lasts:
-        with pytest.raises(UserError, match="No space left on device"):
-            setting.make(threads, tmp_path / "run")
-        left[0] = 0
-    setting.make(threads, tmp_path / "run")
-    assert digests(tmp_path / "run") == undisturbed
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A disk of its own (tmpfs): called with the bytes that are to be free on it, gives its folder."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(*options: str) -> None:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", disk],
-            check=True,
-            capture_output=True,
-        )
-
-    def leave(free: int) -> Path:
-        found = os.statvfs(disk)
-        used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        mount("remount", f"size={used + free}")
-        return disk
-
-    try:
-        mount("size=64m")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
-    try:
-        yield leave
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_a_disk_that_is_really_full(
-    setting: Setting,
-    threads: Client,
-    undisturbed: dict[str, str],
-    small_disk: Callable[[int], Path],
-) -> None:
-    run = small_disk(2**24) / "run"
-    setting.start(run)
-    small_disk(400_000)
-    with pytest.raises(UserError, match=r"cannot write.*No space left on device"):
-        setting.make(threads, run)
-    whole = len(store.finished_blocks(str(run)))
-    assert whole < 5
-    assert status_of(str(run)).blocks_done == whole
-    small_disk(2**24)
-    setting.make(threads, run)
-    assert digests(run) == undisturbed
-
-
-def test_a_run_killed_over_its_first_file_is_begun_again(setting: Setting, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    left = tmp_path / "run" / f"run.json~{socket.gethostname()}~{dead.pid}~x.partial"
-    left.write_text("{")
-    setting.start(tmp_path / "run")
-    assert not left.exists()
-    assert status_of(str(tmp_path / "run")).state == "not started"
-
-
-# --- writers --------------------------------------------------------------------------------------
-
-
-def twice_at_once(
-    run: str, layout: Layout, block: int, made: Any, spec: AuditSpec
-) -> dict[str, Any]:
-    """Write a block from two threads at the same time."""
-    markers: list[dict[str, Any]] = []
-    both = [
-        threading.Thread(
-            target=lambda: markers.append(workflow.write_piece(run, layout, block, made, spec))
-        )
-        for _ in range(2)
-    ]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join()
-    assert len(markers) == 2
-    assert markers[0] == markers[1]
-    return markers[0]
-
-
-def test_the_same_block_twice_at_once(
-    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    setting.make(threads, tmp_path / "run", kernels=Kernels(KERNELS.inject, twice_at_once))
-    assert digests(tmp_path / "run") == undisturbed
-
-
-def test_two_runs_at_once_in_one_folder(
-    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    """Whoever comes second finds the same bytes."""
-    with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(setting.make, threads, tmp_path / "run") for _ in range(2)]
-    assert both[0].result() == both[1].result()
-    assert digests(tmp_path / "run") == undisturbed
-
-
-def test_a_dead_writers_claim_holds_nothing_up(
-    setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    setting.start(tmp_path / "run")
-    storage.create(str(tmp_path / "run" / "blocks" / "000001.claim"), b"of other contents")
-    setting.make(threads, tmp_path / "run")
-    assert digests(tmp_path / "run") == undisturbed
-
-
-def test_a_marker_that_the_scheduler_cannot_hand_over_is_read_from_the_folder(
-    setting: Setting,
-    threads: Client,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It went just when it was asked for what a finished task gave."""
-    asked: list[Any] = []
-
-    def gone(future: Future, timeout: float) -> Any:
-        asked.append(future)
-        raise OSError("Timed out trying to connect")
-
-    monkeypatch.setattr(Future, "result", gone)
-    assert len(setting.make(threads, tmp_path / "run")) == 5
-    assert len(asked) == 5
-    assert digests(tmp_path / "run") == undisturbed
 
 
 # --- being asked to stop --------------------------------------------------------------------------
