@@ -195,7 +195,7 @@ def test_rows_that_cannot_be_drawn_again_are_named() -> None:
     assert not out["core"][drawn(8), 0].any()
     assert out["core"][drawn(8), 1].any()
     assert not out["core"][drawn(9), 2, 2:10, 2:10].any()
-    masked = rerender(rows, spec, apply_fix=lambda arc, fix, x, y: arc * (fix == "none"))
+    masked = rerender(rows, spec, apply_fix=lambda arc, fix, *place: arc * (fix == "none"))
     assert (masked["message"] != "").sum() == 1
 
 

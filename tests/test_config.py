@@ -68,6 +68,18 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"lens.thetae": 1.0}, ["lens.thetae is not a key", "did you mean theta_e?"]),
     ({"sorce": {}}, ["sorce is not a key", "did you mean source?"]),
     ({"fix.core_mask.radius": 5}, ["fix.core_mask.radius", "did you mean radius_px?"]),
+    (
+        {"fix.core_mask": {"radius_px": 5, "radius_arcsec": 1.3}},
+        ["fix.core_mask", "radius_px and radius_arcsec are both given; leave one out"],
+    ),
+    (
+        {"fix.core_mask": {"shape": "box", "taper_px": 1}},
+        ["fix.core_mask", "taper_px is given but shape is box", "take taper_px out"],
+    ),
+    (
+        {"fix.src_reff_max": 0.3, "source.model": "point"},
+        ["fix.src_reff_max", "point, which has no size", "take it out"],
+    ),
     ({"targets.splits.trian": 0.7}, ["targets.splits.trian", "did you mean train?"]),
     ({"stamp.zzzzzz": 1}, ["stamp.zzzzzz is not a key", "known keys: size"]),
     # Wrong units.
@@ -383,6 +395,12 @@ DECIDES: list[dict[str, Any]] = [
     {"render.supersample": 8},
     {"fix.core_mask": {"radius_px": 5}},
     {"fix.core_mask": {"radius_px": 5, "taper_px": 1}},
+    {"fix.core_mask": {"radius_px": 5, "centre": "pixel_32"}},
+    {"fix.core_mask": {"shape": "box"}},
+    {"fix.src_reff_max": 0.3},
+    {"fix.theta_e_min": 0.5},
+    {"fix.min_theta_e_over_psf": 0.6},
+    {"fix.core_matched_negatives": True},
     {"store.block": 128},
     {"store.precision": "exact"},
     {"store.invvar": True},

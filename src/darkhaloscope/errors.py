@@ -40,8 +40,15 @@ class Reason(IntEnum):
     PSF_MISSING = 10
     RENDER_FAILED = 11
     QUARANTINED = 12
+    EXCLUDED_BY_THETA_E_MIN = 13
+    EXCLUDED_BY_MIN_THETA_E_OVER_PSF = 14
 
     @property
     def text(self) -> str:
         """The reason as it is stored in ``flag_meanings`` and printed, e.g. ``crosses_edge``."""
         return self.name.lower()
+
+    @property
+    def failed(self) -> bool:
+        """Whether such a row lacks its pixels: it is neither ok nor excluded by a cut."""
+        return self is not Reason.OK and not self.text.startswith("excluded_by_")

@@ -199,7 +199,8 @@ def empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
     cube["psf_model"].values[injected] = PSF_MODELS.index(psf.model.upper())
     cube["psf_beta"].values[injected] = psf.beta if psf.model == "moffat" else np.nan
     cube["pixel_response"].values[:] = PIXEL_RESPONSES.index(psf.pixel.upper())
-    cube["fix"].values[:] = np.where(injected, fix.fix_text(experiment.fix), fix.NONE)
+    said = fix.fix_text(experiment.fix), fix.control_text(experiment.fix)
+    cube["fix"].values[:] = np.where(injected, *said)
     return cube
 
 
@@ -236,20 +237,23 @@ def _fill_row(
         except UserError:
             out["reason"][i] = Reason.RENDER_FAILED
             return
-        arc = fix.apply_fix(drawn.arc, out["fix"][i], out["target_x"][i], out["target_y"][i])
-        arc = np.where(invvar > 0, arc, 0.0)
-        stored = arc.astype(np.float32) if exact else round_mantissa(arc)
+        seen = np.where(invvar > 0, drawn.arc, 0.0)
+        masked = fix.apply_fix(seen, out["fix"][i], out["target_x"][i], out["target_y"][i])
+        stored = _rounded(masked, exact)
         if not np.isfinite(stored).all():
             out["reason"][i] = Reason.RENDER_FAILED
             return
         out["arc"][i] = stored
         out["supersample"][i] = drawn.supersample
         out["magnification"][i] = drawn.magnification
-        out["arc_snr"][i] = lensing.arc_snr(stored[reference], invvar[reference])
-        out["total_injected_flux"][i] = np.where(
-            covered, stored.sum(axis=(1, 2), dtype=float), np.nan
-        )
         out["arc_flux_total"][i] = np.where(covered, drawn.arc_flux_total, np.nan)
+        _fill_brightness(out, i, stored, invvar[reference], covered, reference)
+        if experiment.fix.core_mask is not None:
+            unmasked = _rounded(seen, exact)
+            _fill_brightness(out, i, unmasked, invvar[reference], covered, reference, "_before_fix")
+            for when in ("", "_before_fix"):
+                kept = out[f"total_injected_flux{when}"][i].astype(float)
+                out[f"visible_fraction{when}"][i] = kept / drawn.arc_flux_total
         out["psf_fwhm_used"][i] = widths.used
         out["psf_fwhm_drawn"][i] = [
             _psf(width, experiment).fwhm if np.isfinite(width) else np.nan for width in widths.used
@@ -268,6 +272,29 @@ def _fill_row(
     out["wise_brightmask_frac"][i] = cutouts.wise_brightmask_frac[t]
     out["cutout_ok"][i] = True
     out["reason"][i] = Reason.OK
+    if experiment.fix.cuts:
+        cut = fix.excluded_by(experiment.fix, row["cut_theta_e"], widths.used[reference])
+        out["reason"][i] = Reason.OK if cut is None else cut
+
+
+def _rounded(arc: NDArray[np.float64], exact: bool) -> NDArray[np.float32]:
+    """Added light as it is stored."""
+    return arc.astype(np.float32) if exact else round_mantissa(arc)
+
+
+def _fill_brightness(
+    out: dict[str, NDArray[Any]],
+    i: int,
+    arc: NDArray[np.float32],
+    invvar: NDArray[np.float32],
+    covered: NDArray[np.bool_],
+    reference: int,
+    when: str = "",
+) -> None:
+    """S/N (with ``invvar`` of the reference band) and flux of the pixels of an arc (band, y, x)."""
+    out[f"arc_snr{when}"][i] = lensing.arc_snr(arc[reference], invvar)
+    flux = arc.sum(axis=(1, 2), dtype=float)
+    out[f"total_injected_flux{when}"][i] = np.where(covered, flux, np.nan)
 
 
 def psf_depth(sigma: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[np.float64]:

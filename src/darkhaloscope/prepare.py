@@ -106,19 +106,21 @@ def layout_of(made: Plan) -> Layout:
 
 
 def planned_strata(made: Plan) -> tuple[int, ...]:
-    """Injections that a plan expects in each stratum of theta_e.
+    """Injections that a plan expects in each stratum of theta_e, without those that it says are cut.
 
     Counted where the plan is small; else from the prior alone, before any row is evaluated.
     """
     exp = made.experiment
-    edges = exp.audit.theta_e_edges
+    edges, least = exp.audit.theta_e_edges, np.float32(exp.fix.theta_e_min or 0.0)
     if len(made.bricks) <= COUNTED_BRICKS:
         radii = [rows.loc[rows["lens_model"] > 0, "theta_e"] for _, rows in made.iter_bricks()]
-        return audit.stratum_counts(np.concatenate(radii), edges)
+        counted = np.concatenate(radii)
+        return audit.stratum_counts(counted[counted.astype(np.float32) >= least], edges)
     prior = made.theta_e_prior()
     injections = made.rows * (1 - exp.plan.control_fraction)
+    kept = prior[prior.astype(np.float32) >= least]
     return tuple(
-        round(injections * count / len(prior)) for count in audit.stratum_counts(prior, edges)
+        round(injections * count / len(prior)) for count in audit.stratum_counts(kept, edges)
     )
 
 

@@ -115,9 +115,11 @@ def lines(status: Status) -> list[str]:
         f"{status.state}: {status.rows_done} of {status.rows} rows ({share:.0%}), "
         f"{status.blocks_done} of {status.blocks} blocks"
     ]
-    failed = {r: n for r, n in status.rows_by_reason.items() if r != Reason.OK.text}
-    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(failed.items()))
-    said.append(f"failed: {reasons or 'none'}")
+    counts = sorted(status.rows_by_reason.items())
+    failed = [f"{n} {reason}" for reason, n in counts if Reason[reason.upper()].failed]
+    said.append(f"failed: {', '.join(failed) or 'none'}")
+    marked = [f"{n} {r}" for r, n in counts if r != Reason.OK.text and not Reason[r.upper()].failed]
+    said += [f"marked: {', '.join(marked)}"] if marked else []
     if status.running:
         bricks = sum(n for _, n, _ in status.running)
         done = sum(n for _, _, n in status.running)

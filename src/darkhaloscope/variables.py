@@ -216,10 +216,24 @@ OPTIONAL_KINDS: dict[str, tuple[Variable, ...]] = {
     "INVVAR": (
         Variable("invvar", CUBE, "f4", "1/nMgy^2", "inverse variance of ctrl's pixels; 0 where no data"),
     ),
+    "core_mask": (
+        Variable("arc_snr_before_fix", PAIR, "f4", "", "arc_snr, had the arc not been masked"),
+        Variable(
+            "total_injected_flux_before_fix", BAND, "f4", "nMgy",
+            "total_injected_flux, had the arc not been masked",
+        ),
+        Variable("visible_fraction", BAND, "f4", "", "total_injected_flux / arc_flux_total"),
+        Variable(
+            "visible_fraction_before_fix", BAND, "f4", "",
+            "total_injected_flux_before_fix / arc_flux_total",
+        ),
+    ),
+    "excluded_by_theta_e_min": (),
+    "excluded_by_min_theta_e_over_psf": (),
 }  # fmt: skip
-"""Kinds of lens and source that a data set names only where its experiment can produce them, and pixels that
-it holds only on request (INVVAR, by ``store.invvar``), each with the variables that it adds. So a data set
-without them is the same, to the byte, as before they came."""
+"""What a data set names only where its experiment can produce it (kinds of lens and source, fixes and the
+reasons that they give), and pixels that it holds only on request (INVVAR, by ``store.invvar``), each with the
+variables that it adds. So a data set without them is the same, to the byte, as before they came."""
 
 
 def variables_of(kinds: Collection[str]) -> tuple[Variable, ...]:

@@ -83,8 +83,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     dict of ndarray
         Counts of outcomes, and of rows that no correct data set has (:mod:`.integrity`), over all
         rows; radial profiles and annulus offsets of ``stamp - ctrl`` over
-        injections with ``cutout_ok``, per (region, theta_e stratum); the audit rows. Pixels without
-        data, and bands without coverage, are left out of every sum.
+        injections with ``cutout_ok`` that no cut excluded, per (region, theta_e stratum); the audit
+        rows, of these alone. Pixels without data, and bands without coverage, are left out of every sum.
 
     Raises
     ------
@@ -98,7 +98,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     stats.update(_footprint(ds, spec, injected, ok))
     wrong = offenders(ds)
     stats["integrity"] = np.array([wrong[name].sum() for name in CHECKS], dtype=np.int64)
-    use = np.flatnonzero(injected & ok & ~wrong["pixels_not_finite"])
+    kept = ds["reason"].values == Reason.OK
+    use = np.flatnonzero(injected & ok & kept & ~wrong["pixels_not_finite"])
     region = spec.region_keys(ds["region_id"].values[use])
     stratum = spec.stratum(ds["theta_e"].values[use])
     stats.update(_group_sums(ds, spec, use, region, stratum))

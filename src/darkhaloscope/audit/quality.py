@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from darkhaloscope.variables import SPLITS
 
-OUTCOME_COLUMNS = ("arc_snr", "magnification", "total_injected_flux", "arc_flux_total")
+OUTCOME_COLUMNS = (
+    "arc_snr", "magnification", "total_injected_flux", "arc_flux_total", "arc_snr_before_fix",
+    "total_injected_flux_before_fix", "visible_fraction", "visible_fraction_before_fix",
+)  # fmt: skip
 """Finite on every injection with coverage, missing on every control."""
 
 QUALITY_COLUMNS = [
@@ -139,8 +142,8 @@ def _coverage(
     for name in OUTCOME_COLUMNS:
         if name not in columns:
             continue
-        per_band = name not in ("arc_snr", "magnification")
-        drawn = covered[:, reference] if name == "arc_snr" else covered.any(axis=1)
+        per_band = name != "magnification" and not name.startswith("arc_snr")
+        drawn = covered.any(axis=1) if name == "magnification" else covered[:, reference]
         values = columns[name].values
         for b, band in enumerate(bands if per_band else [""]):
             expected = ok & (covered[:, b] if per_band else drawn)

@@ -21,8 +21,9 @@ from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import CORE_SIZE, core_slice
 from darkhaloscope.variables import LENS_MODELS, PIXEL_RESPONSES, PSF_MODELS, SOURCE_MODELS
 
-ApplyFix = Callable[[NDArray[np.float64], str, float, float], NDArray[np.float64]]
-"""``apply_fix(arc, fix, target_x, target_y)``: the arc (band, y, x) after the recorded fix."""
+ApplyFix = Callable[[NDArray[np.float64], str, float, float, int, int], NDArray[np.float64]]
+"""``apply_fix(arc, fix, target_x, target_y, size, corner)``: the arc (band, y, x) after the recorded fix; it
+is the square from pixel ``corner`` of a stamp of ``size`` pixels, in whose pixels the target is given."""
 
 ImageOf = Callable[[int], NDArray[np.float64]]
 """``image_of(src_image)``: the pixels (y, x) of a galaxy of the catalogue that sources came from."""
@@ -56,7 +57,7 @@ _NO_SHAPE: dict[str, Any] = dict.fromkeys(("src_reff", "src_n", "src_q", "src_pa
 
 
 def no_fix(
-    arc: NDArray[np.float64], fix: str, target_x: float, target_y: float
+    arc: NDArray[np.float64], fix: str, target_x: float, target_y: float, size: int, corner: int
 ) -> NDArray[np.float64]:
     """The arc as it is: what ``fix = none`` means.
 
@@ -230,8 +231,8 @@ def rerender(
     rows : dict of ndarray
         :func:`audit_rows`, or one of its :func:`chunks`.
     apply_fix : callable
-        Applies the recorded fix; it must act on each pixel by its place about the target alone, since
-        rows that are not closure rows are drawn in their core only.
+        Applies the recorded fix; it must act on each pixel by its place alone, since rows that are not
+        closure rows are drawn in their core only.
     image_of : callable
         Gives the pixels of a source image.
     core_tolerance, closure_tolerance : float
@@ -261,17 +262,17 @@ def rerender(
     for i in range(n):
         is_whole = i in place
         corner, side = (0, spec.size) if is_whole else _core_frame(rows, i, spec)
-        x, y = float(rows["target_x"][i]) - corner, float(rows["target_y"][i]) - corner
+        x, y = float(rows["target_x"][i]), float(rows["target_y"][i])
         try:
             drawn = _draw(
                 arc_parts(rows, i, image_of),
                 size=side,
-                target_x=x,
-                target_y=y,
+                target_x=x - corner,
+                target_y=y - corner,
                 pixel_scale=spec.pixel_scale,
                 tolerance=closure_tolerance if is_whole else core_tolerance,
             )
-            arc = apply_fix(drawn.arc, str(rows["fix"][i]), x, y)
+            arc = apply_fix(drawn.arc, str(rows["fix"][i]), x, y, spec.size, corner)
         except (ValueError, ArithmeticError, RuntimeError, UserError) as error:
             # Named and counted: a row that cannot be drawn again is evidence too.
             out["message"][i] = f"{rows['brick'][i]}/{rows['slot'][i]}: {error}"

@@ -28,6 +28,7 @@ from darkhaloscope.audit.independence import (
 )
 from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
 from darkhaloscope.audit.spec import AuditSpec, row_hashes
+from darkhaloscope.errors import Reason
 
 PAIR_FEATURES = ("ra", "dec", "target_x", "target_y", "bad_pixel_frac", "wise_brightmask_frac")
 BAND_FEATURES = ("psfsize", "psfdepth", "host_mag", "sky_sigma", "coverage")
@@ -83,7 +84,9 @@ def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
     columns : Dataset
         The provenance variables, lazy or not; those that are missing, or assumed, are left out.
     """
-    ok = everything = np.flatnonzero(columns["cutout_ok"].values.astype(bool))
+    # What a cut excluded is in no class: a cut that takes from one class only shows here.
+    kept = columns["cutout_ok"].values.astype(bool) & (columns["reason"].values == Reason.OK)
+    ok = everything = np.flatnonzero(kept)
     if len(ok) > MOST_ROWS:
         ok = np.sort(generator(spec.seed, 11).choice(ok, MOST_ROWS, replace=False))
     lensed = ok[columns["lens_model"].values[ok] > 0]

@@ -36,7 +36,7 @@ REDRAW = (
 )  # fmt: skip
 """Variables that an arc cannot be drawn again without."""
 
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Raised when a block's statistics change their shape or meaning: older ones are measured again."""
 
 THRESHOLD_MARGIN = 1.1

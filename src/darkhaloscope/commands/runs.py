@@ -220,7 +220,7 @@ def _failed_rows(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     for marker in markers:
         for counts in marker["counts"].values():
             total += sum(counts.values())
-            failed += sum(n for reason, n in counts.items() if reason != Reason.OK.text)
+            failed += sum(n for reason, n in counts.items() if Reason[reason.upper()].failed)
     return failed, total
 
 

@@ -1,13 +1,12 @@
 """The experiment file: pydantic models, defaults, identity, and how a file is read."""
 
+from darkhaloscope.config.fixes import CoreMask, FixSection
 from darkhaloscope.config.load import load_experiment, parse_experiment, replace_keys
 from darkhaloscope.config.sections import (
     PIXEL_VERSION,
     AuditSection,
     ClusterSection,
-    CoreMask,
     Experiment,
-    FixSection,
     GatesSection,
     Splits,
 )

@@ -155,6 +155,7 @@ LATER_KEYS: dict[str, tuple[str, ...]] = {
         "bulge_fraction", "bulge_reff", "bulge_n", "bulge_q", "image_mag", "image_reff",
         "image_scale", "rotation", "deconvolved",
     ),
+    "fix": ("src_reff_max", "theta_e_min", "min_theta_e_over_psf", "core_matched_negatives"),
     "store": ("invvar",),
 }  # fmt: skip
 """Keys that came after the first data sets: at their defaults they are no part of the identity, so that

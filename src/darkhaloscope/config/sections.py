@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from darkhaloscope.config.base import Band, Section
+from darkhaloscope.config.fixes import FixSection
 from darkhaloscope.config.physics import (
     LATER_KEYS,
     LensSection,
@@ -176,20 +177,6 @@ class PlanSection(Section):
     drawn whole, and replaces those parameters."""
 
 
-class CoreMask(Section):
-    """Zero the arc inside a circle about the target's true position, after the PSF."""
-
-    radius_px: float = Field(5.0, gt=0, le=64)
-    taper_px: float = Field(0.0, ge=0, le=32)
-    """Width of the tanh taper in pixels; 0 is a hard edge."""
-
-
-class FixSection(Section):
-    """What is done against leaks; nothing by default."""
-
-    core_mask: CoreMask | None = None
-
-
 class StoreSection(Section):
     """How the data set is laid out."""
 
@@ -313,11 +300,20 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _capped_sources_have_a_size(self) -> Experiment:
+        if self.fix.src_reff_max is not None and set(self.source.model.names) == {"point"}:
+            raise ValueError(
+                "fix.src_reff_max is given but source.model is point, which has no size; take it out"
+            )
+        return self
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """Optional kinds (``variables.OPTIONAL_KINDS``) that rows can have, or that are asked for."""
         named = {name.upper() for name in (*self.lens.model.names, *self.source.model.names)}
         named |= {"INVVAR"} if self.store.invvar else set()
+        named |= self.fix.kinds
         return tuple(kind for kind in OPTIONAL_KINDS if kind in named)
 
     def identity_document(self, contents: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping.model import Mapping
-from darkhaloscope.variables import ALL_VARIABLES, BAND, BY_NAME, Variable, numpy_dtype
+from darkhaloscope.variables import (
+    ALL_VARIABLES,
+    BAND,
+    BY_NAME,
+    OPTIONAL_KINDS,
+    Variable,
+    numpy_dtype,
+)
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +32,7 @@ OF_THE_ARC = (
     *(v.name for v in ALL_VARIABLES if v.name.startswith(("lens_", "src_", "gamma"))),
     "psf_model", "psf_beta", "psf_fwhm_used", "psf_fwhm_drawn", "arc_snr", "magnification",
     "total_injected_flux", "arc_flux_total",
+    *(v.name for v in OPTIONAL_KINDS["core_mask"]),
 )  # fmt: skip
 """Variables that a control does not have; ``theta_e`` of a control is 0."""
 

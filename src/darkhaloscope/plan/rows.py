@@ -206,12 +206,32 @@ def _rows_of_turn(
     for band in bands:
         mag = source_mag + value[f"source.colour.{band}"]
         planned[f"src_flux_{band}"] = 10 ** (0.4 * (MAG_ZERO_POINT - mag))
+    if experiment.fix.src_reff_max is not None:
+        _cap_sizes(planned, experiment.fix.src_reff_max)
     for name, column in planned.items():
         frame[name] = np.where(control, 0.0 if name == "theta_e" else np.nan, column)
+    if experiment.fix.cuts:
+        frame["cut_theta_e"] = planned["theta_e"]  # of a control: what it would have had
     for band in bands:
         frame[f"host_mag_{band}"] = target_column(targets, f"mag_{band}")
         frame[f"manifest_psfsize_{band}"] = target_column(targets, f"psfsize_{band}")
     return pd.DataFrame(frame, index=range(len(k)))
+
+
+def _cap_sizes(planned: dict[str, NDArray[np.float64]], largest: float) -> None:
+    """Draw larger sources with the half-light radius ``largest`` (arcsec), in place.
+
+    An image shrinks with its pixels, where the catalogue lists its size.
+    """
+    size = planned["src_reff"]
+    if "src_scale" in planned:
+        too_large = np.isfinite(planned["src_scale"]) & (size > largest)
+        planned["src_scale"] = np.where(
+            too_large, planned["src_scale"] * largest / size, planned["src_scale"]
+        )
+    for name in ("src_reff", "src_bulge_reff"):
+        if name in planned:
+            planned[name] = np.minimum(planned[name], largest)
 
 
 def galaxies_of(experiment: Experiment) -> Galaxies | None:

@@ -247,7 +247,7 @@ def footprint(found: Findings) -> list[Picture]:
     if np.ptp(ra) > 180:  # across RA 0
         ra = np.where(ra > 180, ra - 360, ra)
     failed = numbers(table, "failed") / numbers(table, "pairs")
-    reasons = [r.text for r in Reason if r != Reason.OK]
+    reasons = [r.text for r in Reason if r.failed]
     main = np.argmax(table[reasons].to_numpy(dtype=float), axis=1)
     figure, axes = panel(
         "outcomes on the sky", "right ascension [deg]", "declination [deg]", (5.6, 4.4)
@@ -291,7 +291,7 @@ def _reasons(found: Findings) -> list[Picture]:
     total = total[total.index != "ok"].sort_values(kind="stable")
     if total.empty:
         return []
-    figure, axes = panel("failed rows by reason", "rows", "", (4.2, 1.5 + 0.4 * len(total)))
+    figure, axes = panel("rows that are not ok", "rows", "", (4.2, 1.5 + 0.4 * len(total)))
     place = np.arange(len(total))
     axes.barh(place, total.to_numpy(), color=OBSERVED, height=0.6)
     for at, n in zip(place, total.to_numpy(), strict=True):
@@ -302,4 +302,4 @@ def _reasons(found: Findings) -> list[Picture]:
     axes.set_xlim(0, 1.45 * float(total.max()))
     axes.set_ylim(-0.8, len(total) - 0.2)
     axes.grid(visible=False, axis="y")
-    return [finish(figure, "number of failed rows by reason")]
+    return [finish(figure, "number of rows that are not ok, by reason")]

@@ -280,7 +280,7 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
         says = f"the marker counts {marker['counts']}, and its rows are {counts}"
         yield Finding("broken", block, "reason", _some(brick), says)
     reason = cube["reason"].values
-    ok = reason == Reason.OK
+    ok = ~np.isin(reason, [code for code in Reason if code.failed])
     injected = ok & (cube["lens_model"].values > 0)
     bits = np.uint8(1) << np.arange(cube.sizes["band"], dtype=np.uint8)
     no_data = (cube["nodata"].values[:, None] & bits[:, None, None]) > 0
