@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 def open(
     url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
 ) -> xarray.Dataset:
-    """A run's data set, pixels lazy, with ``stamp = ctrl + arc`` and closed lists as text.
+    """A run's data set, pixels lazy, with ``stamp = ctrl + arc (+ extra)`` and closed lists as text.
 
     See :func:`darkhaloscope.store.open_run`. The import waits, so that ``darkhaloscope.lensing``
     alone does not bring Zarr along.

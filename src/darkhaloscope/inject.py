@@ -22,6 +22,7 @@ from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
 from darkhaloscope.survey import Cutouts, Reading, Survey, galaxy_image, read_cutouts
 from darkhaloscope.variables import (
     LENS_MODELS,
+    NEGATIVE_KINDS,
     NO_PSF,
     PIXEL_RESPONSES,
     PSF_MODELS,
@@ -36,6 +37,8 @@ Row = Mapping[Hashable, Any]
 
 ARC_MANTISSA_BITS = 10
 """Kept bits of the mantissa of arc and invvar: each pixel moves by at most 2^-11 of itself."""
+
+CORE_MATCHED = NEGATIVE_KINDS.index("core_matched")
 
 CTRL_STEPS_PER_SIGMA = 16
 """The rounding step of ctrl is the power of two at or below sky sigma / 16."""
@@ -72,7 +75,12 @@ def _objid(rows: pd.DataFrame) -> NDArray[np.int64]:
     return rows["slot"].to_numpy(np.int64) & 0xFFFFFFFF
 
 
-def inject_brick(rows: pd.DataFrame, cutouts: Cutouts, experiment: Experiment) -> xr.Dataset:
+def inject_brick(
+    rows: pd.DataFrame,
+    cutouts: Cutouts,
+    experiment: Experiment,
+    planned: pd.DataFrame | None = None,
+) -> xr.Dataset:
     """Make the stamps and the provenance of planned rows of one brick.
 
     Parameters
@@ -82,21 +90,48 @@ def inject_brick(rows: pd.DataFrame, cutouts: Cutouts, experiment: Experiment) -
     cutouts : Cutouts
         :func:`load_brick` of the same rows.
     experiment : Experiment
+    planned : DataFrame, optional
+        All rows of the brick, among which ``rows`` find their partners; by default ``rows``.
 
     Returns
     -------
     Dataset
-        All variables of the data set (docs/data-set.md) for these rows, in their order; ``ctrl`` and
-        ``arc`` float32 nMgy. The attribute ``notes`` holds a sentence for each file that was in the way.
+        All variables of the data set (docs/data-set.md) for these rows, in their order; ``ctrl``,
+        ``arc`` and ``extra`` float32 nMgy. The attribute ``notes`` holds a sentence for each file
+        that was in the way.
     """
     _, target_of = np.unique(_objid(rows), return_inverse=True)
     cube = empty_cube(rows, experiment)
-    out = {str(name): variable.values for name, variable in cube.data_vars.items()}
-    planned = rows.to_dict("records")  # a row of a DataFrame costs more than its arc's rays
-    for i, t in enumerate(target_of):
-        _fill_row(out, i, int(t), cutouts, planned[i], experiment)
+    out = _arrays(cube)
+    records = rows.to_dict("records")  # a row of a DataFrame costs more than its arc's rays
+    matched = np.zeros(len(rows), bool)
+    if experiment.fix.core_matched_negatives:
+        matched = out["negative_kind"] == CORE_MATCHED
+    place = {int(slot): i for i, slot in enumerate(out["slot"])}
+    for i, t in enumerate(target_of.tolist()):
+        if not matched[i]:
+            _fill_row(out, i, t, cutouts, records[i], experiment)
+            continue
+        # A negative comes after its partner, which may lie in the block before: it is then drawn again.
+        partner, at = out, place.get(int(out["partner"][i]), -1)
+        if at < 0:
+            among = rows if planned is None else planned
+            row = among[among["slot"] == out["partner"][i]]
+            partner, at = _arrays(empty_cube(row, experiment)), 0
+            _fill_row(partner, 0, t, cutouts, row.to_dict("records")[0], experiment)
+        if partner["cutout_ok"][at]:
+            _fill_row(out, i, t, cutouts, records[i], experiment)
+            _fill_extra(out, i, partner, at, cutouts.invvar[t] <= 0, experiment)
+        else:
+            for name in ("target_x", "target_y", "reason"):
+                out[name][i] = partner[name][at]
     cube.attrs["notes"] = list(cutouts.notes)
     return cube
+
+
+def _arrays(cube: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """The arrays of a cube by name, to be filled in place."""
+    return {str(name): variable.values for name, variable in cube.data_vars.items()}
 
 
 class Widths(NamedTuple):
@@ -201,6 +236,9 @@ def empty_cube(rows: pd.DataFrame, experiment: Experiment) -> xr.Dataset:
     cube["pixel_response"].values[:] = PIXEL_RESPONSES.index(psf.pixel.upper())
     said = fix.fix_text(experiment.fix), fix.control_text(experiment.fix)
     cube["fix"].values[:] = np.where(injected, *said)
+    if experiment.fix.core_matched_negatives:
+        matched = cube["negative_kind"].values == CORE_MATCHED
+        cube["fix"].values[matched] = fix.control_text(experiment.fix, matched=True)
     return cube
 
 
@@ -275,6 +313,22 @@ def _fill_row(
     if experiment.fix.cuts:
         cut = fix.excluded_by(experiment.fix, row["cut_theta_e"], widths.used[reference])
         out["reason"][i] = Reason.OK if cut is None else cut
+
+
+def _fill_extra(
+    out: dict[str, NDArray[Any]],
+    i: int,
+    partner: dict[str, NDArray[Any]],
+    at: int,
+    nodata: NDArray[np.bool_],
+    experiment: Experiment,
+) -> None:
+    """Give a negative's row ``i`` the round light that matches the arc of its partner, row ``at``."""
+    psfs = [_psf(w, experiment) if np.isfinite(w) else None for w in partner["psf_fwhm_used"][at]]
+    x, y = float(out["target_x"][i]), float(out["target_y"][i])
+    made = fix.matched_light(partner["arc"][at], nodata, psfs, x, y)
+    out["extra"][i] = _rounded(made.light, experiment.store.precision == "exact")
+    out["extra_flux_total"][i], out["extra_sigma"][i] = made.flux_total, made.sigma
 
 
 def _rounded(arc: NDArray[np.float64], exact: bool) -> NDArray[np.float32]:

@@ -117,7 +117,7 @@ def planned_strata(made: Plan) -> tuple[int, ...]:
         counted = np.concatenate(radii)
         return audit.stratum_counts(counted[counted.astype(np.float32) >= least], edges)
     prior = made.theta_e_prior()
-    injections = made.rows * (1 - exp.plan.control_fraction)
+    injections = made.drawn_rows * (1 - exp.plan.control_fraction)
     kept = prior[prior.astype(np.float32) >= least]
     return tuple(
         round(injections * count / len(prior)) for count in audit.stratum_counts(kept, edges)

@@ -28,6 +28,8 @@ LENS_MODELS = ("CONTROL", "SIS", "SIE", "EPL")
 SOURCE_MODELS = ("NONE", "SERSIC", "POINT", "BULGE_DISC", "IMAGE")
 SPLITS = ("train", "val", "test", "guard")
 """``guard``: too near to a region of another split, so in none."""
+NEGATIVE_KINDS = ("none", "plain", "core_matched")
+"""``none``: an injection, which is no negative."""
 PSF_MODELS = ("NONE", "GAUSSIAN", "MOFFAT")
 PIXEL_RESPONSES = ("EFFECTIVE", "INTEGRATE")
 PSF_SOURCES = ("map", "manifest", "fallback")
@@ -227,6 +229,14 @@ OPTIONAL_KINDS: dict[str, tuple[Variable, ...]] = {
             "visible_fraction_before_fix", BAND, "f4", "",
             "total_injected_flux_before_fix / arc_flux_total",
         ),
+    ),
+    "core_matched": (
+        Variable("extra", CUBE, "f4", "nMgy", "light added to a core-matched negative; 0 where no data"),
+        Variable(
+            "negative_kind", PAIR, "u1", "", "what a control is", _enumerate(NEGATIVE_KINDS)
+        ),
+        Variable("extra_flux_total", BAND, "f4", "nMgy", "flux of extra, whole plane"),
+        Variable("extra_sigma", BAND, "f4", "arcsec", "sigma of extra's round Gaussian, before the PSF"),
     ),
     "excluded_by_theta_e_min": (),
     "excluded_by_min_theta_e_over_psf": (),

@@ -113,9 +113,10 @@ def inject_bricks(
 def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, xr.Dataset]:
     """Load and inject one brick's rows of one block."""
     joint = None if experiment.plan.joint is None else _joint(storage.join(run, store.JOINT))
-    rows = brick_rows(experiment, work.targets, joint).iloc[work.rows]
+    planned = brick_rows(experiment, work.targets, joint)
+    rows = planned.iloc[work.rows]
     if not work.set_apart:
-        return rows, inject_brick(rows, load_brick(rows, experiment), experiment)
+        return rows, inject_brick(rows, load_brick(rows, experiment), experiment, planned)
     cube = empty_cube(rows, experiment)
     cube["reason"].values[:] = Reason.QUARANTINED
     cube.attrs["notes"] = [f"brick {work.brick} is in quarantine: alone it killed its workers."]

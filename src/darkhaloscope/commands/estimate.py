@@ -96,7 +96,7 @@ def estimate(made: Plan, workers: int, *, console: Console | None = None) -> Est
 def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimate:
     """From the costs of some bricks to those of a whole plan."""
     edges = np.arange(1, made.blocks) * made.block
-    straddling = int((~np.isin(edges, made.targets.first * made.rows_per_target)).sum())
+    straddling = int((~np.isin(edges, made.first_row)).sum())
     visits = len(made.bricks) + straddling
 
     def scaled(cost: Callable[[BrickCost], float], by_row: bool) -> Range:

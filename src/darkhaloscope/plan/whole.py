@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from darkhaloscope.config import Experiment
 from darkhaloscope.plan.checks import check_joint, check_targets
-from darkhaloscope.plan.rows import brick_rows, galaxies_of, grid_cells, parameters, regions_of
+from darkhaloscope.plan.rows import (
+    brick_rows,
+    galaxies_of,
+    grid_cells,
+    injected,
+    parameters,
+    regions_of,
+)
 from darkhaloscope.plan.targetlist import (
     MemoryTargets,
     TargetList,
@@ -57,6 +64,13 @@ class Plan:
     joint : DataFrame, optional
         The joint table that ``plan.joint`` names.
 
+    Attributes
+    ----------
+    first_row : (brick + 1,) int64
+        Place of each brick's first row, and the number of all rows.
+    drawn_rows : int
+        Rows without the negatives that a fix adds.
+
     Raises
     ------
     UserError
@@ -79,12 +93,24 @@ class Plan:
             check_joint(joint, experiment)
         galaxies_of(experiment)
         self.bricks = self.targets.bricks
-        self.rows_per_target = experiment.plan.repeats * grid_cells(experiment)
-        self._first_row = self.targets.first * self.rows_per_target
-        self.rows = int(self._first_row[-1])
+        rows_per_target = experiment.plan.repeats * grid_cells(experiment)
+        self.first_row = self.targets.first * rows_per_target
+        self.drawn_rows = int(self.first_row[-1])
+        if experiment.fix.core_matched_negatives:
+            self.first_row += np.append(0, np.cumsum(self._injections()))
+        self.rows = int(self.first_row[-1])
         auto = block_rows(self.rows, experiment.stamp.size, len(experiment.survey.bands))
         self.block = auto if experiment.store.block == "auto" else int(experiment.store.block)
         self.blocks = -(-self.rows // self.block)
+
+    def _injections(self) -> NDArray[np.int64]:
+        """How many rows of each brick are injections."""
+        counts = []
+        for chunk in self.targets.chunks():
+            for brick, rows in chunk.groupby("brick", sort=False, observed=True):
+                k = rows["objid"].to_numpy(np.int64)
+                counts.append(int(injected(self.experiment, str(brick), k).sum()))
+        return np.array(counts, dtype=np.int64)
 
     @functools.cached_property
     def contents(self) -> dict[str, str]:
@@ -145,15 +171,15 @@ class Plan:
         """The bricks of a block, in order, each with its rows."""
         start = block * self.block
         stop = min(start + self.block, self.rows)
-        first = int(np.searchsorted(self._first_row, start, side="right")) - 1
-        last = int(np.searchsorted(self._first_row, stop, side="left"))
+        first = int(np.searchsorted(self.first_row, start, side="right")) - 1
+        last = int(np.searchsorted(self.first_row, stop, side="left"))
         return [
             Piece(
                 block,
                 str(self.bricks[b]),
                 slice(
-                    max(start - int(self._first_row[b]), 0),
-                    min(stop, int(self._first_row[b + 1])) - int(self._first_row[b]),
+                    max(start - int(self.first_row[b]), 0),
+                    min(stop, int(self.first_row[b + 1])) - int(self.first_row[b]),
                 ),
             )
             for b in range(first, last)

@@ -260,7 +260,8 @@ def read_rows(url: str, rows: slice, *, without: Sequence[str] = ()) -> xr.Datas
 def open_run(
     url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
 ) -> xr.Dataset:
-    """A data set as people want it: lazy pixels, lazy ``stamp = ctrl + arc``, closed lists as text.
+    """A data set as people want it: lazy pixels, lazy ``stamp = ctrl + arc``
+    (``+ extra`` where a fix adds light to controls), closed lists as text.
 
     Parameters
     ----------
@@ -296,7 +297,10 @@ def open_run(
         for name, variable in dataset.data_vars.items()
         if str(name) in BY_NAME and (flags := BY_NAME[str(name)].flags) is not None
     }
-    return dataset.assign(named).assign(stamp=dataset["ctrl"] + dataset["arc"])
+    stamp = dataset["ctrl"] + dataset["arc"]
+    if "extra" in dataset:
+        stamp = stamp + dataset["extra"]
+    return dataset.assign(named).assign(stamp=stamp)
 
 
 def _lazy_rows(rows: int) -> int:

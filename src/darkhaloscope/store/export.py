@@ -97,11 +97,13 @@ def _blobs(
 ) -> pd.DataFrame:
     """The key and the pixels of some rows."""
     bands = [str(band) for band in part["band"].values]
-    ctrl, arc = part["ctrl"].values, part["arc"].values
+    ctrl, added = part["ctrl"].values, part["arc"].values
+    if "extra" in part:
+        added = added + part["extra"].values
     return pd.DataFrame(
         {
             tables.key: flat[tables.key].to_numpy()[rows],
-            images.stamp: [encode_stamp(ctrl[i] + arc[i], bands, images.member) for i in rows],
+            images.stamp: [encode_stamp(ctrl[i] + added[i], bands, images.member) for i in rows],
             images.ctrl: [encode_stamp(ctrl[i], bands, images.member) for i in rows],
         }
     )

@@ -286,7 +286,11 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
     no_data = (cube["nodata"].values[:, None] & bits[:, None, None]) > 0
     bad = {
         "reason": reason == Reason.NOT_WRITTEN,
-        "arc": ~np.isfinite(cube["arc"].values).all(axis=(1, 2, 3)),
+        **{
+            name: ~np.isfinite(cube[name].values).all(axis=(1, 2, 3))
+            for name in ("arc", "extra")
+            if name in cube
+        },
         "ctrl": (~np.isfinite(cube["ctrl"].values) & ~no_data).any(axis=(1, 2, 3)),
         **{n: injected & ~np.isfinite(cube[n].values) for n in ("arc_snr", "magnification")},
     }

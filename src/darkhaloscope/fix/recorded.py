@@ -19,6 +19,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, core_slice, radius_map
 
 NONE = "none"
+MATCHED = "core_matched_negatives"
 
 DEFAULT_RADIUS_PX = 5.0
 """Radius of a circle that is given none."""
@@ -34,9 +35,9 @@ def fix_text(fix: FixSection) -> str:
     return _joined([*parts, *_cut_texts(fix)])
 
 
-def control_text(fix: FixSection) -> str:
-    """The fixes as they are recorded in a control: a cut marks both classes alike."""
-    return _joined(_cut_texts(fix))
+def control_text(fix: FixSection, *, matched: bool = False) -> str:
+    """The fixes as they are recorded in a control, core-matched or plain: a cut marks all alike."""
+    return _joined([*_cut_texts(fix), *([MATCHED] if matched else [])])
 
 
 def _cut_texts(fix: FixSection) -> list[str]:
@@ -85,9 +86,9 @@ def read_fix(text: str) -> FixSection:
                 raise ValueError(part)
             name, inside = match.groups()
             said = inside or ""
-            found[name] = dict(_pairs(said)) if "=" in said else said
+            found[name] = dict(_pairs(said)) if "=" in said else said or True
         fix = FixSection.model_validate(found)  # pydantic's ValidationError is a ValueError
-        if fix_text(fix) != text:
+        if text not in (fix_text(fix), control_text(fix, matched=fix.core_matched_negatives)):
             raise ValueError(text)
     except ValueError:
         raise UserError(
