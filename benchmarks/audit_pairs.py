@@ -276,10 +276,10 @@ def gate(result: AuditResult, name: str) -> dict[str, object]:
 def masked_again(ds: Ds, spec: AuditSpec, keep: np.ndarray) -> AuditResult:
     """Audit pairs whose arcs were multiplied by ``keep`` (y, x), as their fix would do."""
 
-    def fix(arc: np.ndarray, _: str, x: float, y: float) -> np.ndarray:
-        # Rows drawn in their core only come as a crop about the same centre.
-        cut = (SIZE - arc.shape[-1]) // 2
-        return arc * keep[cut : SIZE - cut, cut : SIZE - cut]
+    def fix(arc: np.ndarray, _: str, x: float, y: float, size: int, corner: int) -> np.ndarray:
+        # Rows drawn in their core only come as a square of the stamp.
+        square = slice(corner, corner + arc.shape[-1])
+        return arc * keep[square, square]
 
     stats = merge([measure(ds, spec)], spec)
     again = rerender(audit_rows(stats, spec), spec, apply_fix=fix)

@@ -10,6 +10,7 @@ The path of a run::
 """
 
 from darkhaloscope.audit.conclude import AuditResult, conclude
+from darkhaloscope.audit.matched import core_brightness, match_controls
 from darkhaloscope.audit.measure import measure, merge
 from darkhaloscope.audit.quality import Quality, quality
 from darkhaloscope.audit.rerender import audit_rows, chunks, join, no_fix, rerender
@@ -31,8 +32,10 @@ __all__ = [
     "audit_rows",
     "chunks",
     "conclude",
+    "core_brightness",
     "exit_code",
     "join",
+    "match_controls",
     "measure",
     "merge",
     "no_fix",

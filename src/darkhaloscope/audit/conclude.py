@@ -12,7 +12,7 @@ from scipy.stats import t as student_t
 from darkhaloscope.audit import tables
 from darkhaloscope.audit.causes import Cause, closure_causes
 from darkhaloscope.audit.closure import Closure, closure
-from darkhaloscope.audit.core_gate import CoreGate, core_gate
+from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate, core_gate
 from darkhaloscope.audit.diagnostics import diagnose
 from darkhaloscope.audit.gates import (
     closure_gates,
@@ -28,6 +28,7 @@ from darkhaloscope.audit.gates import (
 )
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import CONFIDENCE
+from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.selection import Selection
@@ -134,6 +135,8 @@ def conclude(
         "footprint": tables.footprint(stats),
         **more.tables,
     }
+    if "negative_hash" in stats:
+        result["matched_negatives"] = matched_negatives(stats, spec)
     if not spec.paired:
         result = {name: t for name, t in result.items() if name not in OF_PAIRS}
     return AuditResult(verdict, exit_code(verdict, limits.required), result)
@@ -253,6 +256,8 @@ def _left_out(core: CoreGate, found: Closure, rerendered: Arrays, spec: AuditSpe
     """What could not be looked at in these data."""
     out = [f"core gate: {n} audit rows ({why})" for why, n in core.left_out.items() if n]
     out += [f"closure: {n} images ({why})" for why, n in found.left_out.items() if n]
+    if core.tied > MOSTLY_TIED:
+        out.append(f"core gate: not a test, {core.tied:.0%} of the pairs tie exactly")
     if not spec.redraws:
         return out
     failed = [str(m) for m in rerendered["message"] if m]

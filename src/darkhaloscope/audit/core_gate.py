@@ -41,6 +41,9 @@ N_FOLDS = 5
 OWN_MODEL_PAIRS = 200
 """Fewer pairs than this do not train a model of their own."""
 
+MOSTLY_TIED = 0.5
+"""Where more of the stamps than this are exactly their ctrl in the core, its AUC is not a test."""
+
 LEARNING_SIZES = (250, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -297,7 +300,7 @@ def _stratum(
     own_lo, own_hi = trained.interval() if trained else (np.nan, np.nan)
     tied = float(np.mean((pairs.stamp[members] == pairs.ctrl[members]).all(axis=1)))
     notes = []
-    if tied > 0.5:
+    if tied > MOSTLY_TIED:
         notes.append(f"not a test: {tied:.0%} of the pairs tie exactly")
     if seen.n_regions < MIN_REGIONS:
         few = "description only" if seen.n_regions < DESCRIBED_REGIONS else "not called 95 %"

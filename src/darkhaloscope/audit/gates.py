@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import beta as beta_law
 
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.core_gate import CoreGate
+from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
 from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, below, equivalence
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
@@ -206,7 +206,7 @@ def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
         )
         outcome = below(lo, hi, limit)
         missing = f"{name} needs more regions than {core.regions}"
-        if core.tied > 0.5:
+        if core.tied > MOSTLY_TIED:
             outcome, missing = (
                 "not_enough",
                 f"{name} is no test: {core.tied:.0%} of pairs tie exactly",

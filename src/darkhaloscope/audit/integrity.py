@@ -9,9 +9,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from darkhaloscope.variables import NEGATIVE_KINDS
+
+CORE_MATCHED = NEGATIVE_KINDS.index("core_matched")
+
 CHECKS: dict[str, str] = {
     "light_without_data": "injections have arc light on pixels without data, or in a band without coverage",
     "light_on_controls": "controls hold arc light",
+    "stray_extra": "rows hold extra light that are no core-matched negatives, or where there are no data",
     "pixels_on_failed_rows": "failed rows hold pixels",
     "pixels_not_finite": "rows hold pixels that are no finite number",
     "flux_column": "injections have a total_injected_flux that is not the sum of their arc",
@@ -42,10 +47,19 @@ def offenders(ds: xr.Dataset) -> dict[str, Mask]:
     blind |= ~(ds["coverage"].values > 0)[:, :, None, None]
     light = lit.any(axis=(1, 2, 3))
     finite = np.isfinite(arc).all(axis=(1, 2, 3)) & np.isfinite(ctrl).all(axis=(1, 2, 3))
+    light_of_any, stray = light, np.zeros(len(arc), dtype=bool)
+    if "extra" in ds:
+        extra = ds["extra"].values
+        finite &= np.isfinite(extra).all(axis=(1, 2, 3))
+        added = (extra != 0).any(axis=(1, 2, 3))
+        light_of_any = light | added
+        stray = added & (ds["negative_kind"].values != CORE_MATCHED)
+        stray |= ((extra != 0) & blind).any(axis=(1, 2, 3))
     found = {
         "light_without_data": injected & ok & (lit & blind).any(axis=(1, 2, 3)),
         "light_on_controls": ~injected & light,
-        "pixels_on_failed_rows": ~ok & (light | (ctrl != 0).any(axis=(1, 2, 3))),
+        "stray_extra": stray,
+        "pixels_on_failed_rows": ~ok & (light_of_any | (ctrl != 0).any(axis=(1, 2, 3))),
         "pixels_not_finite": ~finite,
     }
     drawn = injected & ok & finite

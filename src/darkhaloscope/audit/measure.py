@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.integrity import CHECKS, offenders
+from darkhaloscope.audit.integrity import CHECKS, CORE_MATCHED, offenders
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
@@ -84,7 +84,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
         Counts of outcomes, and of rows that no correct data set has (:mod:`.integrity`), over all
         rows; radial profiles and annulus offsets of ``stamp - ctrl`` over
         injections with ``cutout_ok`` that no cut excluded, per (region, theta_e stratum); the audit
-        rows, of these alone. Pixels without data, and bands without coverage, are left out of every sum.
+        rows, of these alone; the core light of their core-matched negatives, where there are any.
+        Pixels without data, and bands without coverage, are left out of every sum.
 
     Raises
     ------
@@ -104,6 +105,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     stratum = spec.stratum(ds["theta_e"].values[use])
     stats.update(_group_sums(ds, spec, use, region, stratum))
     stats.update(_audit_rows(ds, spec, use, region, stratum))
+    if "extra" in ds:
+        stats.update(_negatives(ds, spec, np.flatnonzero(ok & kept & ~wrong["pixels_not_finite"])))
     return stats
 
 
@@ -132,6 +135,11 @@ def merge(parts: Sequence[Arrays], spec: AuditSpec) -> Arrays:
     out.update(_trim(rows, spec, spec.cap, "row_"))
     whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0] if k.startswith("whole_")}
     out.update(_trim(whole, spec, spec.whole_cap, "whole_"))
+    matched = [k for k in parts[0] if k.startswith("negative_")]
+    negatives = {k: np.concatenate([p[k] for p in parts]) for k in matched}
+    if negatives:
+        order = np.argsort(negatives["negative_hash"], kind="stable")[: spec.cap]
+        out.update({k: v[order] for k, v in negatives.items()})
     return out
 
 
@@ -286,3 +294,17 @@ def _audit_rows(
     for name in ("ctrl", "arc", "nodata"):
         rows[f"whole_{name}"] = ds[name].values[use[whole]]
     return rows
+
+
+def _negatives(ds: xr.Dataset, spec: AuditSpec, use: NDArray[np.int64]) -> Arrays:
+    """Core light of the core-matched negatives of audit rows, under their partners' hashes.
+
+    Which stratum a partner is in is not known here: of all strata alike the lowest hashes are kept.
+    """
+    matched = use[ds["negative_kind"].values[use] == CORE_MATCHED]
+    brick = ds["brick"].values[matched].astype(str)
+    hashes = row_hashes(spec.seed, brick, ds["partner"].values[matched])
+    chosen = np.flatnonzero(hashes / 2.0**64 < spec.even_threshold(spec.cap))
+    core = core_slice(spec.size)
+    extra = ds["extra"].values[matched[chosen]][..., core, core]
+    return {"negative_hash": hashes[chosen], "negative_core_extra": extra.astype(np.float32)}

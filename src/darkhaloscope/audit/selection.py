@@ -26,6 +26,7 @@ from darkhaloscope.audit.independence import (
     independence_tests,
     psf_outliers,
 )
+from darkhaloscope.audit.integrity import CORE_MATCHED
 from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
 from darkhaloscope.audit.spec import AuditSpec, row_hashes
 from darkhaloscope.errors import Reason
@@ -86,6 +87,8 @@ def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
     """
     # What a cut excluded is in no class: a cut that takes from one class only shows here.
     kept = columns["cutout_ok"].values.astype(bool) & (columns["reason"].values == Reason.OK)
+    if "negative_kind" in columns:  # on an injection's own sky: alike by construction
+        kept &= columns["negative_kind"].values != CORE_MATCHED
     ok = everything = np.flatnonzero(kept)
     if len(ok) > MOST_ROWS:
         ok = np.sort(generator(spec.seed, 11).choice(ok, MOST_ROWS, replace=False))

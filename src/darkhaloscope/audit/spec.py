@@ -158,6 +158,10 @@ class AuditSpec:
         )
         return np.where(share >= counts, 1.0, np.minimum(wanted, 1.0))
 
+    def even_threshold(self, total: int) -> float:
+        """Fraction of the hash's range that leaves about ``total`` rows, whatever their stratum."""
+        return min(1.0, THRESHOLD_MARGIN * total / max(sum(self.stratum_counts), 1))
+
     def region_keys(self, region_id: Sequence[str] | NDArray[Any]) -> NDArray[np.uint64]:
         """Key of each region: xxh64 of its name, modulo 1,024 where there are many."""
         names, inverse = np.unique(np.asarray(region_id).astype(str), return_inverse=True)
