@@ -9,8 +9,10 @@ import pytest
 import xarray as xr
 from test_inject import experiment, injected, make, planned
 
+from darkhaloscope import audit, fix, prepare
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Reason
+from darkhaloscope.geometry import core_slice
 
 BASE: dict[str, Any] = {
     "plan": {"repeats": 8},
@@ -21,8 +23,8 @@ BASE: dict[str, Any] = {
 }
 
 
-def arm(root: str, **fix: Any) -> Experiment:
-    return experiment(root, **BASE, fix=fix)
+def arm(root: str, **choices: Any) -> Experiment:
+    return experiment(root, **BASE, fix=choices)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +114,8 @@ def test_fixes_combine_with_every_kind_of_source(real_root: str) -> None:
         "reff": {"uniform": [0.1, 0.6]},
         "bulge_reff": 0.4,
     }
-    fix = {"core_mask": {"radius_px": 7.08}, "src_reff_max": 0.2, "theta_e_min": 0.5}
-    exp = experiment(real_root, **{**BASE, "source": source}, fix=fix)
+    choices = {"core_mask": {"radius_px": 7.08}, "src_reff_max": 0.2, "theta_e_min": 0.5}
+    exp = experiment(real_root, **{**BASE, "source": source}, fix=choices)
     made = make(planned(exp), exp)
     on = made["lens_model"].values > 0
     assert set(made["src_model"].values[on]) == {1, 2, 3}
@@ -123,3 +125,33 @@ def test_fixes_combine_with_every_kind_of_source(real_root: str) -> None:
     text = "core_mask(radius_px=7.08,taper_px=0);src_reff_max(0.2);theta_e_min(0.5)"
     assert set(made["fix"].values[on]) == {text}
     assert set(made["fix"].values[~on]) == {"theta_e_min(0.5)"}
+
+
+MASKS: list[dict[str, Any]] = [
+    {"radius_px": 4}, {"shape": "box"}, {"radius_arcsec": 1.5, "taper_px": 1}, {"centre": "pixel_32"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_an_arc_drawn_again_has_the_fixes_of_its_row(real_root: str, mask: dict[str, Any]) -> None:
+    """Whole, and in its core only, from a row's columns and by the audit's own integrator."""
+    changes = {"stamp": {"size": 48}, "plan": {"repeats": 1, "control_fraction": 0.0}}
+    exp = experiment(real_root, **{**BASE, **changes}, fix={"core_mask": mask, "src_reff_max": 0.3})
+    made = injected(exp)
+    spec = prepare.spec_of(exp, (0, 3, 0, 0, 0, 0), n_regions=1)
+    rows = audit.audit_rows(audit.merge([audit.measure(made, spec)], spec), spec)
+    again = audit.rerender(rows, spec, fix.apply_fix)
+    assert not any(again["message"])
+    order = [int(np.flatnonzero(made["slot"].values == s)[0]) for s in rows["slot"]]
+    arc = made["arc"].values[order]
+    reach = 3e-3 * arc.max(axis=(2, 3), keepdims=True)
+    core = core_slice(48)
+    assert rows["closure"].all()
+    assert (abs(again["whole"] - arc) < reach).all()
+    in_core = audit.rerender({**rows, "closure": np.zeros(3, bool)}, spec, fix.apply_fix)["core"]
+    assert (abs(in_core - arc[..., core, core]) < reach).all()
+    if "shape" not in mask:
+        assert in_core.any()
+    # Another mask than the recorded one is another arc.
+    other = audit.rerender({**rows, "fix": np.full(3, "none")}, spec, fix.apply_fix)["core"]
+    assert (abs(other - arc[..., core, core]).max(axis=(2, 3)) > 10 * reach[..., 0, 0]).all()

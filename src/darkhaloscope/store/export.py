@@ -58,7 +58,7 @@ def export_tables(
         raise UserError(f"the mapping {mapping.name} has no {lacks}; add the section, or use seed")
     if found := storage.names(to):
         raise UserError(f"{to} is not empty (it has {found[0]}); choose another --to")
-    used = ("ctrl", "arc") if stamps else ()
+    used = ("ctrl", "arc", "extra") if stamps else ()
     left_out = [v.name for v in ALL_VARIABLES if v.sharded and v.name not in used]
     written = []
     for number, rows in enumerate(blocks):
