@@ -319,7 +319,8 @@ def spec_of_source(
 ) -> AuditSpec:
     """Which rows an audit of a finished data set keeps, from its columns."""
     columns = source.columns
-    injected = columns["lens_model"].values > 0
+    excluded = [code for code in Reason if code is not Reason.OK and not code.failed]
+    injected = (columns["lens_model"].values > 0) & ~np.isin(columns["reason"].values, excluded)
     theta_e = columns["theta_e"].values[injected]
     n_regions = len(np.unique(columns["region_id"].values.astype(object)))
     if isinstance(settings, Experiment):

@@ -141,8 +141,10 @@ def plan(
         control = int((rows["lens_model"] == 0).sum())
         counts["controls"] += control
         counts["injections"] += len(rows) - control
+    matched = made.rows - made.drawn_rows
+    of_them = f", {matched} of them core-matched" if matched else ""
     console.print(
-        f"{made.rows} rows ({counts['injections']} injections, {counts['controls']} controls) of "
+        f"{made.rows} rows ({counts['injections']} injections, {counts['controls']} controls{of_them}) of "
         f"{int(made.targets.first[-1])} targets in {len(made.bricks)} bricks, {made.blocks} blocks of "
         f"{made.block} rows; identity {layout.attributes['identity'][:12]}",
         soft_wrap=True,
