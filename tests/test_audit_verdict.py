@@ -256,6 +256,7 @@ def test_a_masked_core_is_not_a_test() -> None:
     assert gate(result, "core_auc")["outcome"] == "not_enough"
     table = result.tables["auc_by_stratum"]
     assert table.note.str.contains("not a test: 100% of the pairs tie exactly").all()
+    assert "core gate: not a test, 100% of the pairs tie exactly" in result.verdict["not_tested"]
     assert gate(result, "residual_pedestal")["outcome"] == "pass"
 
 

@@ -275,9 +275,15 @@ def _agreement(core: CoreGate, found: Closure) -> str:
     flux, shift, width = (found.estimate(q) for q in ("flux", "shift", "width"))
     if core.overall is None:
         return f"{found.n_pairs} re-rendered arcs agree with what is stored"
-    return (
+    closed = (
         f"{found.n_pairs} arcs drawn again from their parameters agree with what is stored (flux "
-        f"{flux.value:+.1e}, displacement {shift.value:.1e} px, PSF width {width.value:+.1e}), and "
-        f"a core AUC of {core.overall.value:.3f} is what such arcs give (excess "
+        f"{flux.value:+.1e}, displacement {shift.value:.1e} px, PSF width {width.value:+.1e})"
+    )
+    if core.tied > MOSTLY_TIED:
+        return (
+            f"{closed}; in the core {core.tied:.0%} of the pairs tie exactly, which is not a test"
+        )
+    return (
+        f"{closed}, and a core AUC of {core.overall.value:.3f} is what such arcs give (excess "
         f"{core.excess[0]:+.1e} [{core.excess[1]:+.1e}, {core.excess[2]:+.1e}])"
     )
