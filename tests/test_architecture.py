@@ -10,10 +10,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
-    "compiled", "errors", "draw", "variables", "partial", "signed", "storage", "progress", "config",
+    "compiled", "logs", "errors", "draw", "variables", "partial", "signed", "storage", "progress", "config",
     "geometry",
     "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "audit", "prepare",
-    "workflow", "driver", "status", "cluster", "report", "commands", "cli",
+    "workflow", "driver", "status", "metrics", "cluster", "report", "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 import yaml
 from rich.console import Console
 
-from darkhaloscope import __version__, commands
+from darkhaloscope import __version__, commands, logs
 from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -24,6 +26,7 @@ app = typer.Typer(
     help="Inject strong lenses into survey coadds, and audit what a classifier could learn from them.",
 )
 console = Console()
+errors = Console(stderr=True)
 
 Out = Annotated[
     str | None, typer.Option("--out", help="Folder of the results: a path or any fsspec URL.")
@@ -187,6 +190,10 @@ def run(
     cluster: Cluster = None,
     workers: Workers = None,
     overrides: Overrides = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve Prometheus metrics there while it runs."),
+    ] = None,
 ) -> None:
     """Inject, write, audit and report; called again, it resumes.
 
@@ -199,6 +206,7 @@ def run(
         workers=workers,
         overrides=_parse_overrides(overrides),
         brake=_brake,
+        metrics_port=metrics_port,
         console=console,
     )
     raise typer.Exit(outcome.exit_code)
@@ -332,46 +340,57 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    log: Annotated[
+        str, typer.Option(envvar=logs.VARIABLE, help="text, or json: an object a line, on stderr.")
+    ] = "text",
 ) -> None:
-    pass
+    if log not in ("text", "json"):
+        raise UserError(f"--log (or {logs.VARIABLE}) is text or json, not {log}")
+    os.environ[logs.VARIABLE] = log  # local workers are told
+    if logs.are_json():
+        logs.to_json()
+        said = cast("TextIO", logs.Lines(logging.getLogger("darkhaloscope.cli")))
+        for one in (console, errors):
+            one.file, one.soft_wrap = said, True
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C, under a name that the command-line library does not take for its own."""
+    """Ctrl-C or SIGTERM, under a name that the command-line library does not take for its own."""
 
 
 _brake = Brake()
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """The first Ctrl-C lets a run finish what is in flight; the next one stops it now."""
+    """The first Ctrl-C or SIGTERM lets a run finish what is in flight; the next one stops it now."""
     if _brake.listening and not _brake.pulled:
         _brake.pulled = True
-        Console(stderr=True).print("dhs: finishing the blocks in flight; Ctrl-C again stops now")
+        again = "Ctrl-C again" if number == signal.SIGINT else "once more"
+        errors.print(f"dhs: told to stop, finishing the blocks in flight; {again} stops now")
         return
     raise _Interrupted
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2, Ctrl-C is exit code 4.
+    """Entry point: a user's mistake is one sentence and exit code 2, Ctrl-C or SIGTERM is exit code 4.
 
     An error of ours is a traceback and exit code 70, so that nobody takes it for a verdict.
     """
-    before = signal.signal(signal.SIGINT, _interrupt)
+    # As the first process of a container nothing but a handler makes SIGTERM end us.
+    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(
-            f"dhs: {error}", style="red", soft_wrap=True, markup=False, highlight=False
-        )
+        errors.print(f"dhs: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         is_open = isinstance(error, Incomplete)
         sys.exit(commands.EXIT_INCOMPLETE if is_open else commands.EXIT_USER)
     except _Interrupted:
-        Console(stderr=True).print("dhs: interrupted; the same command again resumes")
+        errors.print("dhs: interrupted; the same command again resumes")
         sys.exit(commands.EXIT_INCOMPLETE)
     except Exception:  # noqa: BLE001 (the last line of defence: Python's own exit code is a verdict's)
         traceback.print_exc()
-        Console(stderr=True).print("dhs: this is an error of darkhaloscope; please report it")
+        errors.print("dhs: this is an error of darkhaloscope; please report it")
         sys.exit(commands.EXIT_OURS)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

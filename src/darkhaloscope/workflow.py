@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ from darkhaloscope.plan import Piece, Plan, brick_rows
 from darkhaloscope.prepare import RowSource
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import galaxy_image
+
+logger = logging.getLogger(__name__)
 
 FAN_IN = 8
 """Statistics that one reduce task merges."""
@@ -102,6 +105,8 @@ def inject_bricks(
         planned, cube = inject_piece(run, _experiment(experiment), one)
         if not final and (cube["reason"].values == Reason.UNREADABLE).any():
             raise storage.StorageError(cube.attrs["notes"][0])
+        about = {"run": run, "block": block, "brick": one.brick, "rows": len(planned)}
+        logger.info("brick is injected", extra=about)
         made.append((planned, cube))
         told.append(one.brick)
         if time.monotonic() - last > EVENT_EVERY_S or one is work[-1]:

@@ -17,6 +17,7 @@ from darkhaloscope import (
     __version__,
     audit,
     driver,
+    metrics,
     prepare,
     report,
     status,
@@ -71,6 +72,7 @@ def run(
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     brake: Brake | None = None,
+    metrics_port: int | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Plan, inject, write, reduce and judge; resumes where the folder holds a part of it.
@@ -87,6 +89,8 @@ def run(
         Workers of the local cluster.
     brake : Brake, optional
         Pulled from elsewhere, it stops the run once the blocks in flight are whole.
+    metrics_port : int, optional
+        Where Prometheus finds ``/metrics`` while blocks are made.
 
     Raises
     ------
@@ -121,7 +125,10 @@ def run(
         if made.joint is not None:
             store.write_joint(folder, made.joint)
         drop_conclusions(folder)
-        with Bar(console, "inject and write", layout.rows, "rows") as bar:
+        with (
+            metrics.served(metrics_port, layout.rows, layout.blocks) as on_progress,
+            Bar(console, "inject and write", layout.rows, "rows") as bar,
+        ):
 
             def on_block(block: int, was_there: bool) -> None:
                 rows = layout.rows_of(block)
@@ -136,6 +143,7 @@ def run(
                 on_block,
                 bricks_per_task=exp.cluster.fixed_bricks_per_task,
                 brake=brake,
+                on_progress=on_progress,
             )
         same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)
         if same_spec:

@@ -17,7 +17,7 @@ from distributed import Client, KilledWorker
 from darkhaloscope import storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.driver import signs
-from darkhaloscope.driver.signs import Signs, Try
+from darkhaloscope.driver.signs import OnProgress, Signs, Try
 from darkhaloscope.driver.suspects import LONE_TRIES, Probes, killers
 from darkhaloscope.driver.workers import Workers
 from darkhaloscope.errors import Incomplete
@@ -64,6 +64,7 @@ class BlockRun:
     bricks_per_task: int | None
     brake: Brake
     kernels: Kernels
+    on_progress: OnProgress = lambda _: None
     markers: dict[int, dict[str, Any]] = field(default_factory=dict)
     flying: dict[str, Try] = field(default_factory=dict)
     again: deque[tuple[float, int]] = field(default_factory=deque)
@@ -80,7 +81,7 @@ class BlockRun:
         self.mark = workflow.token(f"{self.run}\0{time.time_ns()}", self.spec)
         self.identity = self.layout.attributes["identity"]
         self.watch = Watch(self.plan.experiment.read.stop_after)
-        self.signs = Signs(self.run, self.flying)
+        self.signs = Signs(self.run, self.flying, self.on_progress)
         self.workers = Workers(self.client, lambda: self.signs.listen(self.client))
 
     # ---- the loop
@@ -133,7 +134,7 @@ class BlockRun:
                     store.drop_block(self.run, self.layout, failed)
                     del self.markers[failed]
                 raise self.watch.trouble
-            if self.brake.pulled and not self.flying:
+            if self.brake.pulled and not (self.flying and self.workers.addresses):
                 raise self._stopped()
             if exhausted and not self.flying and not self.again:
                 return
@@ -164,6 +165,7 @@ class BlockRun:
         worker = min(self.workers.addresses, key=lambda address: taken[address])
         number = self.tries[block]
         self.tries[block] += 1
+        self.signs.again += number > 0
         workers = self.workers.addresses
         name, graph = workflow.block_graph(
             self.run,
@@ -204,6 +206,7 @@ class BlockRun:
         try:
             self._is_whole(one.future.result(timeout=RESULT_WITHIN_S))
         except KilledWorker:
+            self.signs.trouble("it killed its workers, and is looked into", one.block)
             self.suspects.append(one.block)
         except CancelledError:
             self._was_lost(one.block)
@@ -222,7 +225,9 @@ class BlockRun:
             self.markers[block] = _kept(marker)
             rows = self.layout.rows_of(block)
             self.signs.rows_fresh += rows.stop - rows.start
+            self.signs.bytes_fresh += self.markers[block]["bytes"]
             self.on_block(block, False)
+            self.signs.whole(marker)
             self.watch.add(block, marker.get("bricks", ()), marker["notes"])
 
     def _was_lost(self, block: int) -> None:
@@ -230,6 +235,7 @@ class BlockRun:
         self.workers.forget()
         marker = store.read_marker(self.run, block, self.identity)
         if marker is None:
+            self.signs.trouble("it was lost with its worker, and is made again", block)
             self.again.append((time.monotonic(), block))
         else:
             self._is_whole(marker)
@@ -240,6 +246,7 @@ class BlockRun:
             raise error
         if isinstance(error, store.ClaimedError) and turn:
             store.release_claim(self.run, block)  # nobody finished it: its writer is dead
+        self.signs.trouble(f"it waits: {error}", block)
         self.pauses[block] += 1
         self.again.append((time.monotonic() + PAUSES_S[turn], block))
 
@@ -266,6 +273,7 @@ class BlockRun:
             work = workflow.work_of(self.plan, self.plan.pieces(block), self.set_apart)
             live = [one for one in work if not one.set_apart]
             for one in killers(live, functools.partial(probes.kills, block)):
+                self.signs.trouble("it kills its workers, and is set apart", block, brick=one.brick)
                 store.set_apart(self.run, one.brick, block, self.workers.deaths_allowed())
                 self.set_apart |= {one.brick}
         raise Incomplete(
@@ -284,7 +292,8 @@ class BlockRun:
 def _kept(marker: dict[str, Any]) -> dict[str, Any]:
     """What the driver keeps of a marker: not the checksums of some fifty objects a block."""
     kept = {key: marker[key] for key in ("block", "counts", "statistics", "statistics_spec")}
-    return kept | {"notes": marker["notes"][:NOTES_PER_BLOCK]}
+    size = sum(one["bytes"] for one in marker["objects"].values() if one is not None)
+    return kept | {"notes": marker["notes"][:NOTES_PER_BLOCK], "bytes": size}
 
 
 def run_blocks(
@@ -298,6 +307,7 @@ def run_blocks(
     bricks_per_task: int | None = None,
     brake: Brake | None = None,
     kernels: Kernels = KERNELS,
+    on_progress: OnProgress = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Make every block that has no marker yet; gives what is kept of all markers, in block order.
 
@@ -317,6 +327,8 @@ def run_blocks(
         Pulled by whoever wants the run to stop.
     kernels : Kernels
         What tasks do.
+    on_progress : callable
+        Told every few seconds how far the run is.
 
     Raises
     ------
@@ -327,7 +339,8 @@ def run_blocks(
     UserError
         Bricks in a row failed alike (``read.stop_after``).
     """
+    stop = brake or Brake()
     made = BlockRun(
-        client, run, plan, layout, spec, on_block, bricks_per_task, brake or Brake(), kernels
+        client, run, plan, layout, spec, on_block, bricks_per_task, stop, kernels, on_progress
     )
     return made.all()

@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
 
-from darkhaloscope import lensing
+from darkhaloscope import lensing, logs
 from darkhaloscope.errors import Incomplete
 
 LOOK_EVERY_S = 2.0
@@ -30,6 +30,8 @@ class Warm(WorkerPlugin):
         self.deaf = deaf
 
     def setup(self, worker: Worker) -> None:
+        if logs.are_json():
+            logs.to_json(worker=str(worker.name))
         lensing.warm()
         if self.deaf and worker.nanny is not None:
             # Ctrl-C goes to all processes of a terminal; it is for the driver to say what ends.
