@@ -73,11 +73,44 @@ def test_adaptive_makes_an_autoscaler_of_the_same_owner(tmp_path: Path) -> None:
         ("experiment.set.cluster\\.kind=local", "cluster.kind"),
         ("s3.endpoint=weed:8333", "s3.endpoint"),
         ("cluster.idleTimeoutSeconds=0", "idleTimeoutSeconds"),
+        ("image.repository=https://registry/x", "image.repository"),
+        ("worker.image=My Image", "worker.image"),
+        ("run.out=s3://", "names no bucket"),
+        ("volume.mountPath=/opt/data", "would hide"),
+        ("scheduler=null", "scheduler is required"),
+        ("driver.gracePeriodSeconds=1", "gracePeriodSeconds"),
+        ("logs=yaml", "must be one of"),
     ],
 )
 def test_wrong_values_are_refused_by_name(wrong: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         render("--set", wrong)
+
+
+def test_prometheus_finds_driver_scheduler_and_workers() -> None:
+    given = ["--set", "metrics.annotations=true", "--set", "metrics.podMonitor=true"]
+    documents = render(*given, "--set", "networkPolicy.monitoringNamespace=watch")
+    (job,) = [d["spec"]["template"] for d in documents if d["kind"] == "Job"]
+    (data,) = [d["data"]["cluster.yaml"] for d in documents if "cluster.yaml" in d.get("data", {})]
+    spec = next(yaml.safe_load_all(data))["spec"]
+    (monitor,) = [d["spec"] for d in documents if d["kind"] == "PodMonitor"]
+    named = {one["port"] for one in monitor["podMetricsEndpoints"]}
+    policies = {
+        d["metadata"]["name"].removeprefix("small-darkhaloscope-"): d["spec"]["ingress"]
+        for d in documents
+        if d["kind"] == "NetworkPolicy"
+    }
+    pods = {"driver": job, "scheduler": spec["scheduler"], "worker": spec["worker"]}
+    for who, found in pods.items():
+        port = int(found["metadata"]["annotations"]["prometheus.io/port"])
+        (container,) = found["spec"]["containers"]
+        assert {p["containerPort"]: p["name"] for p in container["ports"]}[port] in named
+        watch = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}
+        (rule,) = [one for one in policies[who] if watch in one["from"]]
+        assert rule["ports"] == [{"protocol": "TCP", "port": port}]
+        assert found["metadata"]["labels"]["darkhaloscope.io/component"] == who
+    (command,) = [c["args"] for c in job["spec"]["containers"]]
+    assert "--metrics-port=8791" in command
 
 
 def test_the_jobs_name_changes_with_what_it_runs() -> None:

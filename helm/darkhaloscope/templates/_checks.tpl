@@ -7,6 +7,12 @@
 {{- if regexMatch "[[:space:]]" $v.run.out }}
 {{- fail (printf "run.out %q has a space in it" $v.run.out) }}
 {{- end }}
+{{- if and (contains "://" $v.run.out) (not (regexMatch "^[a-z][a-z0-9+]*://[^/]" $v.run.out)) }}
+{{- fail (printf "run.out %q names no bucket: give a URL as s3://bucket/run" $v.run.out) }}
+{{- end }}
+{{- if regexMatch "^/(bin|dev|etc|lib|lib64|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
+{{- fail (printf "volume.mountPath %q would hide what the image has there: give another, as /data" $v.volume.mountPath) }}
+{{- end }}
 {{- if not (contains "://" $v.run.out) }}
 {{- if not $v.volume.existingClaim }}
 {{- fail (printf "run.out %q is a path in a pod, which is gone with it: give a URL as s3://bucket/run, or a claim in volume.existingClaim" $v.run.out) }}

@@ -89,10 +89,12 @@ spec:
             - --nanny-port=8789
             - --dashboard-address=:8790
             - --local-directory=/tmp
+            - --preload=darkhaloscope.cluster.preload
           env:
             - name: MEMORY_LIMIT
               valueFrom:
                 resourceFieldRef: {containerName: worker, resource: limits.memory}
+            - {name: DHS_LOG, value: {{ .Values.logs }}}
             {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 12 }}{{ end }}
           {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 10 }}{{ end }}
           ports:

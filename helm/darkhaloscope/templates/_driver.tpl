@@ -8,11 +8,12 @@ metadata:
   annotations:
     darkhaloscope.io/experiment: {{ toYaml .Values.experiment | sha256sum | trunc 16 }}
     darkhaloscope.io/cluster: {{ include "dhs.clusterManifest" . | sha256sum | trunc 16 }}
+    {{- with include "dhs.metricsPairs" (dict "root" . "port" 8791) }}{{ . | nindent 4 }}{{ end }}
 spec:
   restartPolicy: Never
   serviceAccountName: {{ include "dhs.fullname" . }}-driver
   enableServiceLinks: false
-  terminationGracePeriodSeconds: 30
+  terminationGracePeriodSeconds: {{ .Values.driver.gracePeriodSeconds }}
   {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 2 }}{{ end }}
   securityContext: {{- include "dhs.podSecurity" . | nindent 4 }}
   {{- with include "dhs.placement" .Values.driver }}{{ . | trim | nindent 2 }}{{ end }}
@@ -22,9 +23,11 @@ spec:
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
         - dhs
+        - --log={{ .Values.logs }}
         - run
         - /etc/darkhaloscope/experiment/{{ .Values.experiment.key }}
         - --out={{ .Values.run.out }}
+        - --metrics-port=8791
         - --set=cluster.kind=kubernetes
         - --set=cluster.manifest=/etc/darkhaloscope/cluster/cluster.yaml
         - --set=cluster.patience={{ .Values.cluster.patienceSeconds }}
@@ -40,6 +43,8 @@ spec:
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}
         {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 8 }}{{ end }}
       {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 6 }}{{ end }}
+      ports:
+        - {name: metrics, containerPort: 8791}
       terminationMessagePolicy: FallbackToLogsOnError
       resources: {{- toYaml .Values.driver.resources | nindent 8 }}
       securityContext: {{- include "dhs.containerSecurity" . | nindent 8 }}

@@ -95,11 +95,16 @@ envFrom:
 {{- end }}
 {{- end }}
 
+{{- define "dhs.metricsPairs" -}}
+{{- if .root.Values.metrics.annotations -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: /metrics
+{{- end }}
+{{- end }}
+
 {{- define "dhs.metricsAnnotations" -}}
-{{- if .root.Values.metrics.annotations }}
-annotations:
-  prometheus.io/scrape: "true"
-  prometheus.io/port: {{ .port | quote }}
-  prometheus.io/path: /metrics
+{{- with include "dhs.metricsPairs" . }}
+annotations: {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
