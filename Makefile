@@ -47,7 +47,7 @@ lint: $(VENV)/test  ## style and types
 	$(BIN)/hadolint Dockerfile tests/cluster/Dockerfile
 
 test-cluster: $(VENV)/test  ## the image and the chart on a Kubernetes cluster
-	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/cluster/run
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python tests/cluster/run || [ $$? = 77 ]
 
 image:  ## the image of driver, scheduler, workers and notebooks
 	docker build -t darkhaloscope:dev .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,12 @@ from setting import (
 )
 
 Values = dict[str, Any]
+
+
+def pytest_runtest_setup() -> None:
+    """What there is no time for is skipped, and says so; ``run`` sets the time."""
+    if time.time() > float(os.environ.get("DHS_TEST_UNTIL", "inf")):
+        pytest.skip("no time is left (DHS_TEST_SECONDS)")
 
 
 def _namespace(name: str, **labels: str) -> dict[str, Any]:
@@ -130,6 +137,13 @@ def sky(notebook: str, runs: str) -> str:
     )  # fmt: skip
     assert "targets in 4 bricks" in made
     return "s3://dhs"
+
+
+@pytest.fixture(scope="session")
+def local(notebook: str, runs: str, sky: str) -> tuple[dict[str, str], int]:
+    """Hashes and exit code of the small experiment in one pod, without any cluster."""
+    code = kube.run_in_a_pod(notebook, runs, EXPERIMENT, "s3://dhs/local")
+    return kube.hashes(notebook, runs, "local"), code
 
 
 @pytest.fixture(scope="session")

@@ -110,3 +110,49 @@ def python(pod: str, namespace: str, code: str, seconds: float = 300) -> str:
     """What some Python prints in a running pod."""
     command = ("exec", "-i", "-n", namespace, pod, "--", "/usr/local/bin/entrypoint", "python", "-")
     return kubectl(*command, given=code, seconds=seconds)
+
+
+def blocks_done(pod: str, namespace: str, run: str) -> int:
+    """Blocks of a run in the bucket that are whole, as a pod with the credentials sees them."""
+    code = (
+        "import fsspec\nfs = fsspec.filesystem('s3')\n"
+        f"print(len(fs.glob('dhs/{run}/blocks/*.json')))"
+    )
+    return int(python(pod, namespace, code).splitlines()[-1])
+
+
+HASHES = """
+import fsspec, hashlib, json
+fs, root = fsspec.url_to_fs({data!r})
+print(json.dumps({{
+    path.removeprefix(root): hashlib.sha256(fs.cat_file(path)).hexdigest() for path in fs.find(root)
+}}))
+"""
+
+
+def hashes(pod: str, namespace: str, run: str) -> dict[str, str]:
+    """sha256 of every object of a run's data set, as a pod that can read it finds them."""
+    run = run if run.startswith("/") else f"s3://dhs/{run}"
+    printed = python(pod, namespace, HASHES.format(data=f"{run}/stamps.zarr/"))
+    found = dict(json.loads(printed.splitlines()[-1]))
+    assert found, f"{run} holds no data set"
+    return found
+
+
+LOCAL = """
+from darkhaloscope import commands
+import json, yaml
+if __name__ == "__main__":
+    open("/tmp/experiment.yaml", "w").write(yaml.safe_dump(json.loads({experiment!r})))
+    outcome = commands.run("/tmp/experiment.yaml", out={out!r}, workers=1)
+    print("exit code", outcome.exit_code)
+"""
+
+
+def run_in_a_pod(pod: str, namespace: str, experiment: Mapping[str, Any], out: str) -> int:
+    """A run on the local cluster of one pod, without any other; gives its exit code."""
+    code = LOCAL.format(experiment=json.dumps(experiment), out=out)
+    python(pod, namespace, f"open('/tmp/local.py', 'w').write({code!r})")
+    command = ("exec", "-n", namespace, pod, "--", "/usr/local/bin/entrypoint", "python")
+    printed = kubectl(*command, "/tmp/local.py", seconds=600)
+    return int(printed.rsplit("exit code ", 1)[1])

@@ -33,7 +33,7 @@ def _with(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         (
             "credentials",
             {"s3.existingSecret": "wrong", "run.out": "s3://dhs/never"},
-            "cannot read s3://dhs/targets.parquet",
+            "s3://dhs/targets.parquet: Forbidden",
         ),
         ("bucket", {"run.out": "s3://no-such-bucket/never"}, "no-such-bucket"),
         (
