@@ -58,7 +58,7 @@ EXPERIMENT = {
     "seed": 20,
     "survey": {"root": "s3://dhs/sky", "hemisphere": "south"},
     "targets": {"path": "s3://dhs/targets.parquet"},
-    "plan": {"control_fraction": 0.5, "repeats": 8},
+    "plan": {"control_fraction": 0.5, "repeats": 16},
     "lens": {"model": "SIE", "theta_e": {"uniform": [0.5, 2.0]}, "q": 0.8},
     "source": {"dmag": 2.0, "reff": 0.3},
     "store": {"block": 64},
