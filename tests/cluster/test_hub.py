@@ -131,15 +131,15 @@ def test_logs_say_run_block_and_brick(release: str, runs: str) -> None:
     bricks = [one for worker in workers for one in said(worker) if "brick" in one]
     assert {one["run"] for one in bricks} == {RUN}
     assert all(re.fullmatch(r"[0-9]{4}[pm][0-9]{3}", one["brick"]) for one in bricks)
-    names = {worker["metadata"]["labels"]["dask.org/worker-name"] for worker in workers}
+    environments = [worker["spec"]["containers"][0]["env"] for worker in workers]
+    names = {e["value"] for env in environments for e in env if e["name"] == "DASK_WORKER_NAME"}
     assert {one["worker"] for one in bricks} <= names
 
 
-def test_pictures_of_the_dashboard(release: str, runs: str, tmp_path: Path) -> None:
+def test_a_picture_of_the_dashboard(release: str, runs: str, tmp_path: Path) -> None:
     """As a person sees it by the port-forward of the chart's notes."""
     if shutil.which("chromium") is None:
         pytest.skip("chromium is not installed")
-    folder = Path(PICTURES) if PICTURES else tmp_path
     service = f"service/{cluster_name(RUN)}-scheduler"
     forward = subprocess.Popen(
         ["kubectl", "-n", runs, "port-forward", service, ":8787"], stdout=subprocess.PIPE, text=True
@@ -148,10 +148,7 @@ def test_pictures_of_the_dashboard(release: str, runs: str, tmp_path: Path) -> N
         assert forward.stdout is not None
         (port,) = re.findall(r"127.0.0.1:(\d+) ->", forward.stdout.readline())
         with browser.chromium(tmp_path / "chromium") as tools:
-            for page, least in (("individual-task-stream", 0.1), ("status", 0.1)):
-                url = f"http://127.0.0.1:{port}/{page}"
-                taken = browser.picture(tools, url, least=least)
-                file = folder / f"dashboard-{page.removeprefix('individual-')}.png"
-                file.write_bytes(taken)
+            taken = browser.picture(tools, f"http://127.0.0.1:{port}/status", least=0.1)
+        (Path(PICTURES or tmp_path) / "dashboard.png").write_bytes(taken)
     finally:
         forward.terminate()
