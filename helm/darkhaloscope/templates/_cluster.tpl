@@ -103,7 +103,7 @@ spec:
             - {name: http-dashboard, containerPort: 8790}
           lifecycle:
             preStop:
-              exec: {command: [python, -m, darkhaloscope.cluster.retire]}
+              exec: {command: [/usr/local/bin/entrypoint, python, -m, darkhaloscope.cluster.retire]}
           resources: {{- toYaml .Values.worker.resources | nindent 12 }}
           securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
           volumeMounts: {{- include "dhs.mounts" . | nindent 12 }}
