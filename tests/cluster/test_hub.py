@@ -107,12 +107,17 @@ def test_monitoring_reads_metrics_and_nothing_else(release: str, runs: str) -> N
     notes = driver["metadata"]["annotations"]
     assert notes["prometheus.io/port"] == "8791"
     monitor = ("exec", "-i", "-n", STORE, "s3", "--", "/opt/venv/bin/python", "-")
-    page = kube.kubectl(*monitor, given=f"HOST = {hosts!r}\n{SCRAPE}")
-    assert "# 8786 timed out" in page
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(page.split("# 8786")[0]):
-        found |= {s.name + "".join(s.labels.values()): s.value for s in family.samples}
-    assert found["darkhaloscope_rows_totalok"] > 0
+
+    def scraped() -> dict[str, float] | None:
+        page = kube.kubectl(*monitor, given=f"HOST = {hosts!r}\n{SCRAPE}")
+        assert "# 8786 timed out" in page
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(page.split("# 8786")[0]):
+            found |= {s.name + "".join(s.labels.values()): s.value for s in family.samples}
+        return found if found.get("darkhaloscope_rows_totalok", 0) > 0 else None
+
+    found = kube.wait_until("the driver tells of a block", scraped)
+    assert found is not None
     assert found["darkhaloscope_bytes_total"] > 0
     assert found["darkhaloscope_rows_per_second"] > 0
     assert found["darkhaloscope_workers"] in (1, 2)
