@@ -210,7 +210,7 @@ def test_few_pairs_are_undecided() -> None:
     ds = clean().isel(pair=slice(0, 60))
     result = run_audit(ds)
     assert result.exit_code == 3
-    assert "closure_flux needs 100 closure pairs (60 here)" in result.verdict["sentence"]
+    assert "closure needs 100 pairs (60 here)" in result.verdict["sentence"]
 
 
 def test_a_required_gate_is_policy_not_diagnosis() -> None:

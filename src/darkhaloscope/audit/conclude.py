@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import CONFIDENCE
 from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
-from darkhaloscope.audit.quality import Quality
+from darkhaloscope.audit.quality import OUTCOME_COLUMNS, Quality
 from darkhaloscope.audit.selection import Selection
-from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.audit.spec import REDRAW, AuditSpec
 from darkhaloscope.audit.verdict import BUG, SHORTCUT, Gate, GateLimits, exit_code, judge
 from darkhaloscope.audit.zero_dose import zero_dose
 
@@ -44,6 +44,13 @@ NOT_TESTED = (
 
 OF_PAIRS = ("zero_dose", "zero_dose_points", "profiles", "annulus", "learning_curve")
 """Tables that say nothing where a stamp and the ctrl of its row are not the same sky."""
+
+OF_ARCS = (
+    "closure_flux", "closure_centroid", "closure_blur", "residual_pedestal", "closure_residual",
+    "arc_localisation", "closure_scatter", "excess_auc", "rerendered", "zero_dose_intercept",
+    "zero_dose_slope",
+)  # fmt: skip
+"""Gates that compare with re-rendered arcs."""
 
 LOW_DOSE = 0.1
 """Re-rendered S/N in the core below which a reader should see next to nothing."""
@@ -60,6 +67,10 @@ class AuditResult:
     verdict: dict[str, Any]
     exit_code: int
     tables: dict[str, pd.DataFrame]
+
+
+MOSTLY = 0.5
+"""Fraction of pairs whose stamp is exactly its ctrl above which nothing was told apart."""
 
 
 def conclude(
@@ -89,8 +100,9 @@ def conclude(
     dose, dose_points = zero_dose(stats, rerendered, spec)
     gates = [
         *closure_gates(closed, limits),
-        split_gate(quality, spec),
-        coverage_gate(quality),
+        # A set that says nothing of splits, or of outcomes, is not asked for them.
+        *([] if "region_split" in spec.lacks else [split_gate(quality)]),
+        *([] if set(OUTCOME_COLUMNS) <= set(spec.lacks) else [coverage_gate(quality)]),
         localisation_gate(closed, limits),
         integrity_gate(stats),
         scatter_gate(closed, limits),
@@ -99,6 +111,8 @@ def conclude(
         *core_gates(core, limits),
         *dose_gates(dose, limits),
     ]
+    if not spec.redraws:
+        gates = [_without_arcs(g, spec) for g in gates]
     more = diagnose(stats, rerendered, closed, chosen, limits, spec)
     causes = [
         *(found := closure_causes(closed, limits.of_causes)),
@@ -140,6 +154,17 @@ def conclude(
     if not spec.paired:
         result = {name: t for name, t in result.items() if name not in OF_PAIRS}
     return AuditResult(verdict, exit_code(verdict, limits.required), result)
+
+
+def _without_arcs(gate: Gate, spec: AuditSpec) -> Gate:
+    """What a gate that needs re-rendered arcs lacks where no number of pairs would help."""
+    if gate.outcome != "not_enough" or gate.name not in OF_ARCS:
+        return gate
+    lacking = [name for name in REDRAW if name in spec.lacks]
+    says = f"arcs drawn again from {', '.join(lacking)}, which the set does not say"
+    return replace(
+        gate, missing=says if spec.paired else "pairs: the set has two classes of images"
+    )
 
 
 def _wrong_rows(stats: Arrays) -> list[Cause]:
@@ -255,6 +280,8 @@ def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
 def _left_out(core: CoreGate, found: Closure, rerendered: Arrays, spec: AuditSpec) -> list[str]:
     """What could not be looked at in these data."""
     out = [f"core gate: {n} audit rows ({why})" for why, n in core.left_out.items() if n]
+    if core.tied > MOSTLY:
+        out.append(f"core gate: {core.tied:.0%} of the pairs have the same core in stamp and ctrl")
     out += [f"closure: {n} images ({why})" for why, n in found.left_out.items() if n]
     if core.tied > MOSTLY_TIED:
         out.append(f"core gate: not a test, {core.tied:.0%} of the pairs tie exactly")

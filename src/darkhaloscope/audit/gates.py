@@ -13,7 +13,6 @@ from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
 from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, below, equivalence
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
-from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import Gate, GateLimits
 
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -54,7 +53,7 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
         if outcome == "not_enough":
             have = max((e.n for e in estimates), default=0)
             missing = (
-                f"{name} needs {limits.closure_pairs} closure pairs ({have} here)"
+                _pairs_missing(have, limits)
                 if have < limits.closure_pairs
                 else f"{name} needs more closure pairs (or fainter arcs) than {have}: its interval "
                 f"[{worst.lo:.3g}, {worst.hi:.3g}] crosses its limit {limit:g}"
@@ -63,16 +62,16 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
     return gates
 
 
+def _pairs_missing(have: int, limits: GateLimits) -> str:
+    return f"closure needs {limits.closure_pairs} pairs ({have} here)"
+
+
 def _size(e: Estimate) -> float:
     return abs(e.value) if np.isfinite(e.value) else -1.0
 
 
-def split_gate(quality: Quality, spec: AuditSpec) -> Gate:
+def split_gate(quality: Quality) -> Gate:
     """No region and no host is in two splits."""
-    if "region_split" in spec.lacks:
-        none = (float("nan"), float("nan"))
-        missing = "split_integrity needs a column region_split"
-        return Gate("split_integrity", float("nan"), none, 0.0, "not_enough", missing)
     leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits)
     outcome: Outcome = "not_enough" if quality.rows == 0 else "fail" if leaks else "pass"
     return Gate("split_integrity", leaks, (leaks, leaks), 0.0, outcome, "there are no rows")
@@ -119,7 +118,7 @@ def _fraction_gate(
 ) -> Gate:
     """Fraction of pairs with a band that is ``off``; what noise alone puts off is no evidence."""
     n = found.n_pairs
-    need = f"{name} needs {limits.closure_pairs} closure pairs ({n} here)"
+    need = _pairs_missing(n, limits)
     if n == 0:
         return Gate(name, np.nan, (np.nan, np.nan), limit, "not_enough", need)
     bad = int(off(found.pairs).groupby(found.pairs["hash"]).any().sum())

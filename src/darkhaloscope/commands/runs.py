@@ -190,8 +190,9 @@ def audit_dataset(
         console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
         stats = workflow.measure_dataset(client, pairs, spec)
         result = _conclude(client, columns, folder, stats, spec, settings, console)
-    ok = columns["cutout_ok"].values.astype(bool)
-    return _finish(source, folder, result, (int((~ok).sum()), ok.size), settings, [], console)
+    outcomes = stats["outcomes"]
+    failed = int(outcomes.sum() - outcomes[:, Reason.OK].sum())
+    return _finish(source, folder, result, (failed, int(outcomes.sum())), settings, [], console)
 
 
 def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:

@@ -28,6 +28,9 @@ from darkhaloscope.variables import (
 
 Floats = NDArray[np.float64]
 
+SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+"""Other people's words for splits."""
+
 OF_THE_ARC = (
     *(v.name for v in ALL_VARIABLES if v.name.startswith(("lens_", "src_", "gamma"))),
     "psf_model", "psf_beta", "psf_fwhm_used", "psf_fwhm_drawn", "arc_snr", "magnification",
@@ -223,8 +226,9 @@ def _numbers(table: pd.DataFrame, name: str) -> Floats:
 
 def _code(variable: Variable, text: str, column: str) -> int:
     assert variable.flags is not None
+    said = SYNONYMS.get(text.lower(), text.lower())
     for code, known in variable.flags.items():
-        if text.lower() == known.lower():
+        if said == known.lower():
             return code
     raise UserError(
         f"the column {column} holds {text!r}, which is none of {', '.join(variable.flags.values())}"

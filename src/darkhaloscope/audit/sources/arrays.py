@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import fsspec
 import h5py
@@ -32,22 +34,35 @@ Array = Any
 
 @dataclass(frozen=True)
 class Member:
-    """One array of an ``.npz``; rows are read from inside the archive, none is held as a whole."""
+    """One array of an ``.npz``; rows are read from inside the archive, none is held as a whole.
+
+    An archive that is not deflated is sought in, so that each byte is read once; a deflated one has to
+    be read from its member's beginning.
+    """
 
     archive: zipfile.ZipFile
+    file: IO[bytes]
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    header: int
+    """Bytes before the first row."""
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
         per_row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        with self.archive.open(f"{self.name}.npy") as stream:
-            _header(stream)
-            left = start * per_row
-            while left > 0:  # what a seek does, but in pieces of a bounded size
-                left -= len(stream.read(min(left, SKIP_BYTES)))
-            data = stream.read(max(stop - start, 0) * per_row)
+        skip, wanted = self.header + start * per_row, max(stop - start, 0) * per_row
+        entry = self.archive.getinfo(f"{self.name}.npy")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            self.file.seek(entry.header_offset + 26)
+            lengths = struct.unpack("<HH", self.file.read(4))  # of the name and of the extra field
+            self.file.seek(entry.header_offset + 30 + sum(lengths) + skip)
+            data = self.file.read(wanted)
+        else:
+            with self.archive.open(entry) as stream:
+                while skip > 0:  # what a seek does, but in pieces of a bounded size
+                    skip -= len(stream.read(min(skip, SKIP_BYTES)))
+                data = stream.read(wanted)
         return np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
 
 
@@ -57,11 +72,12 @@ def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return read(stream)
 
 
-def _members(archive: zipfile.ZipFile, url: str) -> dict[str, Array]:
+def _members(archive: zipfile.ZipFile, file: IO[bytes], url: str) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for entry in archive.namelist():
         with archive.open(entry) as stream:
             shape, fortran, dtype = _header(stream)
+            header = stream.tell()
         name = entry.removesuffix(".npy")
         if dtype.hasobject:
             raise UserError(
@@ -70,7 +86,7 @@ def _members(archive: zipfile.ZipFile, url: str) -> dict[str, Array]:
         if fortran and len(shape) > 1:
             raise UserError(f"{name} in {url} is in Fortran order; save np.ascontiguousarray of it")
         if shape:
-            found[name] = Member(archive, name, shape, dtype)
+            found[name] = Member(archive, file, name, shape, dtype, header)
     return found
 
 
@@ -102,7 +118,7 @@ def opened(url: str, kind: Kind) -> Iterator[tuple[dict[str, Array], dict[str, A
                     yield sets, dict(file.attrs)
             elif kind == "npz":
                 with zipfile.ZipFile(stream) as archive:
-                    yield _members(archive, url), {}
+                    yield _members(archive, stream, url), {}
             else:
                 with xr.open_dataset(stream, engine="scipy", decode_times=False) as dataset:
                     yield {str(k): v for k, v in dataset.variables.items()}, dataset.attrs
@@ -160,10 +176,14 @@ class ArrayFile:
             return np.asarray(arrays[name][rows])
 
     def table(self, rows: slice, length: int, bands: tuple[str, ...]) -> pd.DataFrame:
-        """Columns of that length: arrays (row) by name, (row, band) as ``name_band``."""
+        """Columns of that length: arrays (row) by name, (row, band) as ``name_band``.
+
+        Of an array in a group of an HDF5 file the name is that behind the last slash.
+        """
         made: dict[str, Any] = {}
         with opened(self.url, self.kind) as (arrays, _):
-            for name, array in arrays.items():
+            for path, array in arrays.items():
+                name = path.rsplit("/", 1)[-1]
                 shape = tuple(array.shape)
                 if shape[0] != length or np.dtype(array.dtype).kind not in "fiubSUOT":
                     continue
@@ -174,9 +194,14 @@ class ArrayFile:
                     made |= {f"{name}_{band}": values[:, b] for b, band in enumerate(bands)}
         return pd.DataFrame(made, index=range(*rows.indices(length)))
 
-    def blocks(self, length: int, wanted: int) -> list[slice]:
-        """Slices of about ``wanted`` rows."""
-        return [slice(a, min(a + wanted, length)) for a in range(0, length, wanted)]
+    def rows_at_once(self, names: tuple[str, ...]) -> int:
+        """Rows in which these stacks are stored: reading fewer decodes a chunk more than once."""
+        with opened(self.url, self.kind) as (arrays, _):
+            stored = (
+                getattr(arrays[n], "shards", None) or getattr(arrays[n], "chunks", None)
+                for n in names
+            )
+            return math.lcm(*(int(chunk[0]) for chunk in stored if chunk))
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

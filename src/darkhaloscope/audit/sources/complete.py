@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.quality import OUTCOME_COLUMNS
 from darkhaloscope.audit.spec import REDRAW
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import radius_map, stamp_centre
@@ -42,7 +43,9 @@ def lacking(first: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
             "regions: the set says none; each row counts as one, so intervals are too narrow"
         )
     if "region_split" in lacks:
-        notes.append("splits: the set has no region_split")
+        notes.append("splits: the set has no region_split, nothing can leak from one into another")
+    if set(OUTCOME_COLUMNS) <= set(lacks):
+        notes.append(f"column coverage: the set has none of {', '.join(OUTCOME_COLUMNS)}")
     if "theta_e" in lacks:
         notes.append("strata and profiles by theta_e: the set has no theta_e")
     if "sky_sigma" in lacks:
@@ -125,7 +128,7 @@ def sky_of(ctrl: NDArray[np.float32], nodata: NDArray[np.bool_]) -> NDArray[np.f
     size = ctrl.shape[-1]
     far = radius_map(size, stamp_centre(size), stamp_centre(size)) > 0.4 * size
     values = np.where(nodata, np.nan, ctrl)[..., far]
-    with np.errstate(invalid="ignore"):
-        middle = np.nanmedian(np.where(np.isfinite(values), values, np.nan), axis=-1, keepdims=True)
-        spread = np.nanmedian(np.abs(values - middle), axis=-1)
+    values[np.isnan(values).all(axis=-1)] = 0.0
+    middle = np.nanmedian(values, axis=-1, keepdims=True)
+    spread = np.nanmedian(np.abs(values - middle), axis=-1)
     return np.where(spread > 0, 1.4826 * spread, np.nan).astype(np.float32)

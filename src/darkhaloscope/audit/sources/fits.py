@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import fsspec
 import numpy as np
 import pandas as pd
 from astropy.io import fits
@@ -30,6 +31,9 @@ class FitsFolder:
     @classmethod
     def find(cls, url: str) -> FitsFolder | None:
         """The folders at ``url``; None where none of the known names holds FITS files."""
+        fs, path = fsspec.url_to_fs(url)
+        if not fs.isdir(path):
+            return None
         found = []
         for name in FOLDERS:
             names = sorted(n for n in storage.names(storage.join(url, name)) if n.endswith(ENDINGS))

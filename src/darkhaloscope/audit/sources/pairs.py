@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
 from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
+from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
 from darkhaloscope.audit.sources.tables import BlobTable
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.mapping import Mapping, import_rows
 
@@ -34,6 +35,8 @@ WAYS = (("ctrl", "arc"), ("stamp", "ctrl"), ("lens", "nonlens"))
 BANDS_OF = {1: ("r",), 3: ("g", "r", "z"), 4: ("g", "r", "i", "z")}
 SMALLEST = 24
 BLOCK_ROWS = 1024
+MOST_STORED = 8192
+"""Rows of a stored chunk above which a block is smaller than it, and decodes it more than once."""
 NONLENS = "nonlens_"
 """Prefix of columns of the second class of a set without pairs."""
 
@@ -92,30 +95,54 @@ class PairSource:
         """Slices of rows, one a task."""
         if isinstance(self.reader, BlobTable):
             return self.reader.blocks(wanted)
-        return [slice(a, min(a + wanted, self.rows)) for a in range(0, self.rows, wanted)]
+        step = wanted
+        if isinstance(self.reader, ArrayFile):
+            stored = self.reader.rows_at_once((self.first, self.second))
+            step = stored * -(-wanted // stored) if stored <= MOST_STORED else wanted
+        return [slice(a, min(a + step, self.rows)) for a in range(0, self.rows, step)]
 
     def block(self, rows: slice) -> xr.Dataset:
         """Some rows in memory: pixels and every variable; what is missing holds its fill value.
 
-        In a set without pairs ``arc`` is what a lens image has more than the other one of its row.
+        In a set without pairs ``arc`` is what a lens image has more than the other one of its row. Where
+        the arc is a difference, ``arc_error`` (pair, band) says how far its sum may be off. A row without
+        a finite pixel has failed, and failed rows have pixels 0, as everywhere.
+
+        Raises
+        ------
+        UserError
+            Pixels are larger than float32 holds, or a column is not what its variable needs.
         """
         ctrl_name, light_name = (
             (self.first, self.second) if self.way == ("ctrl", "arc") else (self.second, self.first)
         )
-        ctrl, light = self._images(ctrl_name, rows), self._images(light_name, rows)
+        ctrl, ctrl_step = self._images(ctrl_name, rows)
+        light, light_step = self._images(light_name, rows)
         nodata = ~np.isfinite(ctrl) | ~np.isfinite(light)
-        arc = light if self.way == ("ctrl", "arc") else light - ctrl
+        arc = light if self.way == ("ctrl", "arc") else np.where(nodata, 0.0, light) - ctrl
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
         ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
         found = self._columns(rows)
         made = complete(found, len(arc), self.size, self.bands, rows.start)
+        self._fail(made, nodata)
+        failed = ~made["cutout_ok"].values
+        ctrl[failed] = 0.0
         lost = nodata | ~(made["coverage"].values > 0)[:, :, None, None]
+        lost |= failed[:, None, None, None]
         bits = (np.uint8(1) << np.arange(len(self.bands), dtype=np.uint8))[:, None, None]
         if "coverage" not in found:
             made["coverage"] = (("pair", "band"), (1 - nodata.mean(axis=(2, 3))).astype("f4"))
         if "sky_sigma" not in found:
             made["sky_sigma"] = (("pair", "band"), sky_of(ctrl, nodata))
         cube = ("pair", "band", "y", "x")
+        if self.way != ("ctrl", "arc"):
+            off = difference_error(arc, nodata, ctrl_step + light_step)
+            # Where pixels are lost nobody knows how much of the recorded light they held.
+            off[nodata.any(axis=(2, 3))] = np.inf
+            made["arc_error"] = (
+                ("pair", "band"),
+                off if self.paired else np.full_like(off, np.inf),
+            )
         return made.assign(
             ctrl=(cube, ctrl),
             arc=(cube, np.where(lost, np.float32(0), arc)),
@@ -157,13 +184,30 @@ class PairSource:
             return table.drop(columns=named)
         return table[named].rename(columns=lambda c: c.removeprefix(NONLENS))
 
-    def _images(self, name: str, rows: slice) -> NDArray[np.float32]:
+    def _fail(self, made: xr.Dataset, nodata: NDArray[np.bool_]) -> None:
+        """Rows without one pixel that is a number have failed."""
+        empty = nodata.all(axis=(1, 2, 3)) & made["cutout_ok"].values.astype(bool)
+        made["cutout_ok"] = ("pair", made["cutout_ok"].values.astype(bool) & ~empty)
+        made["reason"].values[empty] = Reason.NAN_PIXELS
+
+    def _images(self, name: str, rows: slice) -> tuple[NDArray[np.float32], Steps]:
+        """Rows of a stack, and the step of its numbers."""
         if isinstance(self.reader, BlobTable):
-            return self.reader.images(name, rows, self.bands)
-        images = np.asarray(self.reader.images(name, rows), dtype=np.float32)
+            stored: NDArray[Any] = self.reader.images(name, rows, self.bands)
+        else:
+            stored = np.asarray(self.reader.images(name, rows))
+        with np.errstate(over="ignore"):
+            images = stored.astype(np.float32)
+        if np.isinf(images).sum() > np.isinf(stored).sum():
+            raise UserError(
+                f"{name} of {self.url} holds pixels up to {np.nanmax(np.abs(stored)):.1g}, more than "
+                "float32 can hold; divide them, fluxes are nanomaggies"
+            )
         if images.ndim == 3:
             images = images[:, None]
-        return np.moveaxis(images, -1, 1) if self.channels_last else images
+        if self.channels_last:
+            images = np.moveaxis(images, -1, 1)
+        return images, steps(images, stored.dtype)
 
 
 def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
@@ -217,7 +261,11 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
         said = getattr(mapping.stacks, role) if mapping.stacks is not None else None
         if said is not None and said not in shapes:
             raise UserError(f"{url} has no stack of images {said}; it has {_list(shapes)}")
-        hit = [said] if said is not None else [n for n in shapes if n.rsplit("/", 1)[-1] in known]
+        hit = [said] if said is not None else _called(known, shapes)
+        if len(hit) > 1:
+            raise UserError(
+                f"{' and '.join(hit)} of {url} could both be the {role}; name one in a mapping (stacks)"
+            )
         if hit:
             named[role] = hit[0]
     way = next((w for w in WAYS if set(w) <= set(named)), None)
@@ -252,6 +300,15 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     return PairSource(
         reader, way, first, second, (one[0], two[0]), bands, size, last, mapping, notes=notes
     )
+
+
+def _called(known: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Stacks with the first of these names that any has, whatever group of a file they lie in."""
+    for name in known:
+        hit = [n for n in shapes if n.rsplit("/", 1)[-1].lower() == name]
+        if hit:
+            return hit
+    return []
 
 
 def _list(shapes: dict[str, tuple[int, ...]]) -> str:
