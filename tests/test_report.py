@@ -20,13 +20,13 @@ from darkhaloscope.audit import AuditResult, GateLimits
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.report import write_report
-from darkhaloscope.report.examples import arc_gain, choose, rgb
+from darkhaloscope.report.examples import arc_gain, choose, examples, rgb
 from darkhaloscope.report.style import number
 
 ANCHORS = (
     "verdict", "gates", "examples", "columns", "profiles", "annulus", "core", "zero-dose", "closure",
-    "residual", "footprint", "core-shape", "leak-map", "selection", "alignment", "groups", "untested",
-    "words", "provenance",
+    "residual", "footprint", "core-shape", "growth", "leak-map", "selection", "alignment", "groups",
+    "untested", "words", "provenance",
 )  # fmt: skip
 
 
@@ -70,6 +70,9 @@ def save(result: AuditResult, ds: xr.Dataset, folder: str) -> None:
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         storage.write(storage.join(folder, "audit", f"{name}.parquet"), buffer.getvalue())
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **result.examples)
+    storage.write(storage.join(folder, "audit", "examples.npz"), buffer.getvalue())
     storage.write(storage.join(folder, "verdict.json"), audit.to_json(result.verdict).encode())
     put = ds.copy()
     put["band"] = put["band"].astype(object)
@@ -172,12 +175,14 @@ def test_pictures_are_drawings_and_examples_are_pixels(page: Page) -> None:
         if uri.startswith("data:image/svg")
     ]
     # 3 profiles, 1 annulus and 1 difference, 2 AUC, excess, curve, 2 doses, 3 closure, 4 residuals, map,
-    # 3 core shapes, 3 of the leak map, metadata, 3 of alignment, AUC against dose
-    assert len(drawn) == 30
+    # 3 core shapes, 3 of growth, 3 of the leak map, metadata, 3 of alignment, AUC against dose
+    assert len(drawn) == 33
     for svg in drawn:
         assert "<script" not in svg
         assert "dc:date" not in svg
-    assert len([u for u in page.images() if u.startswith("data:image/png")]) == 24
+    pixels = [u for u in page.images() if u.startswith("data:image/png")]
+    assert len(pixels) == 8 * 3 + 6 * 3  # examples, and the worst
+    assert "% of its light is not as re-rendered" in page.text
 
 
 def test_the_same_audit_gives_the_same_bytes(folder: Path) -> None:
@@ -316,7 +321,7 @@ def test_an_example_without_a_band_says_so(tmp_path: Path) -> None:
     for name in ("psf_fwhm_used", "total_injected_flux", "arc_flux_total"):
         ds[name][:, 0] = np.nan
     page = draw(audited(ds), ds, tmp_path)
-    assert page.text.count("no data in g") == 8
+    assert page.text.count("no data in g") == 8 + 6  # the worst ones too
 
 
 def test_tables_that_are_not_there_leave_a_page(tmp_path: Path) -> None:
@@ -333,13 +338,28 @@ def test_the_scale_bar_is_five_arcsec(page: Page) -> None:
     assert set(bars) == {f"width:{100 * 5 / (PIXEL_SCALE * 48):.2f}%"}
 
 
+def test_a_set_of_others_shows_what_the_audit_kept(tmp_path: Path) -> None:
+    place = str(tmp_path / "audit")
+    save(finished(), small(), place)
+    page = Page(Path(write_report(str(tmp_path / "theirs.npz"), place)).read_text())
+    assert "8 of the audited rows, from small to large Einstein radius: ctrl" in page.text
+    assert len([u for u in page.images() if u.startswith("data:image/png")]) == 42
+    kept = {**finished().examples, "paired": np.array(False)}
+    kept["kind"] = np.full(len(kept["kind"]), "spread")
+    shown = examples(str(tmp_path / "theirs.npz"), kept)
+    assert {label for e in shown.pairs for label, _ in e.panels} == {"no lens", "lens"}
+    storage.write(storage.join(place, "audit", "examples.npz"), b"PK no archive")
+    with pytest.raises(UserError, match=r"examples\.npz is no \.npz file"):
+        write_report(str(tmp_path / "theirs.npz"), place)
+
+
 def test_folders_behind_a_url() -> None:
     url = "memory://report-test/run"
     save(audited(small()), small(), url)
     place = write_report(url, url)
     assert place == f"{url}/report.html"
     html = fsspec.filesystem("memory").cat_file("/report-test/run/report.html").decode()
-    assert html.count("data:image/png") == 24
+    assert html.count("data:image/png") == 42
 
 
 def test_a_missing_or_damaged_verdict_is_one_sentence(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from darkhaloscope.audit.causes import Cause, closure_causes
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate, core_gate
 from darkhaloscope.audit.diagnostics import diagnose
+from darkhaloscope.audit.examples import example_pairs
 from darkhaloscope.audit.gates import (
     closure_gates,
     core_gates,
@@ -61,12 +62,13 @@ class AuditResult:
     """The verdict and the tables behind it.
 
     ``verdict`` is what ``verdict.json`` holds; ``exit_code`` 0, 1 or 3; ``tables`` are DataFrames
-    by name, all of plain columns.
+    by name, all of plain columns; ``examples`` pairs to look at, as plain arrays.
     """
 
     verdict: dict[str, Any]
     exit_code: int
     tables: dict[str, pd.DataFrame]
+    examples: Arrays
 
 
 MOSTLY = 0.5
@@ -153,7 +155,8 @@ def conclude(
         result["matched_negatives"] = matched_negatives(stats, spec)
     if not spec.paired:
         result = {name: t for name, t in result.items() if name not in OF_PAIRS}
-    return AuditResult(verdict, exit_code(verdict, limits.required), result)
+    shown = example_pairs(stats, rerendered, closed, spec)
+    return AuditResult(verdict, exit_code(verdict, limits.required), result, shown)
 
 
 def _without_arcs(gate: Gate, spec: AuditSpec) -> Gate:
@@ -304,7 +307,7 @@ def _agreement(core: CoreGate, found: Closure) -> str:
         return f"{found.n_pairs} re-rendered arcs agree with what is stored"
     closed = (
         f"{found.n_pairs} arcs drawn again from their parameters agree with what is stored (flux "
-        f"{flux.value:+.1e}, displacement {shift.value:.1e} px, PSF width {width.value:+.1e})"
+        f"{flux.value:+.3%}, displacement {shift.value:.4f} px, PSF width {width.value:+.3%})"
     )
     if core.tied > MOSTLY_TIED:
         return (
@@ -312,5 +315,5 @@ def _agreement(core: CoreGate, found: Closure) -> str:
         )
     return (
         f"{closed}, and a core AUC of {core.overall.value:.3f} is what such arcs give (excess "
-        f"{core.excess[0]:+.1e} [{core.excess[1]:+.1e}, {core.excess[2]:+.1e}])"
+        f"{core.excess[0]:.4f} [{core.excess[1]:.4f}, {core.excess[2]:.4f}])"
     )

@@ -16,6 +16,7 @@ from darkhaloscope.audit.alignment import (
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
+from darkhaloscope.audit.growth import growth_table, magnification_table
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
 from darkhaloscope.audit.measure import Arrays
@@ -87,6 +88,8 @@ def diagnose(
             "shift_sensitivity": shifts,
             "core": core,
             "quadrants": quadrants,
+            "growth": growth_table(stamps, stats, spec),
+            "magnification": magnification_table(stats, rerendered, spec),
             "groups": groups,
             "selection": chosen.table,
             "independence": chosen.dependence,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import io
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 from distributed import Client
@@ -243,10 +245,15 @@ def _conclude(
     console: Console,
 ) -> AuditResult:
     """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
+    began = time.monotonic()
     with Bar(console, "re-render", 1, "pieces") as bar:
         catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
         rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached, catalogue)
-    console.print("reducing", highlight=False)
+    console.print(
+        f"re-rendered {len(rerendered['hash'])} audit rows, {len(rerendered['whole_hash'])} of them "
+        f"whole, in {time.monotonic() - began:.0f} s; reducing",
+        highlight=False,
+    )
     quality = audit.quality(columns, spec.reference_band)
     chosen = audit.selection(columns, spec)
     result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec, chosen)
@@ -254,6 +261,9 @@ def _conclude(
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         storage.write(storage.join(folder, "audit", f"{name}.parquet"), buffer.getvalue())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **result.examples)
+    storage.write(storage.join(folder, "audit", "examples.npz"), buffer.getvalue())
     storage.write(storage.join(folder, "verdict.json"), audit.to_json(result.verdict).encode())
     return result
 

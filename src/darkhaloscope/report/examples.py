@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from darkhaloscope import store
+from darkhaloscope.audit.examples import SPREAD, WORST
+from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.report.style import number, png
@@ -38,30 +42,25 @@ NO_DATA = (0.35, 0.35, 0.42)
 
 @dataclass(frozen=True)
 class Example:
-    """One pair as three images (data URIs) and its labels, all text."""
+    """One pair: labelled images (data URIs), a headline and where it lies, all text."""
 
-    ctrl: str
-    stamp: str
-    arc: str
-    gain: str
-    brick: str
-    slot: str
-    theta_e: str
-    snr: str
-    magnification: str
-    split: str
-    lacking: str
+    panels: list[tuple[str, str]]
+    head: str
+    place: str
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The pairs that a page shows; ``note`` says in a sentence why there are none."""
+    """The pairs that a page shows, and the ``worst`` ones; ``note`` says in a sentence why there are none."""
 
     pairs: list[Example]
+    worst: list[Example]
     note: str
     attributes: dict[str, str]
     size: int
     bands: list[str]
+    chosen: str = ""
+    """How the pairs were chosen."""
 
     @property
     def scale_bar(self) -> float:
@@ -73,12 +72,22 @@ class Examples:
         return 100.0 * 5.0 / (scale * self.size)
 
 
-def examples(source: str) -> Examples:
-    """Choose and draw a few pairs of a data set; an unreadable one gives none, and says why."""
+def examples(source: str, kept: Arrays | None = None) -> Examples:
+    """Choose and draw a few pairs of a data set; an unreadable one gives none, and says why.
+
+    Parameters
+    ----------
+    source : str
+        A run's folder or a Zarr group of ours.
+    kept : dict of ndarray, optional
+        :func:`~darkhaloscope.audit.examples.example_pairs`, what the audit kept: the worst pairs, and
+        those that are shown where ``source`` is no data set of ours.
+    """
+    worst = [] if kept is None else _kept(kept, WORST)
     try:
         dataset = store.open_dataset(source)
     except UserError as error:
-        return Examples([], f"No examples: {error}", {}, 0, [])
+        return _of_others(kept, worst, f"No examples: {error}", {})
     attributes = {str(k): str(v) for k, v in dataset.attrs.items()}
     lacking = [
         name
@@ -86,13 +95,110 @@ def examples(source: str) -> Examples:
         if name not in dataset
     ]
     if lacking:
-        return Examples([], f"No examples: the data set has no {lacking[0]}.", attributes, 0, [])
+        note = f"No examples: the data set has no {lacking[0]}."
+        return _of_others(kept, worst, note, attributes)
     bands = [str(b) for b in dataset["band"].values]
     rows = choose(dataset)
     found = dataset[list(SHOWN)].isel(pair=rows).load() if len(rows) else None
     pairs = [_example(found.isel(pair=k), bands) for k in range(len(rows))] if found else []
     note = "" if pairs else "No examples: the data set holds no injection with pixels."
-    return Examples(pairs, note, attributes, int(dataset.sizes["x"]), bands)
+    chosen = (
+        f"{len(pairs)} injections, from small to large Einstein radius, a faint and a bright arc of "
+        "each quarter: ctrl, stamp = ctrl + arc, and arc alone"
+    )
+    return Examples(pairs, worst, note, attributes, int(dataset.sizes["x"]), bands, chosen)
+
+
+def _of_others(
+    kept: Arrays | None, worst: list[Example], note: str, attributes: dict[str, str]
+) -> Examples:
+    """The pairs that the audit kept, where it kept any."""
+    pairs = [] if kept is None else _kept(kept, SPREAD)
+    if kept is None or not pairs:
+        return Examples([], worst, note, attributes, 0, [])
+    attributes = {"pixel_scale_arcsec": str(float(kept["pixel_scale"])), **attributes}
+    bands = [str(b) for b in kept["bands"]]
+    what = (
+        "ctrl, stamp = ctrl + arc, and arc alone"
+        if kept["paired"]
+        else "an image of the class without lenses, and one of lenses, which are no pair"
+    )
+    chosen = f"{len(pairs)} of the audited rows, from small to large Einstein radius: {what}"
+    return Examples(pairs, worst, "", attributes, int(kept["ctrl"].shape[-1]), bands, chosen)
+
+
+def _kept(kept: Arrays, kind: str) -> list[Example]:
+    bands = [str(b) for b in kept["bands"]]
+    draw = _worst if kind == WORST else _spread
+    return [draw(kept, int(k), bands) for k in np.flatnonzero(kept["kind"] == kind)]
+
+
+def _spread(kept: Arrays, k: int, bands: Sequence[str]) -> Example:
+    ctrl, arc = (kept[name][k].astype(float) for name in ("ctrl", "arc"))
+    lost = lost_pixels(kept["nodata"][k], len(bands))
+    if kept["paired"]:
+        panels = _panels(ctrl, arc, lost, bands)
+    else:
+        seen = (("no lens", ctrl), ("lens", ctrl + arc))
+        panels = [(label, png(rgb(image, bands, lost))) for label, image in seen]
+    return Example(panels, _headline(kept, k), _place(kept, k, bands))
+
+
+def _worst(kept: Arrays, k: int, bands: Sequence[str]) -> Example:
+    """Stamp, arc, and what is left of it beside the re-rendered one, in the band where that is most."""
+    ctrl, arc = (kept[name][k].astype(float) for name in ("ctrl", "arc"))
+    lost = lost_pixels(kept["nodata"][k], len(bands))
+    panels = _panels(ctrl, arc, lost, bands)[1:]
+    unit = kept["sky_sigma"][k].astype(float)[:, None, None]
+    rest = (arc - kept["again"][k]) / unit
+    if np.isfinite(rest).any():
+        band = int(np.nanargmax(np.nan_to_num(np.abs(rest)).max(axis=(1, 2))))
+        reach = max(float(np.nanmax(np.abs(rest[band]))), 1e-12)
+        label = f"{bands[band]}: ±{number(reach, 2)} sky σ"
+        panels.append((label, png(diverging(np.nan_to_num(rest[band]) / reach))))
+    return Example(panels, str(kept["why"][k]), _place(kept, k, bands))
+
+
+def _panels(
+    ctrl: NDArray[np.float64],
+    arc: NDArray[np.float64],
+    lost: NDArray[np.bool_],
+    bands: Sequence[str],
+) -> list[tuple[str, str]]:
+    gain = arc_gain(arc, bands)
+    images = (
+        ("ctrl", ctrl),
+        ("stamp", ctrl + arc),
+        (f"arc ×{gain:g}" if gain > 1 else "arc", gain * arc),
+    )
+    return [(label, png(rgb(image, bands, lost))) for label, image in images]
+
+
+def _headline(row: Mapping[str, Any], k: int | tuple[()]) -> str:
+    theta, snr, mu = (
+        number(float(np.asarray(row[c])[k]), 3) for c in ("theta_e", "arc_snr", "magnification")
+    )
+    return f"θ_E {theta}″ · S/N {snr} · μ {mu}"
+
+
+def _place(row: Mapping[str, Any], k: int | tuple[()], bands: Sequence[str]) -> str:
+    split = dict(enumerate(SPLITS)).get(int(np.asarray(row["region_split"])[k]), "–")
+    share = np.asarray(row["coverage"])[k]
+    empty = [band for band, part in zip(bands, share, strict=True) if not part > 0]
+    lacking = f", no data in {' and '.join(empty)}" if empty else ""
+    name, slot = (str(np.asarray(row[c])[k]) for c in ("brick", "slot"))
+    return f"brick {name}, slot {slot}, {split}{lacking}"
+
+
+def lost_pixels(nodata: NDArray[np.uint8], bands: int) -> NDArray[np.bool_]:
+    """Pixels (y, x) without data in any band."""
+    bits = np.uint8(1) << np.arange(bands, dtype=np.uint8)
+    return np.asarray(((nodata[None] & bits[:, None, None]) != 0).all(axis=0))
+
+
+def diverging(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values in -1..1 as colours (y, x, 3): blue below 0, white, red above."""
+    return np.asarray(colormaps["RdBu_r"](0.5 + 0.5 * values))[..., :3]
 
 
 def choose(dataset: xr.Dataset, wanted: int = EXAMPLES) -> NDArray[np.int64]:
@@ -145,28 +251,10 @@ def _looked_at(n: int, pieces: int = 16) -> list[slice]:
 
 
 def _example(row: xr.Dataset, bands: Sequence[str]) -> Example:
-    ctrl = row["ctrl"].values.astype(float)
-    arc = row["arc"].values.astype(float)
-    bits = np.uint8(1) << np.arange(len(bands), dtype=np.uint8)
-    lost = ((row["nodata"].values[None] & bits[:, None, None]) != 0).all(axis=0)
-    gain = arc_gain(arc, bands)
-    empty = [
-        band for band, share in zip(bands, row["coverage"].values, strict=True) if not share > 0
-    ]
-    seen = [png(rgb(image, bands, lost)) for image in (ctrl, ctrl + arc, gain * arc)]
-    return Example(
-        ctrl=seen[0],
-        stamp=seen[1],
-        arc=seen[2],
-        gain=f" ×{gain:g}" if gain > 1 else "",
-        brick=str(row["brick"].item()),
-        slot=str(row["slot"].item()),
-        theta_e=f"{row['theta_e'].item():.2f}",
-        snr=number(row["arc_snr"].item(), 3),
-        magnification=number(row["magnification"].item(), 3),
-        lacking=f", no data in {' and '.join(empty)}" if empty else "",
-        split=dict(enumerate(SPLITS)).get(int(row["region_split"].item()), "–"),
-    )
+    lost = lost_pixels(row["nodata"].values, len(bands))
+    panels = _panels(row["ctrl"].values.astype(float), row["arc"].values.astype(float), lost, bands)
+    columns = {name: row[name].values for name in SHOWN}
+    return Example(panels, _headline(columns, ()), _place(columns, (), bands))
 
 
 def arc_gain(arc: NDArray[np.float64], bands: Sequence[str]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from darkhaloscope.audit.growth import TREND
 from darkhaloscope.audit.leak_map import BOOSTED
 from darkhaloscope.report.load import Findings, unit_of
 from darkhaloscope.report.style import number, percent, stratum
@@ -229,6 +230,42 @@ def core(found: Findings) -> Table:
         for r in found["core"].to_dict("records")
     ]  # fmt: skip
     return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
+
+
+def growth(found: Findings) -> Table:
+    """Light and area by Einstein radius, and their rank correlation with it."""
+    rows = [
+        [stratum(str(r["stratum"])), GROWN[str(r["quantity"])], f"{int(r['pairs']):,}",
+         number(r["value"], 3), interval((r["lo"], r["hi"])), number(r["rerendered"], 3)]
+        for r in found["growth"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
+
+
+GROWN = {"flux": "light [nMgy]", "area": "area [arcsec²]"}
+
+
+def trends(found: Findings) -> str:
+    """Rank correlations with the Einstein radius, in a clause."""
+    table = found["growth"]
+    parts = [
+        f"{r['quantity']} {number(r['value'], 2)} {interval((r['lo'], r['hi']))} (re-rendered "
+        f"{number(r['rerendered'], 2)})"
+        for r in table[table["stratum"] == TREND].to_dict("records")
+    ]
+    return f"rank correlation with θ_E: {', '.join(parts)}." if parts else "no trend is known."
+
+
+def magnification(found: Findings) -> Table:
+    """Percentiles of recorded and re-rendered magnifications."""
+    numbers = ("min", "p5", "p16", "median", "p84", "p95", "max")
+    rows = [
+        [stratum(str(r["stratum"])), str(r["of"]), f"{int(r['pairs']):,}", f"{int(r['below_one']):,}",
+         *(number(r[c], 3) for c in numbers)]
+        for r in found["magnification"].to_dict("records")
+    ]  # fmt: skip
+    head = ["θ_E", "of", "pairs", "below 1", "min", "P5", "P16", "median", "P84", "P95", "max"]
+    return Table(head, rows, 2)
 
 
 def boosted(found: Findings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from darkhaloscope.audit.growth import RECORDED, RERENDERED, TREND
 from darkhaloscope.audit.leak_map import BLOCK, GRID, RINGS
 from darkhaloscope.report.closure_pictures import thin
 from darkhaloscope.report.load import Findings
@@ -143,6 +144,50 @@ def core_pictures(found: Findings) -> list[Picture]:
             names = [stratum(str(s)) for s in part["stratum"]]
             out.append(_beside(part, names, title, r"$\theta_E$ [arcsec]", label))
     return out
+
+
+def growth_pictures(found: Findings) -> list[Picture]:
+    """Light and area of arcs by theta_e, beside the re-rendered ones."""
+    table = found["growth"]
+    out = []
+    for quantity, title, label in (
+        ("flux", "light of an arc", "[nMgy]"),
+        ("area", "area of an arc", "[arcsec²]"),
+    ):
+        part = table[(table["quantity"] == quantity) & (table["stratum"] != TREND)]
+        part = part.dropna(subset=["value"])
+        if len(part):
+            names = [stratum(str(s)) for s in part["stratum"]]
+            out.append(_beside(part, names, title, r"$\theta_E$ [arcsec]", label))
+    return out
+
+
+def magnifications(found: Findings) -> list[Picture]:
+    """Percentiles of recorded magnifications by theta_e, beside the re-rendered ones."""
+    table = found["magnification"]
+    if table.empty:
+        return []
+    names = [str(s) for s in pd.unique(table["stratum"])]
+    figure, axes = panel("magnification", r"$\theta_E$ [arcsec]", "lensed / intrinsic flux")
+    for kind, colour, marker, shift in (
+        (RECORDED, OBSERVED, "o", -0.1),
+        (RERENDERED, EXPECTED, "D", 0.1),
+    ):
+        part = table[table["of"] == kind]
+        place = np.array([names.index(str(s)) for s in part["stratum"]]) + shift
+        axes.vlines(place, numbers(part, "p5"), numbers(part, "p95"), color=colour, lw=1.2)
+        axes.vlines(place, numbers(part, "p16"), numbers(part, "p84"), color=colour, lw=3.5)
+        axes.plot(place, numbers(part, "median"), marker, color=colour, markersize=6, ls="none",
+                  label=kind)  # fmt: skip
+        axes.plot(place, numbers(part, "min"), "_", color=colour, markersize=8, ls="none")
+        axes.plot(place, numbers(part, "max"), "_", color=colour, markersize=8, ls="none")
+    axes.axhline(1.0, color=LIMIT, lw=1.2, ls=(0, (4, 3)), label="no lens")
+    axes.set_yscale("log")
+    axes.set_xticks(
+        range(len(names)), [stratum(s) for s in names], rotation=30 if len(names) > 4 else 0
+    )
+    legend(figure, axes, 3, "median, 16–84 %, 5–95 %, extremes")
+    return [finish(figure, "percentiles of the magnification by Einstein radius")]
 
 
 def _beside(part: pd.DataFrame, names: list[str], title: str, xlabel: str, ylabel: str) -> Picture:

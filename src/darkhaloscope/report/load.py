@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -18,10 +21,11 @@ from darkhaloscope.audit.closure import PROFILE_COLUMNS as CLOSURE_PROFILE_COLUM
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.core_gate import CURVE_COLUMNS, STRATA_COLUMNS
 from darkhaloscope.audit.dose import DOSE_COLUMNS
+from darkhaloscope.audit.growth import GROWTH_COLUMNS, MAGNIFICATION_COLUMNS
 from darkhaloscope.audit.hypotheses import TEST_COLUMNS
 from darkhaloscope.audit.independence import INDEPENDENCE_COLUMNS, OUTLIER_COLUMNS
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS
-from darkhaloscope.audit.measure import FOOTPRINT_COUNTS
+from darkhaloscope.audit.measure import FOOTPRINT_COUNTS, Arrays
 from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
 from darkhaloscope.audit.selection import SELECTION_COLUMNS
 from darkhaloscope.audit.shape import CORE_COLUMNS, GROUP_COLUMNS, QUADRANT_COLUMNS
@@ -56,6 +60,8 @@ COLUMNS: dict[str, list[str]] = {
     "core": CORE_COLUMNS,
     "quadrants": QUADRANT_COLUMNS,
     "groups": GROUP_COLUMNS,
+    "growth": GROWTH_COLUMNS,
+    "magnification": MAGNIFICATION_COLUMNS,
     "selection": SELECTION_COLUMNS,
     "independence": INDEPENDENCE_COLUMNS,
     "psf_outliers": OUTLIER_COLUMNS,
@@ -83,6 +89,8 @@ class Findings:
     experiment: str
     settings: dict[str, Any]
     run: dict[str, Any]
+    kept: Arrays | None = None
+    """The pairs that the audit kept to be looked at."""
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -155,6 +163,7 @@ def load(source: str, folder: str) -> Findings:
         text,
         settings if isinstance(settings, dict) else {},
         run if isinstance(run, dict) else {},
+        _kept(folder),
     )
 
 
@@ -189,6 +198,18 @@ def _table(folder: str, name: str, columns: list[str]) -> pd.DataFrame:
     except (ValueError, OSError):  # pyarrow's errors are either
         raise UserError(f"{place} is no Parquet file; audit the data set again") from None
     return table.reindex(columns=columns)
+
+
+def _kept(folder: str) -> Arrays | None:
+    place = storage.join(folder, "audit", "examples.npz")
+    data = _optional(place)
+    if data is None:
+        return None
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{place} is no .npz file; audit the data set again") from None
 
 
 def _optional(url: str) -> bytes | None:

@@ -51,7 +51,8 @@ def write_report(source: str, folder: str) -> str:
         There is no verdict, or something cannot be read or written.
     """
     source, folder = source.rstrip("/"), folder.rstrip("/")
-    found, shown = load(source, folder), examples(source)
+    found = load(source, folder)
+    shown = examples(source, found.kept)
     place = storage.join(folder, "report.html")
     storage.write(place, page(found, shown).encode())
     return place
@@ -159,6 +160,19 @@ def sections(found: Findings) -> list[Section]:
             leak_pictures.core_pictures(found),
             "No arc was kept whole.",
             [("by Einstein radius", facts.core(found))],
+        ),
+        Section(
+            "growth",
+            "Larger lenses: light, area and magnification",
+            f"Stored arcs beside re-rendered ones in the reference band ({_stamps(found)}). Area is (Σ a)² "
+            "/ Σ a², which needs no threshold. Both should rise with θ_E as the re-rendered ones do; "
+            f"{facts.trends(found)} No lens of positive mass gives a magnification below 1.",
+            [*leak_pictures.growth_pictures(found), *leak_pictures.magnifications(found)],
+            "No θ_E, no pairs, or no arc that was kept whole.",
+            [
+                ("light and area by Einstein radius", facts.growth(found)),
+                ("magnifications", facts.magnification(found)),
+            ],
         ),
         Section(
             "leak-map",

@@ -222,7 +222,7 @@ def dose(found: Findings) -> list[Picture]:
     if table.empty:
         return []
     figure, axes = panel("AUC against dose", "fraction of the arc", "AUC in the central 10×10 pixels",
-                         (4.2, 4.0))  # fmt: skip
+                         (4.2, 4.5))  # fmt: skip
     for scale, marker in ((RAW, "o"), (PER_SAMPLE, "s")):
         part = table[table["scale"] == scale]
         x = numbers(part, "dose") + (0.0 if scale == RAW else 0.03)
@@ -233,7 +233,7 @@ def dose(found: Findings) -> list[Picture]:
                   ls="none", markersize=6, markerfacecolor="none", markeredgewidth=1.6,
                   label=f"re-rendered{label}")  # fmt: skip
     axes.axhline(0.5, color=MUTED, lw=1)
-    legend(figure, axes, 2)
+    legend(figure, axes, 1)
     return [finish(figure, "core AUC against dose, observed beside re-rendered")]
 
 

@@ -1,0 +1,79 @@
+"""Pairs to look at: a few over all Einstein radii, and those that are furthest from what was promised."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.core_gate import match
+from darkhaloscope.audit.measure import Arrays, annuli
+from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.geometry import radius_map, stamp_centre
+
+SPREAD, WORST = "spread", "worst"
+N_SPREAD, N_WORST = 8, 6
+COLUMNS = (
+    "brick", "slot", "theta_e", "arc_snr", "magnification", "region_split", "coverage", "sky_sigma",
+)  # fmt: skip
+
+
+def example_pairs(stats: Arrays, rerendered: Arrays, found: Closure, spec: AuditSpec) -> Arrays:
+    """Some of the rows that were kept whole, as plain arrays.
+
+    Returns
+    -------
+    dict of ndarray
+        ``ctrl``, ``arc`` and ``again`` (re-rendered, NaN where that is not known), each (pair, band, y,
+        x) in nMgy; ``nodata`` (pair, y, x); ``kind``, ``why`` (text); the columns of the rows; ``bands``,
+        ``paired`` and ``pixel_scale`` of the set. First come rows spread evenly over theta_e (over the
+        order of hashes where a set does not say it), then the worst: those whose arcs differ most
+        from the re-rendered ones, or, where there are none, those with most light far out. In a set
+        without pairs no row is worse than another.
+    """
+    row = match(stats["whole_hash"], stats["row_hash"])
+    there = np.flatnonzero(row >= 0)
+    there = there[np.argsort(stats["whole_hash"][there], kind="stable")]
+    theta_e = stats["row_theta_e"][row[there]].astype(float)
+    order = there if "theta_e" in spec.lacks else there[np.argsort(theta_e, kind="stable")]
+    places = np.linspace(0, len(order) - 1, min(N_SPREAD, len(order))).round().astype(int)
+    spread = order[places] if len(order) else order
+    worst, why = _worst(stats, found, there, row, spec)
+    chosen = np.concatenate([spread, worst]).astype(np.int64)
+    drawn = match(stats["whole_hash"][chosen], rerendered["whole_hash"])
+    again = np.full(stats["whole_arc"][chosen].shape, np.nan, dtype=np.float32)
+    again[drawn >= 0] = rerendered["whole"][drawn[drawn >= 0]]
+    return {
+        **{name: stats[f"whole_{name}"][chosen] for name in ("ctrl", "arc", "nodata")},
+        "again": again,
+        "kind": np.repeat([SPREAD, WORST], [len(spread), len(worst)]),
+        "why": np.array([*[""] * len(spread), *why], dtype="U100"),
+        **{name: stats[f"row_{name}"][row[chosen]] for name in COLUMNS},
+        "bands": np.array(spec.bands),
+        "paired": np.array(spec.paired),
+        "pixel_scale": np.array(spec.pixel_scale),
+    }
+
+
+def _worst(
+    stats: Arrays,
+    found: Closure,
+    there: NDArray[np.int64],
+    row: NDArray[np.int64],
+    spec: AuditSpec,
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Places among the whole rows, the worst first, and what is wrong with each."""
+    if not spec.paired or not len(there):
+        return there[:0], []
+    if len(found.pairs):
+        far = found.pairs.groupby("hash", sort=True)["difference"].max().nlargest(N_WORST)
+        place = match(far.index.to_numpy(dtype=stats["whole_hash"].dtype), stats["whole_hash"])
+        return place, [f"{100 * v:.2g} % of its light is not as re-rendered" for v in far]
+    inner, outer = annuli(spec.size)[0]
+    radius = radius_map(spec.size, stamp_centre(spec.size), stamp_centre(spec.size))
+    ring = (radius >= inner) & (radius < outer)
+    light = stats["whole_arc"][there][..., ring].mean(axis=-1, dtype=float)
+    unit = np.abs(light) / stats["row_sky_sigma"][row[there]].astype(float)
+    size = np.nan_to_num(unit).max(axis=1)
+    first = np.argsort(-size, kind="stable")[:N_WORST]
+    return there[first], [f"{size[k]:.2g} sky sigma a pixel far out" for k in first]

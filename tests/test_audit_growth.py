@@ -1,0 +1,90 @@
+"""Light, area and magnification against the Einstein radius; and which pairs are shown as the worst."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from audit_pairs import SCALE, clean, measure, merge, rerendered, run_audit, spec_of
+from scipy.stats import spearmanr
+
+from darkhaloscope.audit import AuditSpec
+from darkhaloscope.audit.growth import growth_table, magnification_table
+from darkhaloscope.audit.leak_map import Stamps, whole_stamps
+from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.geometry import radius_map
+
+Parts = tuple[Stamps, Arrays, Arrays, AuditSpec]
+
+
+@pytest.fixture(scope="module")
+def ds() -> xr.Dataset:
+    return clean(60, 20, seed=4)
+
+
+@pytest.fixture(scope="module")
+def parts(ds: xr.Dataset) -> Parts:
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    again = rerendered(ds, stats, spec)
+    return whole_stamps(stats, again, spec), stats, again, spec
+
+
+def test_light_and_trend_are_those_of_the_stored_arcs(ds: xr.Dataset, parts: Parts) -> None:
+    stamps, stats, _, spec = parts
+    table = growth_table(stamps, stats, spec).set_index(["stratum", "quantity"])
+    injected = ds["lens_model"].values != 0
+    theta_e = ds["theta_e"].values[injected]
+    flux = ds["arc"].values[injected, 1].sum(axis=(1, 2), dtype=float)
+    wide = theta_e >= 2
+    assert table.loc[(">= 2", "flux"), "value"] == pytest.approx(flux[wide].mean(), rel=1e-5)
+    assert table.loc[("trend", "flux"), "value"] == pytest.approx(spearmanr(theta_e, flux)[0])
+    for quantity in ("flux", "area"):
+        part = table.xs(quantity, level="quantity")
+        np.testing.assert_allclose(part["value"], part["rerendered"], rtol=1e-3)
+        assert (part["lo"] <= part["value"]).all()
+    # A wider ring covers more sky.
+    assert table.loc[("trend", "area"), "lo"] > 0.5
+
+
+def test_the_area_of_a_gaussian_is_known(parts: Parts) -> None:
+    stamps, stats, _, spec = parts
+    width = np.linspace(1.5, 5.0, len(stamps.row))[:, None, None, None]
+    r2 = radius_map(spec.size, 23.5, 23.5) ** 2
+    spot = np.exp(-r2 / (2 * width**2)) * np.ones((1, 3, 1, 1))
+    table = growth_table(replace(stamps, seen=stamps.ctrl + spot), stats, spec)
+    theta_e = stats["row_theta_e"][stamps.row]
+    line = table[(table.stratum == ">= 2") & (table.quantity == "area")].iloc[0]
+    wanted = 4 * np.pi * width[:, 0, 0, 0] ** 2 * SCALE**2  # of (sum a)^2 / sum a^2
+    assert line["value"] == pytest.approx(wanted[theta_e >= 2].mean(), rel=1e-3)
+
+
+def test_magnifications_are_counted_below_one(parts: Parts) -> None:
+    _, stats, again, spec = parts
+    low = {**stats, "row_magnification": stats["row_magnification"].copy()}
+    low["row_magnification"][:7] = 0.4
+    table = magnification_table(low, again, spec).set_index(["stratum", "of"])
+    assert table.loc[("all", "recorded"), "below_one"] == 7
+    assert table.loc[("all", "recorded"), "min"] == pytest.approx(0.4)
+    assert table.loc[("all", "re-rendered"), "below_one"] == 0
+    right = magnification_table(stats, again, spec).set_index(["stratum", "of"])
+    one, two = (right.xs(name, level="of")["median"] for name in ("recorded", "re-rendered"))
+    np.testing.assert_allclose(one, two, rtol=1e-3)
+
+
+def test_the_worst_pair_is_the_one_that_was_spoilt(ds: xr.Dataset) -> None:
+    spoilt = ds.copy(deep=True)
+    spoilt["arc"][17, 2] *= 1.5
+    shown = run_audit(spoilt, closure=60, whole_cap=100, cap=200).examples
+    worst = np.flatnonzero(shown["kind"] == "worst")
+    assert (shown["brick"][worst[0]], shown["slot"][worst[0]]) == (
+        ds["brick"].values[17],
+        ds["slot"].values[17],
+    )
+    assert shown["why"][worst[0]].startswith("50 %")
+    spread = shown["theta_e"][shown["kind"] == "spread"]
+    assert len(spread) == 8
+    assert (np.diff(spread) > 0).all()
+    np.testing.assert_allclose(spread[[0, -1]], np.sort(ds["theta_e"].values)[[6, -1]])
