@@ -132,6 +132,31 @@ def test_columns_in_groups_and_words_for_splits(pairs: xr.Dataset, tmp_path: Pat
     assert source.columns["region_split"].values[:2].tolist() == [0, 1]
 
 
+def test_units_that_a_file_says_are_turned_into_ours(pairs: xr.Dataset, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["theta_e"] = pairs["theta_e"].values / 0.262
+        file["theta_e"].attrs["units"] = "pixels"
+        file["psfsize"] = 1000 * pairs["psfsize"].values
+        file["psfsize"].attrs["unit"] = "mas"
+        file["lens_pa"] = np.deg2rad(pairs["lens_pa"].values)
+        file["lens_pa"].attrs["units"] = "radian"
+        file["src_reff"] = pairs["src_reff"].values
+        file["src_reff"].attrs["units"] = "smoots"
+    source = open_source(str(tmp_path / "x.h5"))
+    found = source.block(slice(0, 50))
+    for name in ("theta_e", "psfsize", "lens_pa", "src_reff"):
+        np.testing.assert_allclose(found[name], pairs[name][:50], rtol=1e-6)
+    assert "theta_e was turned from pixels into arcsec" in " ".join(source.notes)
+    assert "src_reff is said to be in 'smoots', taken for arcsec" in " ".join(source.notes)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["src_reff"].attrs["units"] = "kpc"
+    with pytest.raises(
+        UserError, match=r"src_reff of .* is said to be in kpc, but arcsec is needed"
+    ):
+        open_source(str(tmp_path / "x.h5"))
+
+
 def test_a_block_decodes_whole_chunks(pairs: xr.Dataset, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         for name in ("stamp", "ctrl"):

@@ -194,6 +194,17 @@ class ArrayFile:
                     made |= {f"{name}_{band}": values[:, b] for b, band in enumerate(bands)}
         return pd.DataFrame(made, index=range(*rows.indices(length)))
 
+    def units(self) -> dict[str, str]:
+        """What the attribute ``units`` or ``unit`` of each column says; of ``name`` also ``name_band``."""
+        with opened(self.url, self.kind) as (arrays, _):
+            found = {}
+            for path, array in arrays.items():
+                attributes = getattr(array, "attrs", {})
+                said = attributes.get("units", attributes.get("unit", ""))
+                if len(array.shape) in (1, 2) and isinstance(said, str):
+                    found[path.rsplit("/", 1)[-1]] = said
+            return found
+
     def rows_at_once(self, names: tuple[str, ...]) -> int:
         """Rows in which these stacks are stored: reading fewer decodes a chunk more than once."""
         with opened(self.url, self.kind) as (arrays, _):

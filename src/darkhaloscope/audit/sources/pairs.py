@@ -16,6 +16,7 @@ from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
 from darkhaloscope.audit.sources.tables import BlobTable
+from darkhaloscope.audit.sources.units import Factors, factors
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.mapping import Mapping, import_rows
@@ -68,6 +69,7 @@ class PairSource:
     size: int
     channels_last: bool
     mapping: Mapping
+    scaled: Factors = ()
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -177,6 +179,10 @@ class PairSource:
         if isinstance(self.reader, FitsFolder):
             return self.reader.table(name, rows)
         table = self.reader.table(rows, length, self.bands)
+        for column, factor in self.scaled:
+            for name in (column, *(f"{column}_{band}" for band in self.bands)):
+                if name in table:
+                    table[name] = factor * table[name].astype(float)
         if self.paired:
             return table
         named = [str(c) for c in table if str(c).startswith(NONLENS)]
@@ -297,8 +303,23 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             f"{' (' + ', '.join(bands) + ')' if bands else ''}; say bands: [...] in a mapping"
         )
     size = _size(url, one[:3] if last else one)
+    scaled: Factors = ()
+    if isinstance(reader, ArrayFile):
+        scale = mapping.pixel_scale or PIXEL_SCALE
+        scaled, more = factors(reader.units(), mapping, bands, scale, url)
+        notes += more
     return PairSource(
-        reader, way, first, second, (one[0], two[0]), bands, size, last, mapping, notes=notes
+        reader,
+        way,
+        first,
+        second,
+        (one[0], two[0]),
+        bands,
+        size,
+        last,
+        mapping,
+        scaled,
+        notes=notes,
     )
 
 
