@@ -6,14 +6,17 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from astropy.io import fits
 from audit_pairs import BANDS, SKY, clean, rerendered
-from test_audit_sources import audit_of, flat, stamps
+from test_audit_sources import as_parquet, audit_of, flat, stamps
 
 from darkhaloscope.audit import AuditResult, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.mapping import load_mapping
 from darkhaloscope.prepare import AuditSettings, spec_of_source
 
 
@@ -155,6 +158,34 @@ def test_units_that_a_file_says_are_turned_into_ours(pairs: xr.Dataset, tmp_path
         UserError, match=r"src_reff of .* is said to be in kpc, but arcsec is needed"
     ):
         open_source(str(tmp_path / "x.h5"))
+
+
+def test_bands_in_images_of_their_own(pairs: xr.Dataset, tmp_path: Path) -> None:
+    for name, cube in (("stamp", stamps(pairs)), ("ctrl", pairs["ctrl"].values)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            images = [fits.ImageHDU(cube[i, b], name=band) for b, band in enumerate(BANDS)]
+            weight = fits.ImageHDU(np.ones((48, 48)), name="INVVAR")
+            hdus = fits.HDUList([fits.PrimaryHDU(), weight, *images])
+            hdus.writeto(tmp_path / name / f"{i}.fits")
+    source = open_source(str(tmp_path))
+    assert source.bands == BANDS
+    np.testing.assert_array_equal(source.block(slice(0, 3))["ctrl"], pairs["ctrl"][:3])
+
+
+def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> None:
+    place = as_parquet(tmp_path, pairs)
+    with pytest.raises(UserError, match="--mapping seed"):
+        open_source(str(place))
+    file = sorted((place / "stamps").rglob("*.parquet"))[0]
+    table = pd.read_parquet(file)
+    blobs = table["ctrl_stamp_npz"].tolist()
+    table["ctrl_stamp_npz"] = [blobs[0], b"PK junk", None, *blobs[3:]]
+    table.to_parquet(file)
+    source = open_source(str(place), load_mapping("seed"))
+    block = source.block(source.blocks(8)[0])
+    reasons = [Reason.OK, Reason.NAN_PIXELS, Reason.NAN_PIXELS, Reason.OK]
+    assert block["reason"].values[:4].tolist() == [int(r) for r in reasons]
 
 
 def test_a_block_decodes_whole_chunks(pairs: xr.Dataset, tmp_path: Path) -> None:

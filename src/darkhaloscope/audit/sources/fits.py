@@ -16,6 +16,9 @@ from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 
 FOLDERS = ("stamp", "ctrl", "arc", "lens", "nonlens")
+BAND_NAMES = frozenset("ugrizy")
+"""Names (EXTNAME) of images that are the bands of one stamp."""
+
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 TABLES = ("rows.parquet", "rows.csv", "rows.fits")
 """Columns of the rows, beside the folders; ``file`` names the stamp."""
@@ -48,8 +51,10 @@ class FitsFolder:
         }
 
     def bands(self) -> tuple[str, ...]:
-        """The header keyword BANDS of the first image, as ``grz`` or ``g,r,z``."""
+        """Names of the first file's images, or its header keyword BANDS, as ``grz`` or ``g,r,z``."""
         name, names = self.files[0]
+        if named := self._image(name, names[0])[2]:
+            return named
         said = str(self._image(name, names[0])[1].get("BANDS", "")).replace(",", " ").split()
         return tuple(said) if len(said) != 1 else tuple(said[0])
 
@@ -87,11 +92,19 @@ class FitsFolder:
         table["file"] = table["file"].map(lambda f: str(f).rsplit("/", 1)[-1].split(".")[0])
         return table.drop_duplicates("file").set_index("file").reindex(files).set_axis(index)
 
-    def _image(self, folder: str, file: str) -> tuple[NDArray[np.float32], fits.Header]:
+    def _image(
+        self, folder: str, file: str
+    ) -> tuple[NDArray[np.float32], fits.Header, tuple[str, ...]]:
+        """The first image, or those that are named like bands as one, with their names."""
         place = storage.join(self.url, folder, file)
         try:
             with fits.open(io.BytesIO(storage.read(place))) as hdus:
-                hdu = next(h for h in hdus if h.data is not None and h.data.ndim in (2, 3))
-                return np.asarray(hdu.data, dtype=np.float32), hdu.header
+                images = [h for h in hdus if h.data is not None and h.data.ndim in (2, 3)]
+                named = [h for h in images if h.data.ndim == 2 and h.name.lower() in BAND_NAMES]
+                if len(named) > 1:
+                    cube = np.stack([np.asarray(h.data, dtype=np.float32) for h in named])
+                    return cube, named[0].header, tuple(h.name.lower() for h in named)
+                first = next(iter(images))
+                return np.asarray(first.data, dtype=np.float32), first.header, ()
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise UserError(f"{place} holds no FITS image ({error}); take it out") from None

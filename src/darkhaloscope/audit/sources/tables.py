@@ -48,10 +48,13 @@ class BlobTable:
         images = mapping.images or IMAGES
         for column in (images.stamp, images.ctrl):
             if column not in data.schema.names:
-                raise UserError(
-                    f"{url} has no column {column}; say with --mapping which columns hold the stamps "
-                    "(images: stamp, ctrl, member)"
+                apart = mapping.tables is None and _dataset(f"{url}/stamps") is not None
+                how = (
+                    "its stamps lie apart from its metrics, as the seed experiment's: --mapping seed"
+                    if apart
+                    else "say with --mapping which columns hold the stamps (images: stamp, ctrl, member)"
                 )
+                raise UserError(f"{url} has no column {column}; {how}")
         pieces = [
             (str(f.path), group.id, int(group.num_rows))
             for f in sorted(data.get_fragments(), key=lambda f: str(f.path))
@@ -101,11 +104,30 @@ class BlobTable:
         return table.join(more, on=tables.key)
 
     def images(self, name: str, rows: slice, bands: tuple[str, ...]) -> NDArray[np.float32]:
-        """Stamps (row, band, y, x): ``stamp`` or ``ctrl``."""
+        """Stamps (row, band, y, x): ``stamp`` or ``ctrl``; NaN where one of several is damaged.
+
+        Raises
+        ------
+        UserError
+            None of them can be decoded, or they differ in shape.
+        """
         images = self.mapping.images or IMAGES
         column = images.stamp if name == "stamp" else images.ctrl
         blobs = self._read(rows, [column])[column]
-        return np.stack([decode_stamp(blob, bands, images.member) for blob in blobs])
+        found: dict[int, NDArray[np.float32]] = {}
+        for i, blob in enumerate(blobs):
+            try:
+                found[i] = decode_stamp(blob or b"", bands, images.member)
+            except UserError:
+                if i == len(blobs) - 1 and not found:
+                    raise
+        shapes = {image.shape for image in found.values()}
+        if len(shapes) > 1:
+            raise UserError(f"the stamps of {self.url} differ in shape; cut them to one size")
+        out = np.full((len(blobs), *shapes.pop()), np.nan, dtype=np.float32)
+        for i, image in found.items():
+            out[i] = image
+        return out
 
     def blocks(self, wanted: int) -> list[slice]:
         """Slices that end where row groups do, so that each is read once."""
