@@ -58,6 +58,8 @@ def test_a_set_without_splits_or_outcomes_can_be_physics(pairs: xr.Dataset, tmp_
     said = " ".join(result.verdict["not_tested"])
     assert "has no region_split" in said
     assert "column coverage: the set has none of" in said
+    assert not set(result.tables["quality"]["column"]) & {"region_split", "arc_snr"}
+    assert (result.examples["region_split"] == 255).all()  # and not train
 
 
 def test_what_is_missing_is_columns_where_no_pairs_would_help(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from audit_pairs import SCALE, clean, measure, merge, rerendered, run_audit, spec_of
-from scipy.stats import spearmanr
+from scipy.stats import linregress, spearmanr
 
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.audit.growth import growth_table, magnification_table
 from darkhaloscope.audit.leak_map import Stamps, whole_stamps
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.slopes import core_slopes
 from darkhaloscope.geometry import radius_map
 
 Parts = tuple[Stamps, Arrays, Arrays, AuditSpec]
@@ -59,6 +60,31 @@ def test_the_area_of_a_gaussian_is_known(parts: Parts) -> None:
     line = table[(table.stratum == ">= 2") & (table.quantity == "area")].iloc[0]
     wanted = 4 * np.pi * width[:, 0, 0, 0] ** 2 * SCALE**2  # of (sum a)^2 / sum a^2
     assert line["value"] == pytest.approx(wanted[theta_e >= 2].mean(), rel=1e-3)
+
+
+def test_slopes_are_those_of_least_squares(ds: xr.Dataset, parts: Parts) -> None:
+    _, stats, again, spec = parts
+    table, points = core_slopes(stats, again, spec)
+    injected = ds["lens_model"].values != 0
+    core = ds["arc"].values[injected, 1, 19:29, 19:29].mean(axis=(1, 2), dtype=float)
+    columns = {
+        "theta_e": ds["theta_e"].values[injected],
+        "flux": ds["total_injected_flux"].values[injected, 1],
+        "snr": ds["arc_snr"].values[injected],
+    }
+    for line in table.to_dict("records"):
+        wanted = linregress(columns[line["on"]].astype(float), core)
+        assert line["slope"] == pytest.approx(wanted.slope, rel=1e-5)
+        assert line["r2"] == pytest.approx(wanted.rvalue**2, rel=1e-4)
+        assert line["lo"] < line["slope"] < line["hi"]
+        assert line["slope_rerendered"] == pytest.approx(line["slope"], rel=2e-3)
+    assert list(table["on"]) == ["theta_e", "flux", "snr"]
+    assert len(points) == 60
+    # Light that every core has alike changes no slope, light that grows with theta_e does.
+    lit = {**stats, "row_core_arc": stats["row_core_arc"].copy()}
+    lit["row_core_arc"] += 0.003 * stats["row_theta_e"][:, None, None, None]
+    more = core_slopes(lit, again, spec)[0]
+    assert more["slope"][0] - table["slope"][0] == pytest.approx(0.003, rel=1e-3)
 
 
 def test_magnifications_are_counted_below_one(parts: Parts) -> None:

@@ -175,8 +175,8 @@ def test_pictures_are_drawings_and_examples_are_pixels(page: Page) -> None:
         if uri.startswith("data:image/svg")
     ]
     # 3 profiles, 1 annulus and 1 difference, 2 AUC, excess, curve, 2 doses, 3 closure, 4 residuals, map,
-    # 3 core shapes, 3 of growth, 3 of the leak map, metadata, 3 of alignment, AUC against dose
-    assert len(drawn) == 33
+    # 3 core shapes, 3 core slopes, 3 of growth, 3 of the leak map, metadata, 3 of alignment, AUC against dose
+    assert len(drawn) == 36
     for svg in drawn:
         assert "<script" not in svg
         assert "dc:date" not in svg

@@ -144,7 +144,8 @@ def conclude(
         "closure_annulus": closed.annulus,
         "profiles": tables.profiles(stats, spec),
         "annulus": tables.annulus_offsets(stats, spec),
-        "quality": quality.table,
+        # Stand-ins for what a set does not say are no columns of it.
+        "quality": quality.table[~quality.table["column"].isin(spec.lacks)],
         "column_coverage": quality.coverage,
         "reasons": tables.reasons(stats),
         "psf_sources": tables.psf_sources(stats, spec),

@@ -31,6 +31,7 @@ from darkhaloscope.audit.shape import (
     impossible_magnification,
     quadrant_table,
 )
+from darkhaloscope.audit.slopes import core_slopes
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import GateLimits
 
@@ -67,6 +68,7 @@ def diagnose(
     if spec.paired and len(stamps.row):
         aligned, shifts = alignment(stamps, stats, spec)
         core, quadrants = core_table(stamps, stats, spec), quadrant_table(stamps, stats, spec)
+    slopes, points = core_slopes(stats, rerendered, spec)
     groups = group_table(closed.pairs, stats, spec)
     if chosen is None:
         chosen = Selection(pd.DataFrame(columns=SELECTION_COLUMNS), np.nan)
@@ -88,6 +90,8 @@ def diagnose(
             "shift_sensitivity": shifts,
             "core": core,
             "quadrants": quadrants,
+            "core_slopes": slopes,
+            "core_points": points,
             "growth": growth_table(stamps, stats, spec),
             "magnification": magnification_table(stats, rerendered, spec),
             "groups": groups,

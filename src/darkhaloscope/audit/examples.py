@@ -13,6 +13,9 @@ from darkhaloscope.geometry import radius_map, stamp_centre
 
 SPREAD, WORST = "spread", "worst"
 N_SPREAD, N_WORST = 8, 6
+UNKNOWN = 255
+"""Code of a split that the set does not say."""
+
 COLUMNS = (
     "brick", "slot", "theta_e", "arc_snr", "magnification", "region_split", "coverage", "sky_sigma",
 )  # fmt: skip
@@ -43,12 +46,15 @@ def example_pairs(stats: Arrays, rerendered: Arrays, found: Closure, spec: Audit
     drawn = match(stats["whole_hash"][chosen], rerendered["whole_hash"])
     again = np.full(stats["whole_arc"][chosen].shape, np.nan, dtype=np.float32)
     again[drawn >= 0] = rerendered["whole"][drawn[drawn >= 0]]
+    columns = {name: stats[f"row_{name}"][row[chosen]] for name in COLUMNS}
+    if "region_split" in spec.lacks:
+        columns["region_split"] = np.full(len(chosen), UNKNOWN, dtype=np.uint8)
     return {
         **{name: stats[f"whole_{name}"][chosen] for name in ("ctrl", "arc", "nodata")},
         "again": again,
         "kind": np.repeat([SPREAD, WORST], [len(spread), len(worst)]),
         "why": np.array([*[""] * len(spread), *why], dtype="U100"),
-        **{name: stats[f"row_{name}"][row[chosen]] for name in COLUMNS},
+        **columns,
         "bands": np.array(spec.bands),
         "paired": np.array(spec.paired),
         "pixel_scale": np.array(spec.pixel_scale),

@@ -154,7 +154,7 @@ def _worst(kept: Arrays, k: int, bands: Sequence[str]) -> Example:
     if np.isfinite(rest).any():
         band = int(np.nanargmax(np.nan_to_num(np.abs(rest)).max(axis=(1, 2))))
         reach = max(float(np.nanmax(np.abs(rest[band]))), 1e-12)
-        label = f"{bands[band]}: ±{number(reach, 2)} sky σ"
+        label = f"{bands[band]} ±{number(reach, 2)} σ"
         panels.append((label, png(diverging(np.nan_to_num(rest[band]) / reach))))
     return Example(panels, str(kept["why"][k]), _place(kept, k, bands))
 

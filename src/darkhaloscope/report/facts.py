@@ -232,6 +232,22 @@ def core(found: Findings) -> Table:
     return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
 
 
+def slopes(found: Findings) -> Table:
+    """Straight lines through the core's light."""
+    rows = [
+        [ON[str(r["on"])], f"{int(r['pairs']):,}", f"{int(r['regions']):,}", number(r["slope"], 3),
+         interval((r["lo"], r["hi"])), number(r["r2"], 2), number(r["slope_rerendered"], 3),
+         number(r["r2_rerendered"], 2)]
+        for r in found["core_slopes"].to_dict("records")
+    ]  # fmt: skip
+    head = ["core light [nMgy / pixel] on", "pairs", "regions", "slope", "interval", "R²",
+            "slope re-rendered", "R² re-rendered"]  # fmt: skip
+    return Table(head, rows)
+
+
+ON = {"theta_e": "θ_E [arcsec]", "flux": "light of the arc [nMgy]", "snr": "S/N"}
+
+
 def growth(found: Findings) -> Table:
     """Light and area by Einstein radius, and their rank correlation with it."""
     rows = [

@@ -20,6 +20,7 @@ from darkhaloscope.report.style import (
     bars,
     dots,
     legend,
+    number,
     panel,
     stratum,
 )
@@ -144,6 +145,36 @@ def core_pictures(found: Findings) -> list[Picture]:
             names = [stratum(str(s)) for s in part["stratum"]]
             out.append(_beside(part, names, title, r"$\theta_E$ [arcsec]", label))
     return out
+
+
+def core_slopes(found: Findings) -> list[Picture]:
+    """Core light against theta_e, the arc's whole light and its S/N, stored beside re-rendered."""
+    lines, points = found["core_slopes"], found["core_points"]
+    out = []
+    for line in lines.to_dict("records"):
+        name = str(line["on"])
+        figure, axes = panel(
+            f"core against {SLOPE_ON[name][0]}", SLOPE_ON[name][1], "core [nMgy / pixel]"
+        )
+        x = numbers(points, name)
+        axes.plot(x, numbers(points, "core"), ".", color=OBSERVED, markersize=4, alpha=0.5,
+                  rasterized=True, label="stored")  # fmt: skip
+        axes.plot(x, numbers(points, "core_rerendered"), "+", color=EXPECTED, markersize=4, alpha=0.7,
+                  rasterized=True, label="re-rendered")  # fmt: skip
+        y = numbers(points, "core")
+        ends = np.array([np.nanmin(x), np.nanmax(x)])
+        axes.plot(ends, np.nanmean(y) + line["slope"] * (ends - np.nanmean(x)), color=INK, lw=1.2,
+                  label=f"slope {number(line['slope'], 2)}, R² {number(line['r2'], 2)}")  # fmt: skip
+        legend(figure, axes, 3, scale=2.0)
+        out.append(finish(figure, f"light in the core against {SLOPE_ON[name][0]}"))
+    return out
+
+
+SLOPE_ON = {
+    "theta_e": ("Einstein radius", r"$\theta_E$ [arcsec]"),
+    "flux": ("light of the arc", "arc [nMgy]"),
+    "snr": ("S/N", "arc S/N"),
+}
 
 
 def growth_pictures(found: Findings) -> list[Picture]:

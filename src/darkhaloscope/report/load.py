@@ -29,6 +29,7 @@ from darkhaloscope.audit.measure import FOOTPRINT_COUNTS, Arrays
 from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
 from darkhaloscope.audit.selection import SELECTION_COLUMNS
 from darkhaloscope.audit.shape import CORE_COLUMNS, GROUP_COLUMNS, QUADRANT_COLUMNS
+from darkhaloscope.audit.slopes import POINT_COLUMNS, SLOPE_COLUMNS
 from darkhaloscope.audit.tables import (
     ANNULUS_COLUMNS,
     PROFILE_COLUMNS,
@@ -60,6 +61,8 @@ COLUMNS: dict[str, list[str]] = {
     "core": CORE_COLUMNS,
     "quadrants": QUADRANT_COLUMNS,
     "groups": GROUP_COLUMNS,
+    "core_slopes": SLOPE_COLUMNS,
+    "core_points": POINT_COLUMNS,
     "growth": GROWTH_COLUMNS,
     "magnification": MAGNIFICATION_COLUMNS,
     "selection": SELECTION_COLUMNS,

@@ -156,10 +156,14 @@ def sections(found: Findings) -> list[Section]:
             "core-shape",
             "How much of an arc lies in the core",
             f"Stored arcs beside re-rendered ones in the reference band ({_stamps(found)}). The two "
-            "marks should lie on each other: small rings fill the core because they are small.",
-            leak_pictures.core_pictures(found),
+            "marks should lie on each other: small rings fill the core because they are small. Light in the "
+            "core that goes with neither θ_E, nor the arc's light, nor its S/N is none of an arc's.",
+            [*leak_pictures.core_pictures(found), *leak_pictures.core_slopes(found)],
             "No arc was kept whole.",
-            [("by Einstein radius", facts.core(found))],
+            [
+                ("by Einstein radius", facts.core(found)),
+                ("straight lines through the core's light", facts.slopes(found)),
+            ],
         ),
         Section(
             "growth",

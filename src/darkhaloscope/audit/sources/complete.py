@@ -10,7 +10,7 @@ from darkhaloscope.audit.quality import OUTCOME_COLUMNS
 from darkhaloscope.audit.spec import REDRAW
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import radius_map, stamp_centre
-from darkhaloscope.variables import BAND, LENS_MODELS, VARIABLES, numpy_dtype
+from darkhaloscope.variables import BAND, LENS_MODELS, NO_PSF, VARIABLES, numpy_dtype
 
 CELL = 0.25
 """Degrees: cells of the sky that stand for regions where rows have positions only."""
@@ -91,7 +91,8 @@ def complete(
     if "coverage" not in found:
         made["coverage"] = (BAND, np.ones((n, len(bands)), np.float32))
     if "psf_source" not in found:
-        made["psf_source"] = (BAND, np.zeros((n, len(bands)), np.uint8))
+        known = 0 if "psfsize" in found else NO_PSF
+        made["psf_source"] = (BAND, np.full((n, len(bands)), known, np.uint8))
     if "fix" not in found:
         made["fix"] = ("pair", np.full(n, "none", dtype=object))
     for variable in VARIABLES:
