@@ -24,7 +24,11 @@ MOST = 200
 CLEAR = 0.02
 """Fraction of the peak of ``stamp - ctrl`` above which a pixel belongs to the arc, where it is not known."""
 NOISE = 3.0
-ALIGNMENT_COLUMNS = ["hash", "theta_e", "dx", "dy", "correlation"]
+RIVALS = 4
+"""Other rows' ctrl that a stamp is held against, beside its own."""
+ELSEWHERE = 0.05
+"""Fraction of the pairs that may look more like another row's ctrl than like their own."""
+ALIGNMENT_COLUMNS = ["hash", "theta_e", "dx", "dy", "correlation", "strange"]
 SHIFT_COLUMNS = ["dy", "dx", "mean", "lo", "hi", "pairs"]
 
 
@@ -67,7 +71,8 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     Returns
     -------
     DataFrame
-        ``dx, dy`` in pixels and the correlation of each pair, outside its arc.
+        ``dx, dy`` in pixels and the correlation of each pair, outside its arc; ``strange`` is 1 where a
+        stamp is more like one of four other rows' ctrl than like its own.
     DataFrame
         Mean of the core's ``stamp - shifted ctrl`` in sky sigma a pixel, for ctrl moved by -1..1 pixels.
     """
@@ -79,12 +84,15 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
             # The light that was promised is taken off; what it leaves behind is masked.
             light = stamps.promised[k, band] - ctrl
             outside = light < CLEAR * max(float(light.max()), 1e-9)
-            dx, dy, same = displacement(seen - light, ctrl, good & outside)
+            seen = seen - light
+            dx, dy, same = displacement(seen, ctrl, good & outside)
         else:
             light = np.abs(seen - ctrl)
             outside = light < max(CLEAR * float(light[good].max(initial=0.0)), NOISE)
             dx, dy, same = displacement(seen, ctrl, good & outside)
-        lines.append((stats["row_hash"][row], float(stats["row_theta_e"][row]), dx, dy, same))
+        strange = _strange(seen, stamps.ctrl[:, band], good & outside, k)
+        theta_e = float(stats["row_theta_e"][row])
+        lines.append((stats["row_hash"][row], theta_e, dx, dy, same, strange))
     core = core_slice(spec.size)
     seen = stamps.seen[few, band, core, core]
     shifts = []
@@ -100,6 +108,38 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
         pd.DataFrame(lines, columns=ALIGNMENT_COLUMNS),
         pd.DataFrame(shifts, columns=SHIFT_COLUMNS),
     )
+
+
+def _strange(seen: Floats, ctrl: Floats, good: NDArray[np.bool_], k: int) -> float:
+    """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0, missing for too few."""
+    n = len(ctrl)
+    if good.sum() < 50 or n <= RIVALS:
+        return float("nan")
+    # Rows are in the order of their hashes: those that follow are any others.
+    rivals = [(k + 1 + step * (n // (RIVALS + 1))) % n for step in range(RIVALS)]
+    own, *other = (float(((seen - ctrl[j])[good] ** 2).sum()) for j in (k, *rivals))
+    return float(own > min(other))
+
+
+def target_tests(
+    table: pd.DataFrame, region: NDArray[np.uint64], fewest_regions: int
+) -> list[Hypothesis]:
+    """Whether more stamps than a few are of another target than their ctrl; ``region`` of each line."""
+    values = table["strange"].to_numpy(float)
+    known = np.isfinite(values)
+    _, index = np.unique(region[: len(values)][known], return_inverse=True)
+    n = int(index.max()) + 1 if len(index) else 0
+    if n < fewest_regions:
+        return []
+    means = np.bincount(index, values[known]) / np.bincount(index)
+    mean, spread = float(means.mean()), float(means.std(ddof=1))
+    error = max(spread / np.sqrt(n), 1e-2)
+    says = f"{mean:.0%} of the stamps are more like the ctrl of another row than like their own"
+    interval = (max(0.0, mean - 2 * error), min(1.0, mean + 2 * error))
+    p = p_above(mean, ELSEWHERE, error, n)
+    return [
+        Hypothesis("other_target", "outside the arcs", mean, interval, ELSEWHERE, n, p, "bug", says)
+    ]
 
 
 def alignment_tests(

@@ -12,6 +12,7 @@ from darkhaloscope.audit.alignment import (
     SHIFT_COLUMNS,
     alignment,
     alignment_tests,
+    target_tests,
 )
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.closure import Closure
@@ -75,13 +76,16 @@ def diagnose(
     tests = [
         *noise_tests(stamps, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
+        *target_tests(aligned, stamps.region, limits.regions),
         *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
         *group_tests(groups, limits),
         *chosen.tests(limits.excess_auc, limits.regions),
     ]
     table, causes = judged(tests)
-    # The non-linear reader sees noise too, and cannot say that it is noise.
-    causes.sort(key=lambda c: c.name != "noise_one_class")
+    # Skies that are not each other's show in every test; the non-linear reader sees noise too, and
+    # cannot say that it is noise.
+    first = ("other_target", "stamp_displaced", "noise_one_class")
+    causes.sort(key=lambda c: first.index(c.name) if c.name in first else len(first))
     return Diagnostics(
         {
             "leak_map": leak,
