@@ -9,11 +9,11 @@ from sklearn.metrics import roc_auc_score
 
 from darkhaloscope.audit.core_gate import components, group_folds, out_of_fold_scores
 from darkhaloscope.audit.fit import fit_arcs, moffat_width_ratio
-from darkhaloscope.audit.gates import binomial_interval
 from darkhaloscope.audit.intervals import (
     RegionAuc,
     auc,
     below,
+    binomial_interval,
     equivalence,
     region_wins,
     resample_weights,

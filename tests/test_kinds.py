@@ -17,8 +17,9 @@ import pytest
 import xarray as xr
 
 from darkhaloscope import audit, inject, store
-from darkhaloscope.audit.causes import Limits, closure_causes
+from darkhaloscope.audit.causes import Limits
 from darkhaloscope.audit.closure import Closure, closure
+from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.plan import Plan
 from darkhaloscope.prepare import layout_of, spec_of

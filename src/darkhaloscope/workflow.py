@@ -195,13 +195,17 @@ def read_and_merge(run: str, markers: Sequence[dict[str, Any]], spec: AuditSpec)
     return audit.merge([store.read_statistics(run, marker) for marker in markers], spec)
 
 
-def rerender_piece(rows: Arrays, spec: AuditSpec, catalogue: str | None) -> Arrays:
+def rerender_piece(
+    rows: Arrays,
+    spec: AuditSpec,
+    catalogue: str | None,
+    closure_tolerance: float = audit.CLOSURE_TOLERANCE,
+) -> Arrays:
     """Draw some audit rows again; source images are those of the catalogue, where there is one."""
     if not spec.redraws:
         return audit.undrawn(rows, spec)
-    if catalogue is None:
-        return audit.rerender(rows, spec, fix.apply_fix)
-    return audit.rerender(rows, spec, fix.apply_fix, functools.partial(galaxy_image, catalogue))
+    image_of = audit.no_image if catalogue is None else functools.partial(galaxy_image, catalogue)
+    return audit.rerender(rows, spec, fix.apply_fix, image_of, closure_tolerance=closure_tolerance)
 
 
 # --- the graph --------------------------------------------------------------------------------

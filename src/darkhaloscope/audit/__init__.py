@@ -11,9 +11,17 @@ The path of a run::
 
 from darkhaloscope.audit.conclude import AuditResult, conclude
 from darkhaloscope.audit.matched import core_brightness, match_controls
-from darkhaloscope.audit.measure import measure, merge
+from darkhaloscope.audit.measure import Arrays, measure, merge
 from darkhaloscope.audit.quality import Quality, quality
-from darkhaloscope.audit.rerender import audit_rows, chunks, join, no_fix, rerender
+from darkhaloscope.audit.rerender import (
+    CLOSURE_TOLERANCE,
+    audit_rows,
+    chunks,
+    join,
+    no_fix,
+    no_image,
+    rerender,
+)
 from darkhaloscope.audit.selection import Selection, selection
 from darkhaloscope.audit.sources import PairSource, open_source
 from darkhaloscope.audit.spec import AuditSpec, stratum_counts
@@ -21,8 +29,10 @@ from darkhaloscope.audit.undrawn import undrawn
 from darkhaloscope.audit.verdict import GATES, REQUIRED, GateLimits, exit_code, to_json
 
 __all__ = [
+    "CLOSURE_TOLERANCE",
     "GATES",
     "REQUIRED",
+    "Arrays",
     "AuditResult",
     "AuditSpec",
     "GateLimits",
@@ -39,6 +49,7 @@ __all__ = [
     "measure",
     "merge",
     "no_fix",
+    "no_image",
     "open_source",
     "quality",
     "rerender",

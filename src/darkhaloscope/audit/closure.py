@@ -67,7 +67,8 @@ PAIR_COLUMNS = [
     "hash", "brick", "slot", "band", "theta_e", "flux_ratio", "dx", "dy", "shift", "width_ratio",
     "width_ratio_as_moffat_fwhm", "core_pedestal", "core_weight", "outer_pedestal", "outer_weight",
     "leftover", "difference", "centroid_shift", "peak_radius", "peak_radius_rerendered", "peak_misplaced",
-    "quadrant_difference", "target_offset_x", "target_offset_y",
+    "quadrant_difference", "target_offset_x", "target_offset_y", "lens_offset_x", "lens_offset_y",
+    "magnification", "psf_width", "src_reff", "src_q",
 ]  # fmt: skip
 PROFILE_COLUMNS = [
     "band", "r", "measured", "rerendered", "residual", "lo", "hi", "allowance", "core_radius",
@@ -84,7 +85,8 @@ class Closure:
     pairs : DataFrame
         One row a (closure row, band): see :data:`PAIR_COLUMNS`. Shifts in pixels towards +x and +y,
         pedestals in sky sigma a pixel, ``leftover`` the sum of what the fit did not explain
-        over the sum of the arc, and ``difference`` the same before anything is fitted.
+        over the sum of the arc, and ``difference`` the same before anything is fitted. Lens minus
+        target in pixels, ``magnification`` as re-rendered, the predicted PSF width in arcsec.
     summary : DataFrame
         ``quantity, band ('all' or one), value, lo, hi, pairs``; effects, so that 0 is perfect.
     profile : DataFrame
@@ -154,6 +156,7 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         "no data near the arc": 0,
         "too faint for the noise": 0,
     }
+    gain = rerendered["magnification"][match(stats["row_hash"], rerendered["hash"])]
     tables, profiles, rings, noisy = [], [], [], []
     # Bands are looked at one by one, so each has its share of the risk.
     confidence = 1.0 - (1.0 - CONFIDENCE) / len(spec.bands)
@@ -169,9 +172,9 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
             drawn_noise = noise.draw(images.arc.shape, spec.seed, 20 + b)
             if len(images.row):
                 right = replace(images, arc=images.again + drawn_noise * images.good)
-                noisy.append(_band(stats, right, b, band, spec, confidence)[0])
+                noisy.append(_band(stats, right, gain, b, band, spec, confidence)[0])
         if len(images.row):
-            table, profile, ring = _band(stats, images, b, band, spec, confidence)
+            table, profile, ring = _band(stats, images, gain, b, band, spec, confidence)
             tables.append(table)
             profiles.append(profile)
             rings.append(ring)
@@ -231,7 +234,13 @@ _WIDTH_COLUMNS = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
 
 
 def _band(
-    stats: Arrays, im: _Images, b: int, band: str, spec: AuditSpec, confidence: float
+    stats: Arrays,
+    im: _Images,
+    gain: Floats,
+    b: int,
+    band: str,
+    spec: AuditSpec,
+    confidence: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     width = predicted_width(*(stats[f"row_{n}"][im.row, b] for n in _WIDTH_COLUMNS))
     model = stats["row_psf_model"][im.row].astype(np.int64)
@@ -265,6 +274,12 @@ def _band(
             "difference": np.abs(im.arc - im.again).sum(axis=(1, 2), where=im.good) / light,
             "target_offset_x": stats["row_target_x"][im.row].astype(float) - (spec.size - 1) / 2,
             "target_offset_y": stats["row_target_y"][im.row].astype(float) - (spec.size - 1) / 2,
+            "lens_offset_x": -stats["row_lens_dx"][im.row].astype(float) / spec.pixel_scale,
+            "lens_offset_y": stats["row_lens_dy"][im.row].astype(float) / spec.pixel_scale,
+            "magnification": gain[im.row],
+            "psf_width": width,
+            "src_reff": stats["row_src_reff"][im.row].astype(float),
+            "src_q": stats["row_src_q"][im.row].astype(float),
             **places(
                 im.arc - constants.image * im.good,
                 im.again,

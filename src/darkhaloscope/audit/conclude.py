@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from darkhaloscope.audit import tables
-from darkhaloscope.audit.causes import Cause, closure_causes
+from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate, core_gate
 from darkhaloscope.audit.diagnostics import diagnose
@@ -31,7 +31,10 @@ from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import CONFIDENCE
 from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.audit.quality import OUTCOME_COLUMNS, Quality
+from darkhaloscope.audit.reasoned import reasoned
+from darkhaloscope.audit.rerender import Redraw, redraw_plain
 from darkhaloscope.audit.selection import Selection
 from darkhaloscope.audit.spec import REDRAW, AuditSpec
 from darkhaloscope.audit.verdict import BUG, SHORTCUT, Gate, GateLimits, exit_code, judge
@@ -52,6 +55,9 @@ OF_ARCS = (
     "zero_dose_slope",
 )  # fmt: skip
 """Gates that compare with re-rendered arcs."""
+
+OTHER_SKIES = ("other_target", "stamp_displaced")
+"""Causes that leave nothing of ``stamp - ctrl`` to closure."""
 
 LOW_DOSE = 0.1
 """Re-rendered S/N in the core below which a reader should see next to nothing."""
@@ -82,6 +88,7 @@ def conclude(
     limits: GateLimits,
     spec: AuditSpec,
     chosen: Selection | None = None,
+    redraw: Redraw = redraw_plain,
 ) -> AuditResult:
     """Judge a data set.
 
@@ -96,6 +103,9 @@ def conclude(
     spec : AuditSpec
     chosen : Selection, optional
         :func:`~darkhaloscope.audit.selection.selection` of the columns.
+    redraw : callable, optional
+        :func:`~darkhaloscope.audit.rerender.rerender` as it was called for ``rerendered``; asked for
+        other conventions only where closure fails.
     """
     core = core_gate(stats, rerendered, spec)
     closed = closure(stats, rerendered, spec)
@@ -116,12 +126,21 @@ def conclude(
     if not spec.redraws:
         gates = [_without_arcs(g, spec) for g in gates]
     more = diagnose(stats, rerendered, closed, chosen, limits, spec)
+    doubts = {g.name for g in gates if g.outcome == "fail"} & {
+        "closure_scatter",
+        "arc_localisation",
+    }
+    found = closure_causes(closed, limits.of_causes)
+    skies = [c for c in more.causes if c.name in OTHER_SKIES]
+    if not skies:
+        found = reasoned(found, bool(doubts), stats, rerendered, limits.of_causes, spec, redraw)
     causes = [
-        *(found := closure_causes(closed, limits.of_causes)),
+        *skies,
+        *found,
         *_wrong_rows(stats),
         *_other_bugs(closed, quality, gates, any(c.kind == BUG for c in found)),
         *_shortcuts(core, limits),
-        *_beyond(found, more.causes),
+        *_beyond(found, [c for c in more.causes if c not in skies]),
     ]
     order = {BUG: 0, SHORTCUT: 1}
     causes.sort(key=lambda c: order.get(c.kind, 2))

@@ -6,11 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta as beta_law
 
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
-from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, below, equivalence
+from darkhaloscope.audit.intervals import (
+    CONFIDENCE,
+    Estimate,
+    Outcome,
+    below,
+    binomial_interval,
+    equivalence,
+)
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.verdict import Gate, GateLimits
@@ -129,14 +135,6 @@ def _fraction_gate(
         need = f"{name} needs stamps with less noise: {by_noise} of {n} arcs are off by it alone"
     outcome = below(lo, hi, limit) if n >= limits.closure_pairs else "not_enough"
     return Gate(name, bad / n, (lo, hi), limit, outcome, need)
-
-
-def binomial_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact interval of a fraction k of n (Clopper & Pearson 1934, Biometrika 26, 404)."""
-    tail = 0.5 * (1.0 - confidence)
-    lo = 0.0 if k == 0 else float(beta_law.ppf(tail, k, n - k + 1))
-    hi = 1.0 if k == n else float(beta_law.ppf(1.0 - tail, k + 1, n - k))
-    return lo, hi
 
 
 def integrity_gate(stats: Arrays) -> Gate:

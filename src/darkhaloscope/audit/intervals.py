@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta as beta_law
 from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
@@ -114,6 +115,14 @@ def below(lo: float, hi: float, limit: float) -> Outcome:
     if not (np.isfinite(lo) and np.isfinite(hi)):
         return "not_enough"
     return "pass" if hi <= limit else "fail" if lo > limit else "not_enough"
+
+
+def binomial_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact interval of a fraction k of n (Clopper & Pearson 1934, Biometrika 26, 404)."""
+    tail = 0.5 * (1.0 - confidence)
+    lo = 0.0 if k == 0 else float(beta_law.ppf(tail, k, n - k + 1))
+    hi = 1.0 if k == n else float(beta_law.ppf(1.0 - tail, k + 1, n - k))
+    return lo, hi
 
 
 # --- areas under the curve --------------------------------------------------------------------------

@@ -28,6 +28,9 @@ is the square from pixel ``corner`` of a stamp of ``size`` pixels, in whose pixe
 ImageOf = Callable[[int], NDArray[np.float64]]
 """``image_of(src_image)``: the pixels (y, x) of a galaxy of the catalogue that sources came from."""
 
+Redraw = Callable[[Arrays, AuditSpec, float], Arrays]
+"""``redraw(rows, spec, closure_tolerance)``: :func:`rerender` with a caller's fixes and images."""
+
 CORE_TOLERANCE = 1e-3
 CLOSURE_TOLERANCE = 1e-5
 CORE_FRAME = 32
@@ -288,6 +291,11 @@ def rerender(
         out["flux_total"][i] = drawn.flux_total
         out["magnification"][i] = drawn.magnification
     return out
+
+
+def redraw_plain(rows: Arrays, spec: AuditSpec, closure_tolerance: float) -> Arrays:
+    """:func:`rerender` of rows without a fix or an image, as a :data:`Redraw`."""
+    return rerender(rows, spec, closure_tolerance=closure_tolerance)
 
 
 def _core_frame(rows: Arrays, i: int, spec: AuditSpec) -> tuple[int, int]:

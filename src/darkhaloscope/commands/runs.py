@@ -256,7 +256,12 @@ def _conclude(
     )
     quality = audit.quality(columns, spec.reference_band)
     chosen = audit.selection(columns, spec)
-    result = audit.conclude(stats, rerendered, quality, prepare.limits_of(exp), spec, chosen)
+
+    def redraw(rows: audit.Arrays, spec: AuditSpec, tolerance: float) -> audit.Arrays:
+        return workflow.rerender_piece(rows, spec, catalogue, tolerance)
+
+    limits = prepare.limits_of(exp)
+    result = audit.conclude(stats, rerendered, quality, limits, spec, chosen, redraw)
     for name, table in result.tables.items():
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)

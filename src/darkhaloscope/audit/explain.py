@@ -1,0 +1,299 @@
+"""What else could the arcs be? Rows whose pixels are not what they promise, drawn again by other conventions.
+
+A few of the brightest of them are drawn by each of :mod:`.alternatives`, and by careless renderers
+(:mod:`.sampled`). What leaves least is kept, and a second and third change are tried beside it: lens,
+source and shear may each be wrong. A name is given only where it explains nine tenths, and where no
+other explains as much; else all that do are said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.alternatives import LENS_PLACE, Alternative, alternatives, changed
+from darkhaloscope.audit.core_gate import match
+from darkhaloscope.audit.fit import fit_arcs
+from darkhaloscope.audit.intervals import Floats, binomial_interval
+from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.noise import noise_of
+from darkhaloscope.audit.rerender import CORE_TOLERANCE, Redraw, audit_rows, predicted_width
+from darkhaloscope.audit.sampled import one_sample
+from darkhaloscope.audit.spec import AuditSpec
+
+OFF = 1e-4
+"""Part of an arc's square (light times itself) that may be unexplained: its light is then right to 1 %."""
+
+FEW, MANY = 9, 36
+"""Rows that are drawn again by every alternative: noiseless ones, and noisy ones."""
+
+STEP, EXPLAINED = 0.7, 0.05
+"""A change must leave less than the first of what was unexplained, all of them less than the second."""
+
+HINT = 0.5
+"""What leaves less than this is said to come near."""
+
+AS_GOOD = 2.0
+"""Alternatives that leave up to this many times as much as the best cannot be told from it."""
+
+MOST_CHANGES = 4
+ELONGATED = 0.9
+"""Axis ratio below which angles and ellipticities show."""
+
+FLOOR = 3e-6
+"""Below this part of the square nothing is told apart: the accuracy of what is drawn again."""
+
+
+SKY, ANGLES = "sky", ("lens angle", "source angle", "shear", "source offset", LENS_PLACE)
+"""After the whole sky was flipped, parts may be flipped back."""
+
+MILD = ("PSF width", "PSF profile", "pixel", "source size")
+
+CARELESS = {
+    "one sample a pixel": "one_sample_a_pixel",
+    "no PSF": "psf_not_applied",
+    "no PSF and one sample a pixel": "psf_not_applied",
+}
+"""What careless renderers do, and its names."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Closure rows with their stored and re-rendered arcs, (row, band, y, x), in sky sigma.
+
+    ``noise`` (row, band) is that of the stored ones; pixels that do not count are 0 in both.
+    """
+
+    rows: Arrays
+    arc: Floats
+    again: Floats
+    good: NDArray[np.bool_]
+    noise: Floats
+    unit: Floats
+
+    def __getitem__(self, use: NDArray[np.int64]) -> Images:
+        rows = {k: v[use] for k, v in self.rows.items()}
+        return Images(
+            rows, self.arc[use], self.again[use], self.good[use], self.noise[use], self.unit[use]
+        )
+
+    @property
+    def noisy(self) -> bool:
+        return bool(self.noise.any())
+
+    @property
+    def light(self) -> Floats:
+        """Square of each stored arc without its noise, (row,)."""
+        return np.asarray(np.maximum((self.arc**2).sum(axis=(1, 2, 3)) - self.grain, 1e-300))
+
+    @property
+    def grain(self) -> Floats:
+        """Square that noise alone adds to each row."""
+        return np.asarray((self.good.sum(axis=(2, 3)) * self.noise**2).sum(axis=1))
+
+    def unexplained(self, other: Floats) -> Floats:
+        """Part of each arc's square that ``other`` (row, band, y, x) leaves.
+
+        One factor and one constant a band are allowed to all rows together: closure names them. 2 where
+        ``other`` could not be drawn.
+        """
+        drawn = np.asarray(np.isfinite(other).all(axis=(1, 2, 3)))
+        weight = self.good * (drawn / self.light)[:, None, None, None]
+        total = np.maximum(weight.sum(axis=(0, 2, 3)), 1e-300)
+        model = np.where(drawn[:, None, None, None], other, 0.0)
+        seen, model = (
+            (v - ((weight * v).sum(axis=(0, 2, 3)) / total)[:, None, None]) * self.good
+            for v in (self.arc, model)
+        )
+        top = (weight * seen * model).sum(axis=(0, 2, 3))
+        factor = top / np.maximum((weight * model**2).sum(axis=(0, 2, 3)), 1e-300)
+        rest = ((seen - factor[:, None, None] * model) ** 2).sum(axis=(1, 2, 3))
+        part = np.clip((rest - self.grain) / self.light, 0.0, 2.0)
+        return np.asarray(np.where(drawn, part, 2.0))
+
+
+def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images:
+    """Closure rows whose arcs were drawn again and are seen in at least one band."""
+    rows = audit_rows(stats, spec)
+    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).all(axis=(1, 2, 3)))
+    hashes = rerendered["whole_hash"][drawn]
+    place, row = match(hashes, stats["whole_hash"]), match(hashes, rows["hash"])
+    use = (place >= 0) & (row >= 0)
+    drawn, place, row = drawn[use], place[use], row[use]
+    chosen = {k: v[row] for k, v in rows.items()}
+    bits = np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8)
+    sigma = chosen["sky_sigma"].astype(float)
+    width = predicted_width(*(chosen[n] for n in _WIDTH))
+    seen = (sigma > 0) & (width > 0)
+    lost = (chosen["nodata"][:, None] & bits[:, None, None]) != 0
+    good = ~lost & np.asarray(seen)[:, :, None, None]
+    unit = np.where(seen, sigma, 1.0)[:, :, None, None]
+    arc = np.where(good, stats["whole_arc"][place] / unit, 0.0)
+    again = np.where(good, rerendered["whole"][drawn] / unit, 0.0)
+    noise = np.zeros(seen.shape)
+    for b in range(len(spec.bands)):
+        found = noise_of((arc - again)[:, b], again[:, b], good[:, b])
+        if found.there:
+            noise[:, b] = found.level
+    lit = (again**2).sum(axis=(1, 2, 3)) > 0
+    return Images(chosen, arc, again, good, noise, unit)[np.flatnonzero(lit)]
+
+
+_WIDTH = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Alternatives that explain the pixels together.
+
+    Attributes
+    ----------
+    cause : str
+        Name of what leaves least.
+    says : str
+    rivals : tuple of str
+        What leaves about as much and has another name.
+    share : tuple of float
+        Fraction of the closure rows that were off, and its interval.
+    left : float
+        Part of the arcs' square that stays unexplained, and ``before``.
+    rows : dict of ndarray
+        The closure rows as they would have to be; None where no parameter says it.
+    whole : bool
+        Whether that is all, or only comes nearer than what is recorded.
+    """
+
+    cause: str
+    says: str
+    rivals: tuple[str, ...]
+    share: tuple[float, float, float]
+    left: float
+    before: float
+    rows: Arrays | None
+    whole: bool
+
+
+Draw = Callable[[Images], Floats]
+
+
+def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Explanation | None:
+    """Find what explains pixels that are not as promised; None where nothing does.
+
+    Parameters
+    ----------
+    mild : bool
+        Scale, shift, PSF width and constants explain the pixels already: only what has fewer free
+        numbers than they (a PSF, a size) is asked for.
+    """
+    part = images.unexplained(images.again)
+    off = np.flatnonzero(part > _limit(images))
+    if len(off) < 3:
+        return None
+    sample = images[_brightest(images, off)]
+    before = float(sample.unexplained(sample.again).mean())
+    fitted = _after_fit(sample, spec)
+    careless = _careless(spec)
+    known = [a for a in alternatives(spec) if not mild or a.part in MILD]
+    first = [a for a in known if a.part != LENS_PLACE]
+    scores = {a.says: _score(sample, [a], spec, redraw) for a in first}
+    others = {
+        says: float(sample.unexplained(draw(sample)).mean()) for says, draw in careless.items()
+    }
+    chosen, left = _search(sample, known, scores, before, spec, redraw)
+    best = min(others, key=others.__getitem__)
+    share = (len(off) / len(part), *binomial_interval(len(off), len(part)))
+    limit = max(EXPLAINED * before, FLOOR)
+    if others[best] < min(left, limit) / AS_GOOD and others[best] < max(fitted, FLOOR):
+        return Explanation(CARELESS[best], best, (), share, others[best], before, None, True)
+    if not chosen or left > min(HINT * before, AS_GOOD * max(fitted, FLOOR)):
+        return None
+    near = {
+        a.cause: a.says
+        for a in first
+        if len(chosen) == 1 and scores[a.says] < AS_GOOD * max(left, FLOOR)
+    }
+    # What explained most was chosen first, and gives its name.
+    name, says = chosen[0].cause, ", and then ".join(a.says for a in chosen)
+    rivals = tuple(f"{other} ({what})" for other, what in near.items() if other != name)
+    rows = changed(images.rows, chosen)
+    return Explanation(name, says, rivals, share, left, before, rows, left <= limit)
+
+
+def _careless(spec: AuditSpec) -> dict[str, Draw]:
+    def sampled(side: int, blurred: bool) -> Draw:
+        return lambda im: one_sample(im.rows, spec, side, blurred) / im.unit
+
+    draws = (sampled(1, True), sampled(8, False), sampled(1, False))
+    return dict(zip(CARELESS, draws, strict=True))
+
+
+def _limit(images: Images) -> Floats:
+    """Above it a row is off: three times what noise may leave."""
+    error = np.sqrt(2.0 * images.grain * (images.noise**2).mean(axis=1)) / images.light
+    return np.asarray(OFF + 3.0 * error)
+
+
+def _brightest(images: Images, off: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the rows that are off, bright and elongated ones."""
+    q = np.fmin(images.rows["lens_q"][off].astype(float), 1.0)
+    order = off[np.lexsort((-images.light[off], q >= ELONGATED))]
+    count = MANY if images.noisy else FEW
+    return np.sort(order[: 2 * count : 2] if len(order) >= 2 * count else order[:count])
+
+
+def _score(sample: Images, chosen: list[Alternative], spec: AuditSpec, redraw: Redraw) -> float:
+    return float(
+        sample.unexplained(_drawn(sample, changed(sample.rows, chosen), spec, redraw)).mean()
+    )
+
+
+def _drawn(sample: Images, rows: Arrays, spec: AuditSpec, redraw: Redraw) -> Floats:
+    whole = redraw(rows, spec, CORE_TOLERANCE)
+    return np.asarray(whole["whole"][match(rows["hash"], whole["whole_hash"])] / sample.unit)
+
+
+def _search(
+    sample: Images,
+    known: list[Alternative],
+    scores: dict[str, float],
+    before: float,
+    spec: AuditSpec,
+    redraw: Redraw,
+) -> tuple[list[Alternative], float]:
+    """The alternative that leaves least, then what helps most beside it, as long as it does."""
+    settled = max(FLOOR, 1e-3 * before)
+    chosen: list[Alternative] = []
+    left, trials = before, [(a, scores[a.says]) for a in known if a.says in scores]
+    while trials and len(chosen) < MOST_CHANGES and left > settled:
+        best, score = min(trials, key=lambda trial: trial[1])
+        if score > STEP * left:
+            break
+        # What made it worse is not tried again; of a flipped sky each part may not be.
+        useful = [a for a, s in trials if s < left and a.part not in (best.part, SKY)]
+        if best.part == SKY:
+            useful = [a for a in known if a.part in ANGLES]
+        chosen, left = [*chosen, best], score
+        trials = []
+        if left > settled:
+            trials = [(a, _score(sample, [*chosen, a], spec, redraw)) for a in useful]
+    return chosen, left
+
+
+def _after_fit(sample: Images, spec: AuditSpec) -> float:
+    """What scale, shift and PSF width leave where they are fitted to each image."""
+    width = predicted_width(*(sample.rows[n] for n in _WIDTH)) / spec.pixel_scale
+    model = sample.rows["psf_model"].astype(np.int64)
+    beta = np.where(model == 2, sample.rows["psf_beta"].astype(float), 3.5)
+    rest = np.zeros(len(model))
+    for b in range(len(spec.bands)):
+        lit = np.flatnonzero((sample.again[:, b] > 0).any(axis=(1, 2)))
+        if len(lit):
+            fit = fit_arcs(
+                sample.arc[lit, b], sample.again[lit, b], model[lit], beta[lit], width[lit, b]
+            )
+            rest[lit] += ((fit.seen - fit.model) ** 2).sum(axis=(1, 2), where=sample.good[lit, b])
+    part = (rest - sample.grain) / sample.light
+    return float(np.clip(part, 0.0, 2.0).mean())
