@@ -29,6 +29,7 @@ from darkhaloscope.audit import (
     selection,
     stratum_counts,
 )
+from darkhaloscope.audit.rerender import Redraw, redraw_plain
 from darkhaloscope.lensing import Lens, Psf, Sersic, render
 
 BANDS = ("g", "r", "z")
@@ -163,13 +164,19 @@ def summed(ds: Ds) -> Ds:
     return ds.assign(total_injected_flux=(("pair", "band"), flux))
 
 
+def nea_psf(width: float) -> Psf:
+    """The PSF of a map's width."""
+    return Psf("moffat", nea_fwhm=width, beta=BETA)
+
+
 def draw(
     columns: dict[str, np.ndarray],
     src_flux: np.ndarray,
     psfsize: np.ndarray,
     target: np.ndarray,
     i: int,
-    width_is: str = "nea",
+    psf_of: Callable[[float], Psf] = nea_psf,
+    size: int = SIZE,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """One arc (band, y, x), its lensed flux a band, and its magnification."""
     c = {k: float(v[i]) for k, v in columns.items()}
@@ -181,13 +188,9 @@ def draw(
         tuple(float(f) for f in src_flux[i]), reff=c["src_reff"], n=c["src_n"], q=c["src_q"],
         pa=c["src_pa"], dx=c["src_dx"], dy=c["src_dy"],
     )  # fmt: skip
-    if width_is == "nea":
-        psfs = [Psf("moffat", nea_fwhm=float(w), beta=BETA) for w in psfsize[i]]
-    else:
-        psfs = [Psf("moffat", fwhm=float(w), beta=BETA) for w in psfsize[i]]
     out = render(
-        lens, source, psfs, size=SIZE, x=float(target[i, 0]), y=float(target[i, 1]),
-        pixel_scale=SCALE,
+        lens, source, [psf_of(float(w)) for w in psfsize[i]], size=size, x=float(target[i, 0]),
+        y=float(target[i, 1]), pixel_scale=SCALE,
     )  # fmt: skip
     return out.arc, out.arc_flux_total, out.magnification
 
@@ -237,11 +240,12 @@ def run_audit(
     ds: Ds,
     limits: GateLimits | None = None,
     again: dict[str, np.ndarray] | None = None,
+    redraw: Redraw = redraw_plain,
     **changes: object,
 ) -> AuditResult:
     """The whole audit of a data set in memory, measured in three blocks.
 
-    ``again`` are its rows drawn again, where they are known.
+    ``again`` are its rows drawn again, where they are known; ``redraw`` draws more of them.
     """
     spec = spec_of(ds, **changes)
     edges = np.linspace(0, ds.sizes["pair"], 4).astype(int)
@@ -250,7 +254,8 @@ def run_audit(
     columns = quality(ds, spec.reference_band)
     if again is None:
         again = rerendered(ds, stats, spec)
-    return conclude(stats, again, columns, limits or GateLimits(), spec, selection(ds, spec))
+    chosen = selection(ds, spec)
+    return conclude(stats, again, columns, limits or GateLimits(), spec, chosen, redraw)
 
 
 def with_arc(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:

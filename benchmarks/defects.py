@@ -1,35 +1,90 @@
 """Is each planted defect found, and called by its name? ``python benchmarks/defects.py --folder study``.
 
-Defects of :mod:`planted` go into clean noiseless pairs, seed by seed; the clean pairs are audited too.
-Prints how often each was alarmed, named right (the heaviest cause is the defect's or its degenerate
-family's) and what else it was called. Base sets, their arcs drawn again and every finished audit lie in
-``--folder``, so that a study can be stopped and continued, or given more seeds.
+Defects of :mod:`planted` go into clean pairs, seed by seed, at their reference size (``--sizes``: at the
+others too, for the curves of detection against size); the clean pairs are audited too. Three kinds of
+sets are kept apart: noiseless pairs with their provenance, pairs whose stamp and ctrl have noise each of
+its own, and two classes without pairs. Every finished audit is a line of ``audits.jsonl`` in ``--folder``,
+with a digest of the sources it was made by: a study may be stopped (``--hours``), continued, given more
+seeds, and shared by several processes (``--part 0/2``), and audits by other sources are never counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import audit_pairs
 import numpy as np
+import planted
 import xarray as xr
-from audit_pairs import Ds, clean, measure, names, rerendered, run_audit, spec_of
-from planted import DEFECTS
+from audit_pairs import SKY, Ds, clean, measure, names, rerendered, run_audit, spec_of, summed
+from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED
 from rich.console import Console
 from rich.table import Table
+from shared_work import Memo, shared
+
+from darkhaloscope import audit as package
+from darkhaloscope.audit import undrawn
+from darkhaloscope.audit.hypotheses import FAMILY_RISK
+from darkhaloscope.audit.intervals import binomial_interval
+from darkhaloscope.audit.rerender import audit_rows
 
 CLEAN = "nothing"
+KINDS = (NOISELESS, NOISY, UNPAIRED)
 QUICK = (
     "flux doubled", "pedestal", "pedestal in the core", "shift by 1 px", "noise in one class",
     "region in two splits",
 )  # fmt: skip
 QUICK_PAIRS = 120
+EACH_NOISE = 0.7
+"""Noise in sky sigma that stamp and ctrl of a noisy pair are given, each of its own."""
+
+FEWEST = 0.9
+"""Part of its plants that must be detected of every single cause: 54 of 60."""
+
+WANTED = {"detected": 0.95, "named": 0.90}
+P_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 Truth = dict[str, np.ndarray]
+Line = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """One audit of a study; ``size`` is None for clean pairs."""
+
+    kind: str
+    defect: str
+    size: float | None
+
+
+def sources() -> str:
+    """Digest of the code that an audit's result depends on: the audit, the pairs and the plants."""
+    folder = Path(str(package.__file__)).parent
+    files = [*sorted(folder.rglob("*.py")), Path(audit_pairs.__file__), Path(planted.__file__)]
+    out = hashlib.sha256()
+    for file in files:
+        out.update(file.name.encode() + file.read_bytes())
+    return out.hexdigest()[:16]
+
+
+def cases(kinds: list[str], defects: list[str], sizes: bool) -> list[Case]:
+    """Clean pairs, then every defect that a kind of set can show."""
+    out = []
+    for kind in kinds:
+        out.append(Case(kind, CLEAN, None))
+        for name in defects:
+            defect = DEFECTS[name]
+            if kind in defect.kinds:
+                axis = defect.axis if sizes else (defect.reference,)
+                out += [Case(kind, name, size) for size in axis]
+    return out
 
 
 def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
@@ -56,62 +111,201 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(str) if values.dtype == object else values
 
 
-def audit(ds: Ds, truth: Truth, defect: str) -> dict[str, Any]:
+def as_kind(ds: Ds, kind: str, seed: int) -> Ds:
+    """The same rows as a set of another kind."""
+    if kind == NOISELESS:
+        return ds
+    out = ds.copy(deep=True)
+    injected = np.flatnonzero(ds["lens_model"].values != 0)
+    ctrl, arc = ds["ctrl"].values.astype(float), ds["arc"].values.astype(float)
+    stamp = ctrl + arc
+    if kind == NOISY:
+        rng = np.random.default_rng([seed, 17])
+        noise = EACH_NOISE * SKY[:, None, None] * rng.normal(size=(2, *ctrl.shape))
+        ctrl, stamp = ctrl + noise[0], stamp + noise[1]
+    else:
+        # Row i of one class keeps row i of the other company, and is of another place.
+        ctrl[injected] = ctrl[np.roll(injected, len(injected) // 2)]
+    difference = np.zeros_like(arc)
+    difference[injected] = (stamp - ctrl)[injected]
+    out["ctrl"].values[:], out["arc"].values[:] = ctrl, difference
+    return summed(out)
+
+
+def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo) -> Line:
     """Verdict and causes of the pairs with one defect."""
-    planted = ds if defect == CLEAN else DEFECTS[defect].plant(ds)
-    result = run_audit(planted, again=truth)
-    p = result.tables["tests"]["p_holm"].min()
-    return {"verdict": result.verdict["verdict"], "causes": names(result), "least_p": float(p)}
+    started = time.process_time()
+    spoilt = ds if case.size is None else DEFECTS[case.defect].plant(ds, case.size)
+    spoilt = as_kind(spoilt, case.kind, seed)
+    changes: dict[str, Any] = {}
+    if case.kind == UNPAIRED:
+        changes["paired"] = False
+        spec = spec_of(spoilt, **changes)
+        truth = undrawn(audit_rows(measure(spoilt, spec), spec), spec)
+    result = run_audit(spoilt, again=truth, redraw=memo.redraw, **changes)
+    p = result.tables["tests"][["p", "p_holm"]]
+    out = {
+        "verdict": result.verdict["verdict"],
+        "causes": names(result),
+        "least_p": _rounded(float(p["p_holm"].min())),
+        "seconds": round(time.process_time() - started, 2),
+    }
+    return out if case.size is not None else {**out, "p": [_rounded(float(v)) for v in p["p"]]}
 
 
-def study(folder: Path, pairs: int, seeds: int, defects: list[str]) -> list[dict[str, Any]]:
-    """Every defect in every seed; what the folder already holds is not done again."""
-    book = folder / "audits.jsonl"
-    done = [json.loads(line) for line in book.read_text().splitlines()] if book.exists() else []
-    have = {(d["pairs"], d["seed"], d["defect"]) for d in done}
-    for seed in range(seeds):
-        left = [d for d in (CLEAN, *defects) if (pairs, seed, d) not in have]
-        if not left:
+def _rounded(p: float) -> float | None:
+    return float(f"{p:.3g}") if np.isfinite(p) else None
+
+
+def finished(folder: Path, pairs: int, code: str) -> Iterator[Line]:
+    """Lines of the folder's book that were made by these sources."""
+    for book in sorted(folder.glob("audits*.jsonl")):
+        for text in book.read_text().splitlines():
+            line = json.loads(text)
+            if line["pairs"] == pairs and line["code"] == code:
+                yield line
+
+
+def study(
+    folder: Path,
+    pairs: int,
+    seeds: int,
+    wanted: list[Case],
+    *,
+    clean_seeds: int = 0,
+    part: tuple[int, int] = (0, 1),
+    seconds: float = np.inf,
+    keep: bool = True,
+) -> list[Line]:
+    """Every case in every seed; what the folder already holds is not done again.
+
+    Parameters
+    ----------
+    clean_seeds : int
+        Seeds of which the clean pairs alone are audited, ``seeds`` among them.
+    part : (int, int)
+        Which seeds are this process's: those that leave k when divided by n.
+    seconds : float
+        No audit is begun after as many.
+    keep : bool
+        Whether bases stay in the folder when their audits are done: 0.15 GB each at 2,000 pairs.
+    """
+    code, started = sources(), time.monotonic()
+    done = list(finished(folder, pairs, code))
+    have = {(d["seed"], Case(d["kind"], d["defect"], d["size"])) for d in done}
+    book = folder / f"audits-{part[0]}.jsonl"
+    for seed in range(max(seeds, clean_seeds)):
+        mine = wanted if seed < seeds else [c for c in wanted if c.size is None]
+        left = [c for c in mine if (seed, c) not in have]
+        if not left or seed % part[1] != part[0]:
             continue
+        if time.monotonic() - started > seconds:
+            break
         ds, truth = base(folder, pairs, seed)
-        for defect in left:
-            line = {"pairs": pairs, "seed": seed, "defect": defect, **audit(ds, truth, defect)}
-            with book.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            done.append(line)
-    wanted = {CLEAN, *defects}
-    return [d for d in done if d["pairs"] == pairs and d["seed"] < seeds and d["defect"] in wanted]
+        with shared() as memo:
+            for case in left:
+                if time.monotonic() - started > seconds:
+                    break
+                line = {"code": code, "pairs": pairs, "seed": seed, **case._asdict()}
+                line |= audit(ds, truth, case, seed, memo)
+                with book.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                done.append(line)
+        if not keep:
+            for name in ("clean", "truth"):
+                (folder / f"{name}-{pairs}-{seed}.npz").unlink()
+    asked = set(wanted)
+    return [
+        d for d in done
+        if Case(d["kind"], d["defect"], d["size"]) in asked
+        and (d["seed"] < seeds or (d["size"] is None and d["seed"] < clean_seeds))
+    ]  # fmt: skip
 
 
-def confusion(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a defect: plants, alarms, right names, and how often each name came first."""
+# --- what came out --------------------------------------------------------------------------------
+
+
+def confusion(done: list[Line]) -> list[Line]:
+    """One line a kind, defect and size: plants, alarms, right names, and how often each name came first."""
     lines = []
-    for defect in (CLEAN, *DEFECTS):
-        own = [d for d in done if d["defect"] == defect]
+    for kind, defect, size in cases(list(KINDS), list(DEFECTS), sizes=True):
+        own = [d for d in done if (d["kind"], d["defect"], d["size"]) == (kind, defect, size)]
         if not own:
             continue
         first = Counter(d["causes"][0] if d["causes"] else d["verdict"] for d in own)
         right = {"physics", "undecided"} if defect == CLEAN else DEFECTS[defect].names
         lines.append(
             {
+                "kind": kind,
                 "defect": defect,
-                "size": "" if defect == CLEAN else DEFECTS[defect].size,
+                "size": size,
+                "reference": defect != CLEAN and size == DEFECTS[defect].reference,
+                "unit": "" if defect == CLEAN else DEFECTS[defect].unit,
                 "plants": len(own),
                 "alarms": sum(d["verdict"] in ("bug", "shortcut") for d in own),
                 "named": sum(n for name, n in first.items() if name in right),
                 "called": dict(first.most_common()),
+                "seconds": float(np.mean([d["seconds"] for d in own])),
             }
         )
     return lines
 
 
-def show(lines: list[dict[str, Any]], console: Console) -> None:
-    """The confusion matrix, a defect a line."""
-    table = Table("planted", "size", "plants", "alarms", "named right", "called")
+def bounds(lines: list[Line], kind: str) -> Line | None:
+    """All plants of a kind at their reference size together: fractions with their lower bounds (95 %)."""
+    own = [line for line in lines if line["kind"] == kind and line["reference"]]
+    plants = sum(line["plants"] for line in own)
+    if not plants:
+        return None
+    out: Line = {"kind": kind, "plants": plants}
+    for name, key in (("detected", "alarms"), ("named", "named")):
+        count = sum(line[key] for line in own)
+        # One-sided: the lower end of a two-sided interval of 90 %.
+        lowest = binomial_interval(count, plants, 0.90)[0]
+        out[name] = {"count": count, "lower": lowest, "reached": lowest >= WANTED[name]}
+    out["below"] = [line["defect"] for line in own if line["alarms"] < FEWEST * line["plants"]]
+    return out
+
+
+def p_values(done: list[Line]) -> list[Line]:
+    """Histogram of the p-values of all tests on clean sets, and of the least one of each after Holm."""
+    own = [d for d in done if d["size"] is None and d["kind"] == NOISELESS]
+    every = np.array([p for d in own for p in d["p"] if p is not None], dtype=float)
+    least = np.array([d["least_p"] for d in own if d["least_p"] is not None], dtype=float)
+    counts = [np.histogram(values, P_EDGES)[0].tolist() for values in (every, least)]
+    return [
+        {"from": lo, "to": hi, "tests": a, "audits": b}
+        for lo, hi, a, b in zip(P_EDGES[:-1], P_EDGES[1:], *counts, strict=True)
+    ]
+
+
+def show(lines: list[Line], done: list[Line], console: Console) -> None:
+    """The confusion matrix, a defect a line; the bounds; the p-values of clean sets."""
+    table = Table("set", "planted", "size", "plants", "alarms", "named right", "called", "CPU s")
     for line in lines:
         called = ", ".join(f"{name} {n}" for name, n in line["called"].items())
+        size = "" if not line["unit"] else f"{line['size']:g} {line['unit']}"
         counts = (str(line[c]) for c in ("plants", "alarms", "named"))
-        table.add_row(line["defect"], line["size"], *counts, called)
+        name = line["defect"] + ("" if line["reference"] or line["size"] is None else " *")
+        table.add_row(line["kind"], name, size, *counts, called, f"{line['seconds']:.1f}")
+    console.print(table)
+    console.print("* not the reference size", highlight=False)
+    for kind in KINDS:
+        found = bounds(lines, kind)
+        if found is None:
+            continue
+        parts = [
+            f"{name} {found[name]['count']}, at least {found[name]['lower']:.1%} "
+            f"(wanted {WANTED[name]:.0%})"
+            for name in WANTED
+        ]
+        below = f"; below {FEWEST:.0%}: {', '.join(found['below'])}" if found["below"] else ""
+        console.print(
+            f"{kind}: of {found['plants']} plants {'; '.join(parts)}{below}", highlight=False
+        )
+    table = Table("p from", "to", "tests", f"audits (least, Holm; alarm below {FAMILY_RISK:g})")
+    for line in p_values(done):
+        table.add_row(*(f"{line[k]:g}" for k in ("from", "to", "tests", "audits")))
     console.print(table)
 
 
@@ -120,20 +314,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=2000, help="injections in a base set")
     parser.add_argument("--seeds", type=int, default=60, help="base sets")
+    parser.add_argument(
+        "--clean-seeds", type=int, default=0, help="base sets audited without a defect"
+    )
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=[NOISELESS])
+    parser.add_argument(
+        "--defect", nargs="+", choices=DEFECTS, default=list(DEFECTS), metavar="NAME"
+    )
+    parser.add_argument("--sizes", action="store_true", help="all sizes, not the reference alone")
+    parser.add_argument("--part", default="0/1", help="k/n: this process takes seeds k, k + n, ...")
+    parser.add_argument("--hours", type=float, default=np.inf, help="begin nothing after as many")
+    parser.add_argument(
+        "--drop", action="store_true", help="remove a base when its audits are done"
+    )
     parser.add_argument("--folder", type=Path, help="where base sets and finished audits lie")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--quick", action="store_true", help="one seed, 120 pairs: under 50 s")
     given = parser.parse_args()
+    k, n = (int(v) for v in given.part.split("/"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        pairs, seeds, defects = given.pairs, given.seeds, list(DEFECTS)
+        pairs, seeds, wanted = (
+            given.pairs,
+            given.seeds,
+            cases(given.kind, given.defect, given.sizes),
+        )
         if given.quick:
-            pairs, seeds, defects = QUICK_PAIRS, 1, list(QUICK)
-        lines = confusion(study(folder, pairs, seeds, defects))
-    show(lines, Console())
+            pairs, seeds, wanted = QUICK_PAIRS, 1, cases([NOISELESS], list(QUICK), sizes=False)
+        done = study(
+            folder, pairs, seeds, wanted, clean_seeds=given.clean_seeds, part=(k, n),
+            seconds=3600.0 * given.hours, keep=not given.drop,
+        )  # fmt: skip
+        lines = confusion(done)
+    show(lines, done, Console())
     if given.json is not None:
-        given.json.write_text(json.dumps({"pairs": pairs, "defects": lines}, indent=1) + "\n")
+        figures = {
+            "pairs": pairs,
+            "code": sources(),
+            "defects": lines,
+            "bounds": [b for kind in KINDS if (b := bounds(lines, kind))],
+            "p_values": p_values(done),
+        }
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

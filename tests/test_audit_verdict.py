@@ -14,7 +14,6 @@ from audit_pairs import (
     SIZE,
     SKY,
     clean,
-    draw,
     gate,
     masked_again,
     names,
@@ -23,30 +22,13 @@ from audit_pairs import (
     summed,
     with_arc,
 )
+from planted import planted
 
 from darkhaloscope.audit import GateLimits, exit_code, to_json
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 UNIT = SKY[None, :, None, None]
 RADIUS = radius_map(SIZE, stamp_centre(SIZE), stamp_centre(SIZE))
-LENS_AND_SOURCE = (
-    "theta_e", "lens_q", "lens_pa", "gamma1", "gamma2", "lens_dx", "lens_dy", "src_reff", "src_n",
-    "src_q", "src_pa", "src_dx", "src_dy",
-)  # fmt: skip
-
-
-def _again(
-    target: np.ndarray | None = None, width_is: str = "nea", n_pairs: int = 300, **changed: object
-) -> np.ndarray:
-    """Arcs of the clean pairs drawn otherwise than their rows say."""
-    ds = clean(n_pairs)
-    columns = {name: ds[name].values.copy() for name in LENS_AND_SOURCE}
-    for name, change in changed.items():
-        columns[name] = change(columns[name])  # type: ignore[operator]
-    if target is None:
-        target = np.stack([ds["target_x"].values, ds["target_y"].values], axis=1)
-    flux, psfsize = ds["src_flux"].values, ds["psfsize"].values
-    return np.array([draw(columns, flux, psfsize, target, i, width_is)[0] for i in range(n_pairs)])
 
 
 def test_clean_pairs_are_physics() -> None:
@@ -106,7 +88,7 @@ def test_the_reach_and_the_band_of_a_core_constant_are_said() -> None:
         (lambda arc: 2.0 * arc, "flux_scale", 2.0),
         (lambda arc: arc + 0.01 * UNIT, "pedestal", 0.01),
         (lambda arc: np.roll(arc, 1, axis=-1), "shift", 1.0),
-        (lambda arc: np.roll(arc, SIZE // 2, axis=-1), "shift", SIZE / 2),
+        (lambda arc: np.roll(arc, SIZE // 2, axis=-1), "kernel_centre", SIZE / 2),
     ],
     ids=["flux", "flux_doubled", "pedestal", "one_pixel", "half_a_stamp"],
 )
@@ -124,27 +106,27 @@ def test_a_sky_offset_of_one_band_is_placed() -> None:
     assert "in band g" in result.verdict["sentence"]
 
 
-def test_psfsize_taken_for_a_moffat_fwhm_is_a_blur_and_says_so() -> None:
-    arcs = _again(width_is="fwhm")
-    result = run_audit(with_arc(clean(), lambda _: arcs))
-    assert names(result) == ["blur"]
+def test_psfsize_taken_for_a_moffat_fwhm_is_called_that() -> None:
+    result = run_audit(planted(clean(), "psfsize as Moffat FWHM"))
+    assert names(result) == ["psf_as_moffat_fwhm"]
     assert result.verdict["causes"][0]["size"] == pytest.approx(1.233, abs=0.005)
-    assert "psf_as_moffat_fwhm fits" in result.verdict["sentence"]
+    assert "psfsize taken for the FWHM of a Moffat" in result.verdict["sentence"]
 
 
 def test_rounded_targets_are_told_from_a_constant_shift() -> None:
-    arcs = _again(target=np.full((330, 2), stamp_centre(SIZE)))
-    result = run_audit(with_arc(clean(), lambda _: arcs))
-    assert names(result)[0] == "shift"
+    result = run_audit(planted(clean(), "target rounded"))
+    assert names(result)[0] == "target_rounded"
     assert "the target was rounded" in result.verdict["causes"][0]["evidence"]
 
 
-def test_mirrored_angles_are_an_unexplained_residual() -> None:
-    arcs = _again(lens_pa=lambda pa: 180 - pa, src_dx=lambda x: -x, gamma2=lambda g: -g)
-    result = run_audit(with_arc(clean(), lambda _: arcs))
+@pytest.mark.long
+def test_angles_of_lens_shear_and_offset_are_fitted_apart() -> None:
+    """All but the source's own angle are mirrored."""
+    result = run_audit(planted(clean(), "angles mirrored"))
     assert result.verdict["verdict"] == "bug"
-    assert names(result)[0] == "unexplained_residual"
-    assert "most at r = " in result.verdict["sentence"]
+    assert names(result)[0] == "angle_convention"
+    flipped_but_one = "the whole sky mirrored east for west, and then the source angle mirrored"
+    assert flipped_but_one in result.verdict["sentence"]
     assert gate(result, "arc_localisation")["outcome"] == "fail"
 
 

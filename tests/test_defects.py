@@ -1,28 +1,119 @@
-"""The study of planted defects: it counts right, and goes on where it was stopped."""
+"""Planted defects are called by their names, and the study that counts it counts right."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import defects
 import numpy as np
 import pytest
-from audit_pairs import clean, measure, rerendered, spec_of
+from audit_pairs import Ds, clean, measure, rerendered, spec_of
+from defects import Case
+from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED, planted
+from shared_work import Memo, shared
+
+from darkhaloscope.audit.causes import Limits
+from darkhaloscope.audit.closure import closure
+from darkhaloscope.audit.gates import localisation_gate, scatter_gate
+from darkhaloscope.audit.named import closure_causes
+from darkhaloscope.audit.reasoned import reasoned
+from darkhaloscope.audit.verdict import GateLimits
+
+PAIRS = 110
+FAMILIES = (
+    "theta_e in pixels", "one sample a pixel", "rows shuffled", "magnification twice",
+    "normalised after lensing", "lens offset ignored", "FFT wrap-around",
+)  # fmt: skip
+"""One of each family; other tests have flux, shift, PSF, constants, noise, splits and metadata."""
+
+COSTLY = (
+    "source ellipticity", "lens ellipticity", "theta_e on the major axis", "R_e on the major axis",
+    "PSF of one band for all", "north for south", "lens angle turned", "shear with the other sign",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def memo() -> Iterator[Memo]:
+    with shared() as found:
+        yield found
+
+
+def closure_names(ds: Ds, memo: Memo) -> list[str]:
+    """What closure alone says of pairs."""
+    spec = spec_of(ds)
+    stats = measure(ds, spec)
+    again = rerendered(ds, stats, spec)
+    found = closure(stats, again, spec)
+    gates = (scatter_gate(found, GateLimits()), localisation_gate(found, GateLimits()))
+    doubtful = any(g.outcome == "fail" for g in gates)
+    limits = Limits()
+    causes = closure_causes(found, limits)
+    causes = reasoned(causes, doubtful, stats, again, limits, spec, memo.redraw)
+    return [c.name for c in causes if c.kind == "bug"]
+
+
+@pytest.mark.parametrize(
+    "defect", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.long) for name in COSTLY)]
+)
+def test_a_planted_defect_is_called_by_its_name(defect: str, memo: Memo) -> None:
+    called = closure_names(planted(clean(PAIRS), defect), memo)
+    assert called
+    assert called[0] in DEFECTS[defect].names
+
+
+@pytest.mark.long
+def test_two_defects_are_both_named(memo: Memo) -> None:
+    spoilt = planted(planted(clean(PAIRS), "theta_e in pixels"), "pedestal", 0.2)
+    assert closure_names(spoilt, memo) == ["theta_e_unit", "pedestal"]
+
+
+def test_clean_pairs_have_no_cause(memo: Memo) -> None:
+    assert closure_names(clean(PAIRS), memo) == []
+
+
+@pytest.mark.long
+def test_every_plant_is_found_and_clean_sets_are_clean(tmp_path: Path) -> None:
+    """One plant of each defect and five clean sets, of 500 pairs, by the whole audit."""
+    wanted = defects.cases([NOISELESS], list(DEFECTS), sizes=False)
+    done = defects.study(tmp_path, 500, 1, wanted, clean_seeds=5, keep=False)
+    lines = {line["defect"]: line for line in defects.confusion(done)}
+    assert lines["nothing"]["plants"] == 5
+    assert lines["nothing"]["alarms"] == 0
+    for defect in DEFECTS:
+        assert (lines[defect]["alarms"], lines[defect]["named"]) == (1, 1), lines[defect]
+
+
+def line(defect: str, verdict: str, *causes: str, size: float | None = None) -> dict[str, Any]:
+    case = Case(NOISELESS, defect, size)
+    told = {"verdict": verdict, "causes": list(causes), "least_p": 0.5, "seconds": 2.0}
+    return {**case._asdict(), **told, **({} if size else {"p": [0.5, 0.005, None]})}
 
 
 def test_counts_are_those_of_the_audits() -> None:
     done = [
-        {"defect": "nothing", "verdict": "physics", "causes": []},
-        {"defect": "nothing", "verdict": "bug", "causes": ["shift"]},
-        {"defect": "zero point", "verdict": "bug", "causes": ["flux_scale", "shift"]},
-        {"defect": "zero point", "verdict": "bug", "causes": ["blur", "flux_scale"]},
-        {"defect": "zero point", "verdict": "undecided", "causes": []},
+        line("nothing", "physics"),
+        line("nothing", "bug", "shift"),
+        line("zero point", "bug", "flux_scale", "shift", size=1.05),
+        line("zero point", "bug", "blur", "flux_scale", size=1.05),
+        line("zero point", "undecided", size=1.05),
+        line("zero point", "physics", size=1.02),
     ]
-    nothing, flux = defects.confusion(done)
+    nothing, faint, flux = defects.confusion(done)
     assert (nothing["plants"], nothing["alarms"], nothing["named"]) == (2, 1, 1)
     assert (flux["plants"], flux["alarms"], flux["named"]) == (3, 2, 1)
     assert flux["called"] == {"flux_scale": 1, "blur": 1, "undecided": 1}
+    assert (flux["reference"], faint["reference"], faint["size"]) == (True, False, 1.02)
+    bounds = defects.bounds([nothing, faint, flux], NOISELESS)
+    assert bounds is not None
+    assert bounds["plants"] == 3
+    assert bounds["below"] == ["zero point"]
+    # Clopper & Pearson: p with P(2 or 3 of 3) = 0.05 is the root of 3 p^2 - 2 p^3 = 0.05.
+    low = bounds["detected"]["lower"]
+    assert 3 * low**2 - 2 * low**3 == pytest.approx(0.05)
+    tests = {(v["from"], v["to"]): v["tests"] for v in defects.p_values(done)}
+    assert (tests[0.5, 0.75], tests[1e-3, 1e-2]) == (2, 2)
 
 
 def test_a_study_goes_on_where_it_was_stopped(
@@ -30,21 +121,44 @@ def test_a_study_goes_on_where_it_was_stopped(
 ) -> None:
     asked: list[str] = []
 
-    def audit(ds: object, truth: object, defect: str) -> dict[str, Any]:
+    def audit(ds: object, truth: object, case: Case, *_: object) -> dict[str, Any]:
         if len(asked) == 2:
             raise KeyboardInterrupt
-        asked.append(defect)
-        return {"verdict": "bug", "causes": ["flux_scale"], "least_p": 1.0}
+        asked.append(case.defect)
+        return {"verdict": "bug", "causes": ["flux_scale"], "least_p": 1.0, "seconds": 0.0}
 
     monkeypatch.setattr(defects, "audit", audit)
     monkeypatch.setattr(defects, "base", lambda *_: (None, {}))
+    wanted = defects.cases([NOISELESS], ["flux doubled", "pedestal"], sizes=False)
     with pytest.raises(KeyboardInterrupt):
-        defects.study(tmp_path, 10, 1, ["flux doubled", "pedestal"])
+        defects.study(tmp_path, 10, 1, wanted)
     assert asked == ["nothing", "flux doubled"]
     asked.clear()
-    done = defects.study(tmp_path, 10, 1, ["flux doubled", "pedestal"])
+    done = defects.study(tmp_path, 10, 1, wanted)
     assert asked == ["pedestal"]
     assert [d["defect"] for d in done] == ["nothing", "flux doubled", "pedestal"]
+    # Audits by other sources are not counted, and are done again.
+    asked.clear()
+    monkeypatch.setattr(defects, "sources", lambda: "others")
+    assert len(defects.study(tmp_path, 10, 1, wanted[:2])) == 2
+    assert asked == ["nothing", "flux doubled"]
+
+
+def test_seeds_are_shared_between_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"verdict": "physics", "causes": [], "least_p": 1.0, "seconds": 0.0}
+    monkeypatch.setattr(defects, "audit", lambda *_: told)
+    monkeypatch.setattr(defects, "base", lambda *_: (None, {}))
+    wanted = defects.cases([NOISELESS], ["pedestal"], sizes=False)
+    first = defects.study(tmp_path, 10, 3, wanted, clean_seeds=5, part=(0, 2))
+    assert {d["seed"] for d in first} == {0, 2, 4}
+    both = defects.study(tmp_path, 10, 3, wanted, clean_seeds=5, part=(1, 2))
+    assert sorted((d["seed"], d["defect"]) for d in both) == [
+        *((s, d) for s in range(3) for d in ("nothing", "pedestal")),
+        (3, "nothing"),
+        (4, "nothing"),
+    ]
 
 
 def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -57,3 +171,14 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         kept["core"], rerendered(fresh, measure(fresh, spec), spec)["core"]
     )
+
+
+def test_sets_of_other_kinds_hold_the_same_light() -> None:
+    ds = clean(12, seed=3)
+    noisy, unpaired = (defects.as_kind(ds, kind, 1) for kind in (NOISY, UNPAIRED))
+    stamp, moved = ((d["ctrl"] + d["arc"]).values[:12] for d in (ds, unpaired))
+    np.testing.assert_allclose(moved, stamp, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(unpaired["ctrl"].values[:12], ds["ctrl"].values[:12], atol=1e-2)
+    gap = (noisy["arc"] - ds["arc"]).values[:12] / ds["sky_sigma"].values[:12, :, None, None]
+    assert gap.std() == pytest.approx(defects.EACH_NOISE * np.sqrt(2), rel=0.02)
+    assert not noisy["arc"].values[12:].any()

@@ -1,0 +1,77 @@
+"""Work that many audits of one base share: equal inputs to a pure function are computed once.
+
+A planted defect leaves most of a set as it was. Readers fitted to what it left, and arcs drawn again by the
+same parameters, come out the same; they are found by a digest of their inputs, so that nothing is taken
+for equal that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from darkhaloscope.audit.rerender import redraw_plain
+
+PURE = {
+    "core_gate": "out_of_fold_scores",
+    "dose": "out_of_fold_scores",
+    "leak_map": "out_of_fold",
+    "selection": "out_of_fold",
+}
+"""The readers, where the audit calls them."""
+
+MOST_ROWS = 100
+"""Arcs of more rows than this are drawn again each time: they would fill the memory."""
+
+
+class Memo:
+    """Results of pure functions by the digest of their arguments."""
+
+    def __init__(self) -> None:
+        self.results: dict[bytes, Any] = {}
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def found(*arguments: Any) -> Any:
+            key = digest(function.__qualname__, *arguments)
+            if key not in self.results:
+                self.results[key] = function(*arguments)
+            return self.results[key]
+
+        return found
+
+    def redraw(self, rows: dict[str, Any], spec: Any, tolerance: float) -> dict[str, Any]:
+        """Rows drawn again, as :data:`~darkhaloscope.audit.rerender.Redraw`."""
+        few = len(rows["hash"]) <= MOST_ROWS
+        return dict((self(redraw_plain) if few else redraw_plain)(rows, spec, tolerance))
+
+
+def digest(*values: Any) -> bytes:
+    """Of arrays, mappings of arrays and whatever has a representation."""
+    out = hashlib.sha256()
+    for value in values:
+        if isinstance(value, np.ndarray):
+            out.update(f"{value.dtype}{value.shape}".encode())
+            plain = value.astype(str) if value.dtype == object else value
+            out.update(np.ascontiguousarray(plain).tobytes())
+        elif isinstance(value, Mapping):
+            out.update(digest(*(part for item in sorted(value.items()) for part in item)))
+        else:
+            out.update(repr(value).encode())
+    return out.digest()
+
+
+@contextmanager
+def shared() -> Iterator[Memo]:
+    """While it is open, the audit's readers remember what they were fitted to."""
+    memo = Memo()
+    with ExitStack() as stack:
+        for room, name in PURE.items():
+            module = import_module(f"darkhaloscope.audit.{room}")
+            stack.enter_context(patch.object(module, name, memo(getattr(module, name))))
+        yield memo

@@ -1,0 +1,199 @@
+"""What tells the members of a family apart, each against numbers that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from audit_pairs import REGIONS, SCALE, Ds, clean, measure, rerendered, spec_of, with_arc
+from planted import careless, planted
+
+from darkhaloscope.audit.alignment import alignment, target_tests
+from darkhaloscope.audit.alternatives import alternatives, changed
+from darkhaloscope.audit.causes import Limits
+from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.explain import Images, closure_images
+from darkhaloscope.audit.families import (
+    displacement_of,
+    excess_of,
+    flux_causes,
+    magnification_slope,
+)
+from darkhaloscope.audit.leak_map import whole_stamps
+from darkhaloscope.audit.noise import medians
+from darkhaloscope.audit.rerender import audit_rows
+from darkhaloscope.audit.sampled import one_sample
+from darkhaloscope.audit.shuffled import shuffled
+
+PAIRS = 110
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(4)
+
+
+def images_of(ds: Ds) -> Images:
+    spec = spec_of(ds)
+    stats = measure(ds, spec)
+    return closure_images(stats, rerendered(ds, stats, spec), spec)
+
+
+def pairs_of(n: int, **columns: object) -> pd.DataFrame:
+    zero = dict.fromkeys(
+        ("target_offset_x", "target_offset_y", "lens_offset_x", "lens_offset_y"), 0.0
+    )
+    return pd.DataFrame({"hash": np.arange(n), "band": "r", **zero, **columns})
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.0, 1.0])
+def test_the_slope_on_magnification_is_the_power_that_was_applied(
+    power: float, rng: np.random.Generator
+) -> None:
+    gain = np.exp(rng.normal(1.5, 0.6, 200))
+    scatter = np.exp(rng.normal(0, 0.02, 200))
+    found = magnification_slope(pairs_of(200, flux_ratio=gain**power * scatter, magnification=gain))
+    assert found is not None
+    assert found.value == pytest.approx(power, abs=0.02)
+    assert found.lo < power < found.hi
+    assert power == 0.0 or found.rest < 0.1
+    alike = pairs_of(200, flux_ratio=gain**power, magnification=gain**0.1)
+    assert magnification_slope(alike) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"),
+    [
+        (2.0, "flux doubled fits (2)"),
+        (3.631, "uJy for nMgy fits"),
+        (1.9, "flux, zero point and gain cannot be told apart"),
+    ],
+)
+def test_a_constant_is_said_only_where_it_fits(factor: float, says: str) -> None:
+    pairs = pairs_of(100, flux_ratio=factor, magnification=1.0)
+    value = factor - 1.0
+    summary = pd.DataFrame(
+        [("flux", band, value, value - 1e-5, value + 1e-5, 100) for band in ("all", "r")],
+        columns=["quantity", "band", "value", "lo", "hi", "pairs"],
+    )
+    empty = pd.DataFrame()
+    (cause,) = flux_causes(Closure(pairs, summary, empty, empty, 100, {}, empty), Limits())
+    assert cause.name == "flux_scale"
+    assert says in cause.evidence
+    assert "magnifications too alike" in cause.evidence
+
+
+def test_displacements_come_apart_into_vector_target_and_lens(rng: np.random.Generator) -> None:
+    target, lens = rng.uniform(-0.5, 0.5, (2, 150)), rng.normal(0, 0.3, (2, 150))
+    dx, dy = np.array([[0.2], [-0.1]]) - target + 0.5 * lens + rng.normal(0, 0.01, (2, 150))
+    dx[:5] += 20.0  # arcs that were not fitted at all
+    found = displacement_of(
+        pairs_of(150, dx=dx, dy=dy, target_offset_x=target[0], target_offset_y=target[1],
+                 lens_offset_x=lens[0], lens_offset_y=lens[1])
+    )  # fmt: skip
+    assert found.vector == (pytest.approx(0.2, abs=0.02), pytest.approx(-0.1, abs=0.02))
+    assert found.target == pytest.approx(-1.0, abs=0.03)
+    assert found.lens == pytest.approx(0.5, abs=0.03)
+    assert found.rest < 0.03
+
+
+def test_a_wider_psf_and_a_larger_source_have_their_own_terms(rng: np.random.Generator) -> None:
+    width, reff, q = (
+        rng.uniform(1.0, 1.6, 300),
+        rng.uniform(0.1, 0.5, 300),
+        rng.uniform(0.3, 1, 300),
+    )
+    square = width**2 * 1.25 + 0.4 * reff**2 * (1 - q)
+    pairs = pairs_of(
+        300, width_ratio=np.sqrt(square) / width, psf_width=width, src_reff=reff, src_q=q
+    )
+    words = excess_of(pairs).split()
+    terms = {name: float(words[words.index(name) - 1]) for name in ("psfsize^2", "R_e^2")}
+    assert terms == {
+        "psfsize^2": pytest.approx(0.25, rel=0.01),
+        "R_e^2": pytest.approx(0.4, rel=0.05),
+    }
+
+
+@pytest.mark.parametrize(("side", "blurred"), [(1, True), (8, False)])
+def test_careless_arcs_are_those_of_another_renderer(side: int, blurred: bool) -> None:
+    """Against rays of :mod:`darkhaloscope.lensing` and a kernel sampled on pixels."""
+    ds = clean(PAIRS)
+    spec = spec_of(ds)
+    rows = audit_rows(measure(ds, spec), spec)
+    few = {name: values[:6] for name, values in rows.items()}
+    every = list(zip(ds["brick"].values, ds["slot"].values.tolist(), strict=True))
+    place = [every.index(row) for row in zip(few["brick"], few["slot"].tolist(), strict=True)]
+    theirs = careless(ds.isel(pair=place), side, blurred)
+    ours = one_sample(few, spec, side, blurred)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3 * theirs.max())
+
+
+def test_conventions_undo_themselves_or_each_other() -> None:
+    ds = clean(PAIRS)
+    rows = {name: ds[name].values[:20].astype(float) for name in
+            ("lens_pa", "src_pa", "gamma1", "gamma2", "src_dx", "src_dy", "lens_dx", "lens_dy",
+             "theta_e")}  # fmt: skip
+    known = {a.says: a for a in alternatives(spec_of(ds))}
+    assert len(known) == len(alternatives(spec_of(ds)))
+    for says in (
+        "the whole sky mirrored east for west",
+        "the whole sky turned by 180 degrees",
+        "the whole sky with its axes swapped",
+        "the lens angle counted from the other axis",
+    ):
+        twice = changed(rows, [known[says]] * 2)
+        for name, values in rows.items():
+            np.testing.assert_allclose(twice[name] % 180, values % 180, atol=1e-9)
+    pair = ("theta_e in arcsec taken for pixels", "theta_e in pixels taken for arcsec")
+    both = changed(rows, [known[says] for says in pair])
+    np.testing.assert_allclose(both["theta_e"], rows["theta_e"])
+    once = changed(rows, [known[pair[0]]])
+    np.testing.assert_allclose(once["theta_e"], SCALE * rows["theta_e"])
+
+
+def test_what_a_set_lacks_is_not_asked_for() -> None:
+    ds = clean(PAIRS)
+    parts = {a.part for a in alternatives(spec_of(ds, lacks=("gamma1", "lens_dx", "src_q")))}
+    assert not {"shear", "source q"} & parts
+    assert {"lens angle", "lens q", "theta_e", "PSF width"} <= parts
+
+
+def test_rows_whose_true_parameters_are_not_at_hand_are_told_by_their_fluxes() -> None:
+    images = images_of(planted(clean(PAIRS), "rows shuffled"))
+    every = shuffled(images)
+    assert every is not None
+    assert "110 of 110 arcs that are not their own are those of other rows" in every.says
+    # Every row holds the arc of the one before it: of even rows alone none is at hand.
+    row = images.rows["slot"] * REGIONS + np.char.lstrip(images.rows["brick"], "b").astype(int)
+    few = shuffled(images[np.flatnonzero(row % 2 == 0)])
+    assert few is not None
+    assert few.share == 1.0
+    assert "distributed as promised" in few.says
+    assert shuffled(images_of(clean(PAIRS))) is None
+    doubled = images_of(with_arc(clean(PAIRS), lambda arc: np.roll(2 * arc, 3, axis=-1)))
+    assert shuffled(doubled) is None
+
+
+def test_a_ctrl_of_another_target_is_seen_and_its_own_is_not() -> None:
+    chances = []
+    for ds in (clean(PAIRS), planted(clean(PAIRS), "ctrl of another target", 0.6)):
+        spec = spec_of(ds)
+        stats = measure(ds, spec)
+        stamps = whole_stamps(stats, rerendered(ds, stats, spec), spec)
+        table, _ = alignment(stamps, stats, spec)
+        (test,) = target_tests(table, stamps.region, 20)
+        chances.append((test.value, test.p))
+    assert chances[0][0] == 0.0
+    assert chances[0][1] > 0.99
+    # Another row's galaxy may be the nearest of five by chance.
+    assert 0.3 < chances[1][0] < 0.6
+    assert chances[1][1] < 1e-3
+
+
+def test_medians_are_those_of_numpy(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(40, 31))
+    values[rng.uniform(size=values.shape) < 0.4] = np.nan
+    np.testing.assert_array_equal(medians(values), np.nanmedian(values, axis=1))
+    assert np.isnan(medians(np.full((1, 3), np.nan))).all()
+    assert medians(np.zeros((2, 0))).shape == (2,)
