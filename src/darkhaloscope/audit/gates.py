@@ -10,7 +10,6 @@ import pandas as pd
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
 from darkhaloscope.audit.intervals import (
-    CONFIDENCE,
     Estimate,
     Outcome,
     below,
