@@ -11,9 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
     "compiled", "logs", "errors", "draw", "variables", "partial", "signed", "storage", "progress", "config",
-    "geometry",
-    "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "audit", "prepare",
-    "workflow", "driver", "status", "metrics", "cluster", "report", "commands", "cli",
+    "geometry", "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "views",
+    "audit", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report", "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from darkhaloscope.audit.core_gate import components, group_folds, out_of_fold_scores
 from darkhaloscope.audit.intervals import Floats, RegionAuc
 from darkhaloscope.audit.leak_map import Stamps
-from darkhaloscope.audit.measure import annuli
 from darkhaloscope.audit.noise import flat
 from darkhaloscope.audit.spec import AuditSpec
-from darkhaloscope.geometry import core_slice, radius_map, stamp_centre
+from darkhaloscope.geometry import core_slice
+from darkhaloscope.views import annulus_scale
 
 DOSES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DOSE_COLUMNS = [
@@ -76,16 +76,6 @@ def _core(images: Floats, good: NDArray[np.bool_], scale: str) -> Floats:
     core = core_slice(size)
     out = images[..., core, core]
     if scale == PER_SAMPLE:
-        centre = stamp_centre(size)
-        radius = radius_map(size, centre, centre)
-        inner, outer = annuli(size)[0]
-        ring = (radius >= inner) & (radius < outer)
-        pixels = np.where(good[..., ring], images[..., ring], np.nan)
-        # A band without a pixel out there stays as it is.
-        empty = np.isnan(pixels).all(axis=-1)
-        pixels[empty] = 0.0
-        middle = np.nanmedian(pixels, axis=-1, keepdims=True)
-        spread = 1.4826 * np.nanmedian(np.abs(pixels - middle), axis=-1, keepdims=True)
-        spread = np.where(spread > 0, spread, 1.0)
-        out = (out - middle[..., None]) / spread[..., None]
+        middle, spread = annulus_scale(images, good)
+        out = (out - middle) / spread
     return flat(np.asarray(out))

@@ -1,0 +1,82 @@
+"""Pixels as a loader hands them on: the same for stamps and controls, from the image alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.config import CoreMask
+from darkhaloscope.config.base import Section
+from darkhaloscope.geometry import radius_map, stamp_centre
+
+Floats = NDArray[np.float64]
+
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a Gaussian in units of its median absolute deviation."""
+
+_INNER, _OUTER = 20.0, 32.0
+
+
+class View(Section):
+    """How images are read, whatever their class; nothing by default."""
+
+    input_mask: CoreMask | None = None
+    """Multiply the image by what this core mask leaves of each pixel."""
+    normalize: bool = False
+    """Take from each band the median of its outer annulus, divide by 1.4826 its MAD."""
+    match_controls: bool = False
+    """Take, for every injection, another galaxy whose core is as bright as the stamp's."""
+
+
+def view_pixels(
+    images: Floats, good: NDArray[np.bool_], weight: Floats | None, view: View
+) -> Floats:
+    """Images as a view shows them: masked first, so that the scale is that of what is seen.
+
+    Parameters
+    ----------
+    images : ndarray (..., band, y, x)
+        nMgy.
+    good : ndarray of bool, same shape
+        Pixels with data.
+    weight : ndarray (..., 1, y, x) or None
+        What the input mask leaves of each pixel; needed where the view has one.
+    view : View
+    """
+    out = images
+    if view.input_mask is not None:
+        if weight is None:
+            raise ValueError("the view masks the input, and no weight is given")
+        out = out * weight
+    return normalize(out, good) if view.normalize else out
+
+
+def outer_annulus(size: int) -> tuple[float, float]:
+    """Radii in pixels of the annulus that says a stamp's scale: 20 to 32, or the outer quarter of the
+    radius on stamps too small for it (N <= 40)."""
+    edge = size / 2
+    return (0.75 * edge, edge) if edge <= _INNER else (_INNER, min(_OUTER, edge))
+
+
+def annulus_scale(images: Floats, good: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Median and 1.4826 MAD of the outer annulus, (..., band, 1, 1).
+
+    0 and 1 where a band has no pixel out there, or all are equal.
+    """
+    size = images.shape[-1]
+    centre = stamp_centre(size)
+    radius = radius_map(size, centre, centre)
+    inner, outer = outer_annulus(size)
+    ring = (radius >= inner) & (radius < outer)
+    pixels = np.where(good[..., ring], images[..., ring], np.nan)
+    pixels[np.isnan(pixels).all(axis=-1)] = 0.0
+    middle = np.nanmedian(pixels, axis=-1, keepdims=True)
+    spread = MAD_TO_SIGMA * np.nanmedian(np.abs(pixels - middle), axis=-1, keepdims=True)
+    spread = np.where(spread > 0, spread, 1.0)
+    return middle[..., None], spread[..., None]
+
+
+def normalize(images: Floats, good: NDArray[np.bool_]) -> Floats:
+    """Each image of each band in units of its own outer annulus; (..., band, y, x)."""
+    middle, spread = annulus_scale(images, good)
+    return np.asarray((images - middle) / spread)

@@ -1,0 +1,120 @@
+"""What is done on read: the same for both classes, and cuts that say what they remove."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from darkhaloscope.config import CoreMask
+from darkhaloscope.fix import core_weight
+from darkhaloscope.variables import NO_PSF
+from darkhaloscope.views import (
+    View,
+    arc_snr_at_least,
+    match_brightness,
+    normalize,
+    quality_set,
+    removed,
+    view_pixels,
+)
+
+SIZE = 64
+
+
+def _images(n: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(n, 2, SIZE, SIZE))
+
+
+def test_normalize_undoes_any_scale_and_level_of_each_image() -> None:
+    images = _images()
+    good = np.ones(images.shape, dtype=bool)
+    scale = np.array([0.01, 1.0, 50.0])[:, None, None, None]
+    level = np.array([3.0, -2.0, 0.0])[:, None, None, None]
+    np.testing.assert_allclose(
+        normalize(level + scale * images, good), normalize(images, good), atol=1e-9
+    )
+    # Gaussian noise comes out with a standard deviation of 1.
+    assert normalize(images, good).std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_arc_within_the_annulus_moves_no_scale() -> None:
+    """The scale is the outer annulus's, so a stamp and its ctrl are scaled alike."""
+    ctrl = _images(1)
+    good = np.ones(ctrl.shape, dtype=bool)
+    arc = np.zeros_like(ctrl)
+    arc[..., 25:40, 25:40] = 5.0
+    gap = normalize(ctrl + arc, good) - normalize(ctrl, good)
+    assert (gap[arc == 0] == 0).all()
+    assert (gap[arc > 0] > 0).all()
+
+
+def test_an_input_mask_makes_the_core_of_both_classes_equal() -> None:
+    mask = CoreMask(radius_px=7)
+    view = View(input_mask=mask)
+    weight = core_weight(mask, SIZE, 31.6, 31.4)[None, None]
+    ctrl, stamp = _images(1), _images(1) + 1.0
+    good = np.ones(ctrl.shape, dtype=bool)
+    seen = [view_pixels(v, good, weight, view) for v in (stamp, ctrl)]
+    hidden = np.broadcast_to(weight == 0, ctrl.shape)
+    assert (seen[0][hidden] == seen[1][hidden]).all()
+    np.testing.assert_allclose((seen[0] - seen[1])[~hidden], 1.0)
+    with pytest.raises(ValueError, match="no weight"):
+        view_pixels(ctrl, good, None, view)
+
+
+def _columns() -> xr.Dataset:
+    """Injections: sound, bad pixels, no S/N, fallback, one band only; then a sound and a bad control."""
+    nan = np.nan
+    return xr.Dataset(
+        {
+            "lens_model": ("pair", np.array([2, 2, 2, 2, 2, 0, 0], np.uint8)),
+            "region_split": ("pair", np.array([0, 0, 1, 1, 2, 0, 1], np.uint8)),
+            "cutout_ok": ("pair", np.ones(7, bool)),
+            "arc_snr": ("pair", np.array([10.0, 4.0, nan, 8.0, 9.0, nan, nan])),
+            "bad_pixel_frac": ("pair", np.array([0, 0.3, 0, 0.2, nan, 0, 0.5])),
+            "coverage": (("pair", "band"), [[1, 1]] * 4 + [[1, 0]] + [[1, 1]] * 2),
+            "psf_fwhm_used": (("pair", "band"), [[1.2, 1.2]] * 4 + [[1.2, nan]] + [[nan, nan]] * 2),
+            "psf_source": (
+                ("pair", "band"),
+                np.array([[0, 0]] * 3 + [[0, 2], [0, NO_PSF]] + [[0, 0]] * 2, np.uint8),
+            ),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5, 6]),
+        ("clean", [0, 3, 4, 5]),
+        ("clean_all_bands", [0, 3, 5]),
+        ("no_psf_fallback", [0, 1, 2, 4, 5, 6]),
+    ],
+)
+def test_quality_sets(name: str, rows: list[int]) -> None:
+    assert np.flatnonzero(quality_set(_columns(), name)).tolist() == rows
+
+
+def test_a_cut_says_what_it_removes_by_class_and_split() -> None:
+    table = removed(_columns()).set_index(["set", "class", "split"])
+    assert table.loc[("clean", "injection", "all"), ["before", "after"]].tolist() == [5, 3]
+    assert table.loc[("clean", "control", "val"), ["before", "after"]].tolist() == [1, 0]
+    rows, table = arc_snr_at_least(_columns(), 8.0)
+    assert np.flatnonzero(rows).tolist() == [0, 3, 4, 5, 6]  # no control has an arc to be faint
+    of_injections = table[(table["class"] == "injection") & (table["split"] == "all")].iloc[0]
+    assert (of_injections["before"], of_injections["after"]) == (5, 3)
+
+
+def test_matched_controls_are_other_galaxies_of_the_group_and_as_bright() -> None:
+    rng = np.random.default_rng(3)
+    core = rng.uniform(1, 10, 400)
+    stamp = core + rng.uniform(0, 1, 400)
+    group, host = np.arange(400) % 2, np.arange(400) // 2
+    row = match_brightness(stamp, core, group, host)
+    assert (row >= 0).all()
+    assert (host[row] != host).all()
+    assert (group[row] == group).all()
+    # Unmatched the stamps are brighter by 0.5; matched to a hundredth of the range.
+    assert abs((stamp - core[row]).mean()) < 0.05
+    assert match_brightness(stamp[:1], core[:1], group[:1], host[:1]).tolist() == [-1]
