@@ -154,6 +154,8 @@ def conclude(
     )
     result = {
         "auc_by_stratum": core.strata,
+        "auc_by_quality": core.quality,
+        "quality_sets": quality.sets,
         "learning_curve": core.learning_curve,
         "zero_dose": dose,
         "zero_dose_points": dose_points,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -36,6 +36,7 @@ from darkhaloscope.audit.spec import (
     AuditSpec,
     interval_labels,
 )
+from darkhaloscope.audit.subsets import subsets
 
 N_FOLDS = 5
 OWN_MODEL_PAIRS = 200
@@ -53,8 +54,8 @@ class CoreGate:
 
     Attributes
     ----------
-    strata, learning_curve : DataFrame
-        One row a stratum; one row a number of pairs.
+    strata, quality, learning_curve : DataFrame
+        One row a stratum; one row a subset by quality (:mod:`.subsets`); one row a number of pairs.
     overall : RegionAuc or None
         The pooled AUC over all pairs; None where no pair could be scored.
     excess : (value, lo, hi)
@@ -66,6 +67,7 @@ class CoreGate:
     """
 
     strata: pd.DataFrame
+    quality: pd.DataFrame
     learning_curve: pd.DataFrame
     overall: RegionAuc | None
     excess: tuple[float, float, float]
@@ -110,12 +112,19 @@ def group_folds(
     return fold_of[label]
 
 
+def linear_reader() -> Pipeline:
+    """The gate's model, not yet fitted: StandardScaler and L2 logistic regression (C = 1)."""
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=200)
+    )
+
+
 def out_of_fold_scores(
     stamp: Floats, ctrl: Floats, fold: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """Log odds of each stamp and each ctrl by a model that saw no pair of its fold.
 
-    StandardScaler and L2 logistic regression (C = 1) are fitted inside each fold. All missing where
+    :func:`linear_reader` is fitted inside each fold. All missing where
     there is only one fold.
     """
     pos, neg = np.full(len(stamp), np.nan), np.full(len(ctrl), np.nan)
@@ -126,9 +135,7 @@ def out_of_fold_scores(
     with threadpool_limits(1):
         for name in names:
             train, test = fold != name, fold == name
-            model = make_pipeline(
-                StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=200)
-            )
+            model = linear_reader()
             images = np.concatenate([stamp[train], ctrl[train]])
             model.fit(images, np.repeat([1, 0], int(train.sum())))
             pos[test] = model.decision_function(stamp[test])
@@ -186,6 +193,7 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
         # Nothing can be held out: hosts and regions all hang together.
         return CoreGate(
             pd.DataFrame(columns=STRATA_COLUMNS),
+            pd.DataFrame(columns=STRATA_COLUMNS),
             pd.DataFrame(columns=CURVE_COLUMNS),
             None,
             (float("nan"),) * 3,
@@ -205,11 +213,28 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
     table, overall, excess = _strata(
         pairs, observed, expected, stats["row_theta_e"][use].astype(float), snr, spec
     )
+    described = pd.DataFrame(
+        [
+            {"family": family, "stratum": name, "lo": low, "hi": high}
+            | _stratum(pairs, observed, expected, members, own=False)[0]
+            for family, name, low, high, members in subsets(stats, use, spec)
+        ],
+        columns=STRATA_COLUMNS,
+    )
     if not spec.redraws:
         excess = (float("nan"),) * 3
-        table[["auc_rerendered", "excess", "excess_lo", "excess_hi", "excess_se"]] = np.nan
+        for found in (table, described):
+            found[["auc_rerendered", "excess", "excess_lo", "excess_hi", "excess_se"]] = np.nan
     return CoreGate(
-        table, _learning_curve(pairs, observed), overall, excess, len(use), regions, left_out, tied
+        table,
+        described,
+        _learning_curve(pairs, observed),
+        overall,
+        excess,
+        len(use),
+        regions,
+        left_out,
+        tied,
     )
 
 

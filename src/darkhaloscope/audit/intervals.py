@@ -144,14 +144,22 @@ def within_pair_auc(pos: Floats, neg: Floats) -> float:
     return float(np.mean((pos > neg) + 0.5 * (pos == neg)))
 
 
-def region_wins(pos: Floats, neg: Floats, region: NDArray[np.int64], n_regions: int) -> Floats:
+def region_wins(
+    pos: Floats,
+    neg: Floats,
+    region: NDArray[np.int64],
+    n_regions: int,
+    neg_region: NDArray[np.int64] | None = None,
+) -> Floats:
     """Sums of wins between regions: element (r, s) counts pairs of a pos in r above a neg in s.
 
     With it the AUC of any resampling of regions is a quadratic form, and costs nothing more.
+    ``neg_region`` is given where the negatives are not those of the same pairs.
     """
     wins = np.zeros((n_regions, n_regions))
-    order = np.argsort(region, kind="stable")
-    starts = np.searchsorted(region[order], np.arange(n_regions + 1))
+    of_neg = region if neg_region is None else neg_region
+    order = np.argsort(of_neg, kind="stable")
+    starts = np.searchsorted(of_neg[order], np.arange(n_regions + 1))
     for s in range(n_regions):
         own = np.sort(neg[order[starts[s] : starts[s + 1]]])
         if len(own):

@@ -27,6 +27,7 @@ PAIR_COLUMNS = (
     "lens_model", "theta_e", "lens_q", "lens_pa", "gamma1", "gamma2", "lens_dx", "lens_dy",
     "src_model", "src_reff", "src_n", "src_q", "src_pa", "src_dx", "src_dy", "psf_model",
     "psf_beta", "pixel_response", "fix", "arc_snr", "magnification",
+    "bad_pixel_frac", "wise_brightmask_frac",
 )  # fmt: skip
 """Provenance per pair that an audit row keeps: enough to draw its arc again."""
 
@@ -37,7 +38,7 @@ OPTIONAL_COLUMNS = tuple(
 
 BAND_COLUMNS = (
     "src_flux", "psfsize", "psf_fwhm_used", "psf_source", "sky_sigma", "coverage",
-    "total_injected_flux", "arc_flux_total",
+    "total_injected_flux", "arc_flux_total", "psfdepth",
 )  # fmt: skip
 """Provenance per (pair, band) that an audit row keeps."""
 

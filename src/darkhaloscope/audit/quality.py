@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from darkhaloscope.variables import SPLITS
+from darkhaloscope.views import removed
 
 OUTCOME_COLUMNS = (
     "arc_snr", "magnification", "total_injected_flux", "arc_flux_total", "arc_snr_before_fix",
@@ -43,12 +44,15 @@ class Quality:
     coverage : DataFrame
         Of each outcome column and band: injections with coverage and how many of them lack it,
         controls and how many of them have it.
+    sets : DataFrame
+        Rows before and after each named quality set, by class and split (:mod:`darkhaloscope.views.cuts`).
     rows, regions, hosts : int
     regions_in_two_splits, hosts_in_two_splits : int
     """
 
     table: pd.DataFrame
     coverage: pd.DataFrame
+    sets: pd.DataFrame
     rows: int
     regions: int
     hosts: int
@@ -81,6 +85,7 @@ def quality(columns: xr.Dataset, reference_band: str) -> Quality:
     return Quality(
         _table(columns, bands, injected, split),
         _coverage(columns, bands, injected, injected & ok, covered, reference),
+        removed(columns),
         len(injected),
         regions,
         hosts,

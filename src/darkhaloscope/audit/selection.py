@@ -149,6 +149,13 @@ def _features(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> 
     return pd.DataFrame(varied)
 
 
+def boosted_reader() -> HistGradientBoostingClassifier:
+    """The non-linear model of the audit, not yet fitted: gradient boosting of small trees."""
+    return HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=0
+    )
+
+
 def out_of_fold(features: Floats, label: NDArray[np.bool_], fold: NDArray[np.int64]) -> Floats:
     """Score of each row by gradient boosting that saw none of its fold; missing values are a branch."""
     out = np.full(len(label), np.nan)
@@ -157,9 +164,7 @@ def out_of_fold(features: Floats, label: NDArray[np.bool_], fold: NDArray[np.int
             train, test = fold != name, fold == name
             if len(np.unique(label[train])) < 2:
                 continue
-            model = HistGradientBoostingClassifier(
-                max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=0
-            )
+            model = boosted_reader()
             model.fit(features[train], label[train])
             out[test] = model.decision_function(features[test])
     return out

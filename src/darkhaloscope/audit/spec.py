@@ -25,6 +25,9 @@ COARSE_THETA_E_EDGES = (1.0, 2.0)
 CORE_SNR_EDGES = (0.1, 1.0, 3.0, 10.0, 30.0)
 """Edges of the strata in re-rendered S/N inside the core."""
 
+PSF_RATIO_EDGES = (0.4, 0.6, 0.8, 1.0)
+"""Edges of the strata in theta_e / PSF width of the reference band: what is resolved, and what is not."""
+
 MAX_REGION_KEYS = 4096
 """Above this many regions, sums are kept for :data:`FOLDED_KEYS` super-regions instead."""
 
@@ -36,7 +39,7 @@ REDRAW = (
 )  # fmt: skip
 """Variables that an arc cannot be drawn again without."""
 
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 """Raised when a block's statistics change their shape or meaning: older ones are measured again."""
 
 THRESHOLD_MARGIN = 1.1

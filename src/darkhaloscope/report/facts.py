@@ -168,15 +168,18 @@ def column_coverage(found: Findings) -> Table:
     )
 
 
-def strata(found: Findings) -> Table:
-    """The core AUC in every stratum."""
+def strata(found: Findings, table: str = "auc_by_stratum") -> Table:
+    """The core AUC in every stratum, or in every subset by quality."""
     head = ["by", "stratum", "pairs", "hosts", "worth hosts", "regions", "AUC", "interval",
             "re-rendered", "excess", "interval", "own model", "within pair", "note"]  # fmt: skip
     names = {
         "theta_e": "θ_E",
         "theta_e_coarse": "θ_E, coarse",
         "core_snr": "S/N in the core",
-        "all": "all",
+        "theta_e_over_psf": "θ_E / PSF",
+        "depth": "5σ depth [mag]",
+        "bad_pixel_frac": "bad pixels",
+        "wise_brightmask_frac": "WISE masks",
     }
     rows = [
         [names.get(str(r["family"]), str(r["family"])), stratum(str(r["stratum"])),
@@ -185,9 +188,19 @@ def strata(found: Findings) -> Table:
          number(r["auc_rerendered"], 3),
          number(r["excess"], 2), interval((r["excess_lo"], r["excess_hi"])), number(r["own_auc"], 3),
          number(r["within_pair"], 3), str(r["note"] or "")]
-        for r in found["auc_by_stratum"].to_dict("records")
+        for r in found[table].to_dict("records")
     ]  # fmt: skip
     return Table(head, rows, 2)
+
+
+def quality_sets(found: Findings) -> Table:
+    """Rows before and after each quality set."""
+    rows = [
+        [str(r["set"]), str(r["version"]), str(r["class"]), str(r["split"]), f"{int(r['before']):,}",
+         f"{int(r['after']):,}", percent(float(r["fraction"]))]
+        for r in found["quality_sets"].to_dict("records")
+    ]  # fmt: skip
+    return Table(["set", "version", "class", "split", "before", "after", "kept"], rows, 4)
 
 
 QUANTITIES = {

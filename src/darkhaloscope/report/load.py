@@ -40,9 +40,12 @@ from darkhaloscope.audit.verdict import GATES, REQUIRED, SCHEMA
 from darkhaloscope.audit.zero_dose import ZERO_DOSE_COLUMNS
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.variables import BY_NAME
+from darkhaloscope.views import REMOVED_COLUMNS
 
 COLUMNS: dict[str, list[str]] = {
     "auc_by_stratum": STRATA_COLUMNS,
+    "auc_by_quality": STRATA_COLUMNS,
+    "quality_sets": REMOVED_COLUMNS,
     "learning_curve": CURVE_COLUMNS,
     "zero_dose": ZERO_DOSE_COLUMNS,
     "zero_dose_points": ["band", "dose", "difference"],

@@ -150,7 +150,14 @@ def sections(found: Findings) -> list[Section]:
             "physics makes them. The excess should stay left of the dashed tolerance.",
             [*pictures.core_auc(found), *pictures.learning_curve(found), *pictures.dose(found)],
             "No core AUC: it needs pairs of at least two regions that share no host.",
-            [("core AUC by stratum", facts.strata(found))],
+            [
+                ("core AUC by stratum", facts.strata(found)),
+                (
+                    "all, clean and no PSF fallback; by θ_E / PSF, depth and masks",
+                    facts.strata(found, "auc_by_quality"),
+                ),
+                ("rows in each quality set", facts.quality_sets(found)),
+            ],
         ),
         Section(
             "core-shape",
