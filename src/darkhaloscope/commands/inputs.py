@@ -81,6 +81,7 @@ def targets(
     region: regions.RegionKind = "brick",
     size: int = 64,
     splits: Sequence[float] = (0.7, 0.15, 0.15),
+    most: int | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Select lens galaxies from tractor or sweep catalogues, and write them as Parquet.
@@ -102,6 +103,9 @@ def targets(
     region : {"brick", "healpix"}
     size : int
         Pixels on a side of the stamps that will be cut.
+    most : int, optional
+        Keep whole bricks, in the order of a hash of their names, as long as there are no more targets than
+        this: a smaller tier's targets are among a larger one's.
     splits : sequence of 3 floats
         Fractions of the regions in train, val and test.
     """
@@ -113,6 +117,8 @@ def targets(
     chosen = survey.select_targets(sources, cuts=cuts, limits=limits)
     if chosen.empty:
         raise UserError(f"no source of {', '.join(sources)} passes the cuts {cuts}; try --cuts all")
+    if most is not None:
+        chosen = survey.whole_bricks(chosen, most)
     ids, split = regions.assign(
         chosen["ra"], chosen["dec"], kind=region, fractions=splits, size=size, brick=chosen["brick"]
     )

@@ -1,7 +1,12 @@
 """The experiment file: pydantic models, defaults, identity, and how a file is read."""
 
 from darkhaloscope.config.fixes import CoreMask, FixSection
-from darkhaloscope.config.load import load_experiment, parse_experiment, replace_keys
+from darkhaloscope.config.load import (
+    load_document,
+    load_experiment,
+    parse_experiment,
+    replace_keys,
+)
 from darkhaloscope.config.sections import (
     PIXEL_VERSION,
     AuditSection,
@@ -20,6 +25,7 @@ __all__ = [
     "FixSection",
     "GatesSection",
     "Splits",
+    "load_document",
     "load_experiment",
     "parse_experiment",
     "replace_keys",

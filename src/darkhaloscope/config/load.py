@@ -44,6 +44,58 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
     UserError
         The file cannot be read, is no YAML mapping, or a key is missing, unknown or out of range.
     """
+    document = load_document(url)
+    if "study" in document:
+        raise UserError(f"{url} is a study of several experiments; run it with dhs study {url}")
+    replace_keys(document, overrides or {})
+    return parse_experiment(document, url)
+
+
+def load_document(url: str) -> dict[str, Any]:
+    """The mapping of an experiment file, unchecked, with what it inherits and its paths resolved.
+
+    ``inherits: common.yaml`` names a file beside this one, whose keys hold wherever this one has none.
+    Sections are merged key by key; whatever else is a value, and replaced whole.
+
+    Raises
+    ------
+    UserError
+        As :func:`load_experiment`; or files inherit from each other in a circle.
+    """
+    return _with_inherited(url, ())
+
+
+def _with_inherited(url: str, below: tuple[str, ...]) -> dict[str, Any]:
+    if url in below:
+        raise UserError(
+            f"{below[0]} inherits from itself, by way of {' and '.join(below[1:]) or url}"
+        )
+    document = _read(url)
+    _resolve_paths(document, url)
+    parent = document.pop("inherits", None)
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise UserError(f"{url}: inherits is {parent!r}; it names one file, beside this one")
+    return _merged(_with_inherited(_beside(url, parent), (*below, url)), document, ())
+
+
+def _merged(
+    base: Mapping[str, Any], over: Mapping[str, Any], location: tuple[str, ...]
+) -> dict[str, Any]:
+    """Two documents as one, that of ``over`` where both have a value."""
+    made = dict(base)
+    for key, value in over.items():
+        here, before = (*location, key), made.get(key)
+        is_section = not location or bool(_known_keys(here))
+        if is_section and isinstance(value, dict) and isinstance(before, dict):
+            value = _merged(before, value, here)
+        made[key] = value
+    return made
+
+
+def _read(url: str) -> dict[str, Any]:
+    """One YAML file as a mapping."""
     try:
         document = yaml.load(storage.read(url).decode(), Loader=_UniqueKeys)
     except FileNotFoundError:
@@ -57,9 +109,7 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
         raise UserError(f"{url} is not valid YAML{where}: {problem}") from None
     if not isinstance(document, dict):
         raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
-    _resolve_paths(document, url)
-    replace_keys(document, overrides or {})
-    return parse_experiment(document, url)
+    return document
 
 
 def parse_experiment(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
@@ -94,15 +144,19 @@ _PATHS = (
 )
 
 
-def _resolve_paths(document: dict[str, Any], url: str) -> None:
+def _beside(url: str, path: str) -> str:
+    """A path as it stands in the file ``url``: relative ones are taken from its folder."""
+    if "://" in path or Path(path).is_absolute():
+        return path
     folder = url.rsplit("/", 1)[0] if "://" in url else str(Path(url).resolve().parent)
+    return storage.absolute(storage.join(folder, path))
+
+
+def _resolve_paths(document: dict[str, Any], url: str) -> None:
     for section, key in _PATHS:
         part = document.get(section)
-        if not isinstance(part, dict):
-            continue
-        value = part.get(key)
-        if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
-            part[key] = storage.absolute(storage.join(folder, value))
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = _beside(url, part[key])
 
 
 def _set(document: dict[str, Any], dotted: str, value: Any) -> None:

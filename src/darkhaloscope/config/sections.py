@@ -273,6 +273,8 @@ class Experiment(Section):
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     seed: int = Field(1, ge=0, lt=2**63)
+    after: str | None = None
+    """Name of the experiment whose run must have passed its gates before this one starts."""
     survey: SurveySection
     read: ReadSection = ReadSection()
     targets: TargetsSection

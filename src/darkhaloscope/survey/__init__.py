@@ -31,7 +31,7 @@ from darkhaloscope.survey.galaxies import (
 )
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.reading import Reading
-from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets
+from darkhaloscope.survey.selection import select_lrg, select_simple, select_targets, whole_bricks
 from darkhaloscope.survey.sky import SkySummary, combine, make_brick, make_sky, sky_bricks
 from darkhaloscope.survey.targets import position_targets, read_targets, write_targets
 
@@ -54,5 +54,6 @@ __all__ = [
     "select_simple",
     "select_targets",
     "sky_bricks",
+    "whole_bricks",
     "write_targets",
 ]

@@ -12,6 +12,7 @@ import botocore.exceptions
 import fsspec
 import numpy as np
 import pandas as pd
+import xxhash
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
@@ -90,6 +91,27 @@ def select_targets(
     if cuts == "plain":
         return select_simple(catalogues, ranges)
     return select_simple(catalogues, {}, exclude_types=("DUP",))
+
+
+def whole_bricks(targets: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The targets of whole bricks, as many as hold at most ``most`` of them together.
+
+    Bricks are taken by the xxh64 of their names, so that fewer are always among more; rows keep their
+    order.
+
+    Raises
+    ------
+    UserError
+        The first brick alone holds more.
+    """
+    names, count = np.unique(targets["brick"].to_numpy(str), return_counts=True)
+    order = np.argsort([xxhash.xxh64_intdigest(n.encode()) for n in names.tolist()])
+    kept = names[order][np.cumsum(count[order]) <= most]
+    if not len(kept):
+        raise UserError(
+            f"a brick holds {count[order][0]} targets, more than --most {most}; ask for more"
+        )
+    return targets[np.isin(targets["brick"].to_numpy(str), kept)].reset_index(drop=True)
 
 
 def _limit(text: str) -> tuple[str, tuple[float | None, float | None]]:
