@@ -1,0 +1,127 @@
+"""Several experiments compared: a study, from its file to its page."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from dask.system import CPU_COUNT
+from rich.console import Console
+
+from darkhaloscope import storage, study
+from darkhaloscope.cluster import connect
+from darkhaloscope.commands.common import with_cluster
+from darkhaloscope.commands.inputs import sky, targets
+from darkhaloscope.progress import Bar
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """Where a study's results are, and what it concludes."""
+
+    folder: str
+    page: str
+    conclusion: study.Conclusion
+
+
+def run_study(
+    file: str,
+    *,
+    out: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> StudyOutcome:
+    """Run every arm of a study on the same targets, compare them, and recommend one or none.
+
+    Parameters
+    ----------
+    file : str
+        The study's file: an experiment with a section ``study`` (docs/studies/core-neutral.md).
+    out : str, optional
+        Folder of the results; default ``studies/<name>``. Called again, it resumes.
+    cluster, workers
+        As :func:`darkhaloscope.commands.run`.
+    overrides : mapping, optional
+        Values by dotted key, ``study.pairs`` among them.
+    """
+    console = console or Console()
+    changed = with_cluster(overrides, cluster, workers)
+    settings, arms = study.load_study(file, changed)
+    name = arms[0].experiment.name.removesuffix("-none")
+    folder = storage.absolute((out or f"studies/{name}").rstrip("/"))
+    if settings.sky is not None:
+        places = _make_sky(settings.sky, folder, workers, console)
+        settings, arms = study.load_study(file, changed, places)
+    with connect(arms[0].experiment.cluster, folder) as client:
+        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+        bars: dict[str, Bar] = {}
+
+        def on_step(what: str, done: int, total: int) -> None:
+            bars.setdefault(what, Bar(console, what, total, "tasks")).reached(done, total)
+            if done == total:
+                console.print(bars[what].line(), soft_wrap=True, highlight=False)
+
+        results = study.run_study(client, folder, settings, arms, on_step)
+    found = study.compare(results, settings, arms[0].experiment.seed)
+    page = _write(folder, name, settings, arms, found)
+    console.print(f"page:    {page}", soft_wrap=True, highlight=False)
+    console.print(found.sentence, soft_wrap=True, highlight=False)
+    return StudyOutcome(folder, page, found)
+
+
+def _make_sky(
+    wanted: study.Sky, folder: str, workers: int | None, console: Console
+) -> dict[str, str]:
+    """The study's own sky and targets, made once."""
+    root, table = storage.join(folder, "sky"), storage.join(folder, "targets.parquet")
+    made = storage.join(folder, "sky.json")
+    document = json.dumps(wanted.model_dump(), sort_keys=True).encode()
+    if not storage.exists(made) or storage.read(made) != document:
+        sky(
+            root,
+            bricks=wanted.bricks,
+            size=wanted.size,
+            seed=wanted.seed,
+            lrgs=wanted.lrgs,
+            workers=workers or CPU_COUNT,
+            console=console,
+        )
+        targets([storage.join(root, "south")], table, console=console)
+        storage.write(made, document)
+    return {"survey.root": root, "targets.path": table}
+
+
+def _write(
+    folder: str,
+    name: str,
+    settings: study.Study,
+    arms: list[study.Arm],
+    found: study.Conclusion,
+) -> str:
+    """The table, its summary, the picture and the page; gives the page's place."""
+    document = {
+        "study": settings.model_dump(mode="json"),
+        "experiment": arms[0].experiment.model_dump(mode="json"),
+    }
+    definition = yaml.safe_dump(document, sort_keys=False)
+    page, figure = study.study_page(name, settings, found, definition)
+    parquet, picture = io.BytesIO(), io.BytesIO()
+    found.table.to_parquet(parquet, index=False)
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    files = {
+        "table.csv": found.table.to_csv(index=False).encode(),
+        "table.parquet": parquet.getvalue(),
+        "summary.md": study.markdown(found).encode(),
+        "picture.png": picture.getvalue(),
+        "study.yaml": definition.encode(),
+        "study.html": page.encode(),
+    }
+    for file, data in files.items():
+        storage.write(storage.join(folder, file), data)
+    return storage.join(folder, "study.html")

@@ -1,0 +1,211 @@
+"""A few bricks, read once, and made into what every arm's readers need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from darkhaloscope import audit
+from darkhaloscope.audit import AuditSpec
+from darkhaloscope.audit.measure import BAND_COLUMNS, OPTIONAL_COLUMNS, PAIR_COLUMNS
+from darkhaloscope.audit.spec import row_hashes
+from darkhaloscope.config import CoreMask, Experiment, FixSection
+from darkhaloscope.errors import Reason
+from darkhaloscope.fix import core_weight
+from darkhaloscope.geometry import core_slice
+from darkhaloscope.inject import inject_brick, load_brick
+from darkhaloscope.plan import brick_rows
+from darkhaloscope.study.arms import Arm
+from darkhaloscope.study.zones import zones_of
+from darkhaloscope.survey import galaxy_image
+from darkhaloscope.views import view_pixels
+
+Arrays = dict[str, NDArray[Any]]
+Floats = NDArray[np.float64]
+
+KINDS = ("fixed", "negative", "unfixed", "ctrl")
+"""Images that readers see: the arm's two classes, and unfixed arcs with the ctrl below them."""
+
+PHYSICS_TOLERANCE = 1e-4
+"""Relative accuracy of the arcs that the independent integrator draws."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the parts of all arms have in common.
+
+    ``leak_fraction``: rows whose hash lies below this fraction keep whole stamps for the leak map;
+    ``joint``: the joint table of the plan, where it has one.
+    """
+
+    spec: AuditSpec
+    leak_fraction: float
+    joint: pd.DataFrame | None = None
+
+
+def brick_part(
+    targets: pd.DataFrame, reference: Arm, arms: Sequence[Arm], reading: Reading
+) -> dict[str, Arrays]:
+    """Features of one brick's rows in each arm, by name; the brick is read once.
+
+    Every arm has the injections of ``reference``, in its order; ``use`` says where the arm has an
+    injection to read. Empty where the brick has no injection.
+    """
+    exp = reference.experiment
+    rows = brick_rows(exp, targets, reading.joint)
+    rows = rows[rows["lens_model"].to_numpy() > 0]
+    if rows.empty:
+        return {}
+    cutouts = load_brick(rows, exp)
+
+    def made(experiment: Experiment) -> xr.Dataset:
+        planned = brick_rows(experiment, targets, reading.joint)
+        return inject_brick(planned, cutouts, experiment)
+
+    slots = rows["slot"].to_numpy(np.int64)
+    base = _by_slot(made(exp), "slot", slots)
+    common = _common(base, reading)
+    drawn: dict[str, Floats] = {}
+    parts = {}
+    for arm in arms:
+        unfixed = _unfixed(arm.experiment)
+        text = unfixed.model_dump_json(exclude={"name"})
+        if text not in drawn:
+            drawn[text] = _redrawn(_by_slot(made(unfixed), "slot", slots), unfixed, reading)
+        parts[arm.name] = common | _arm_part(arm, made(arm.experiment), base, drawn[text], reading)
+    return parts
+
+
+def _unfixed(experiment: Experiment) -> Experiment:
+    """The same lenses and sources, and nothing done to pixels or rows."""
+    only = FixSection(src_reff_max=experiment.fix.src_reff_max)
+    return experiment.model_copy(update={"fix": only})
+
+
+def _by_slot(cube: xr.Dataset, column: str, slots: NDArray[np.int64]) -> xr.Dataset:
+    """The rows of a cube whose ``column`` holds these slots, in their order."""
+    have = cube[column].values
+    place = {int(s): i for i, s in enumerate(have.tolist())}
+    return cube.isel(pair=[place[int(s)] for s in slots])
+
+
+def _redrawn(cube: xr.Dataset, experiment: Experiment, reading: Reading) -> Floats:
+    """The unfixed arcs as the independent integrator draws them, (row, band, y, x), nMgy; NaN where it
+    cannot."""
+    optional = [name for name in OPTIONAL_COLUMNS if name in cube]
+    rows: Arrays = {n: cube[n].values for n in (*PAIR_COLUMNS, *optional, *BAND_COLUMNS)}
+    rows["hash"] = _hashes(cube, reading)
+    rows["closure"] = np.ones(len(rows["hash"]), dtype=bool)
+    rows["nodata"] = cube["nodata"].values
+    catalogue = experiment.source.catalogue
+    images: dict[str, Any] = {}
+    if catalogue is not None:
+        images["image_of"] = functools.partial(galaxy_image, catalogue)
+    again = audit.rerender(rows, reading.spec, closure_tolerance=PHYSICS_TOLERANCE, **images)
+    return np.asarray(again["whole"])
+
+
+def _hashes(cube: xr.Dataset, reading: Reading) -> NDArray[np.uint64]:
+    return row_hashes(reading.spec.seed, cube["brick"].values, cube["slot"].values)
+
+
+def _common(base: xr.Dataset, reading: Reading) -> Arrays:
+    """What is the same in every arm."""
+    band = reading.spec.reference_index
+    width = base["psf_fwhm_used"].values[:, band].astype(float)
+    return {
+        "hash": _hashes(base, reading),
+        "host": base["host_id"].values,
+        "region": reading.spec.region_keys(base["region_id"].values),
+        "theta_e": base["theta_e"].values.astype(float),
+        "theta_e_over_psf": base["theta_e"].values / width,
+        "sound": _usable(base),
+        "flux_unfixed": base["total_injected_flux"].values.astype(float),
+    }
+
+
+def _usable(cube: xr.Dataset) -> NDArray[np.bool_]:
+    """Rows to read: with pixels in every band, and not marked by a cut."""
+    covered = (cube["coverage"].values > 0) & (cube["sky_sigma"].values > 0)
+    return np.asarray((cube["reason"].values == Reason.OK) & covered.all(axis=1))
+
+
+def _arm_part(
+    arm: Arm, cube: xr.Dataset, base: xr.Dataset, physics: Floats, reading: Reading
+) -> Arrays:
+    """One arm's features of the rows of ``base``."""
+    slots, size = base["slot"].values, reading.spec.size
+    own = _by_slot(cube, "slot", slots)
+    ctrl = base["ctrl"].values.astype(float)
+    extra: Floats | float = 0.0
+    if arm.experiment.fix.core_matched_negatives:
+        partners = _by_slot(cube, "partner", slots)
+        extra = partners["extra"].values.astype(float)
+    light = {
+        "fixed": ctrl + own["arc"].values,
+        "negative": ctrl + extra,
+        "unfixed": ctrl + base["arc"].values,
+        "ctrl": ctrl,
+        "physics": ctrl + physics,
+    }
+    good = _good(base)
+    weight = None
+    if arm.view.input_mask is not None:
+        weight = _weights(arm.view.input_mask, base, size)
+    seen = {kind: view_pixels(image, good, weight, arm.view) for kind, image in light.items()}
+    unmasked = arm.view.model_copy(update={"input_mask": None})
+    core = core_slice(size)
+    n = len(slots)
+
+    def in_core(images: Floats) -> NDArray[np.float32]:
+        return images[..., core, core].reshape(n, -1).astype(np.float32)
+
+    part: Arrays = {
+        "use": _usable(own) & np.isfinite(physics).all(axis=(1, 2, 3)),
+        "flux": own["total_injected_flux"].values.astype(float),
+        "core_fixed": in_core(seen["fixed"]),
+        "core_negative": in_core(seen["negative"]),
+        "core_physics": in_core(view_pixels(light["physics"], good, None, unmasked)),
+        "core_ctrl": in_core(view_pixels(ctrl, good, None, unmasked)),
+    }
+    unit = base["sky_sigma"].values.astype(float)[:, :, None, None]
+    if arm.view.normalize:
+        unit = np.ones_like(unit)
+    zones = zones_of(mask_of(arm), size)
+    for kind in KINDS:
+        # Rows without a sky sigma are no rows to read; their features are never looked at.
+        scaled = np.nan_to_num(seen[kind] / unit)
+        part[f"linear_{kind}"] = zones.linear(scaled)
+        part[f"profile_{kind}"] = zones.profile(scaled)
+    kept = _hashes(base, reading) / 2.0**64 < reading.leak_fraction
+    for kind in ("fixed", "negative"):
+        part[f"whole_{kind}"] = (seen[kind] / unit)[kept].astype(np.float32)
+    shown = view_pixels(light["negative"] + physics, good, weight, arm.view)
+    part["whole_physics"] = (shown / unit)[kept].astype(np.float32)
+    part["whole_good"] = good[kept]
+    part["whole_hash"] = _hashes(base, reading)[kept]
+    return part
+
+
+def mask_of(arm: Arm) -> CoreMask:
+    """The mask about whose edge an arm is read: its own, that of its view, or the default circle."""
+    return arm.experiment.fix.core_mask or arm.view.input_mask or CoreMask()
+
+
+def _weights(mask: CoreMask, base: xr.Dataset, size: int) -> Floats:
+    """What an input mask leaves of each pixel, (row, 1, y, x)."""
+    places = zip(base["target_x"].values.tolist(), base["target_y"].values.tolist(), strict=True)
+    return np.stack([core_weight(mask, size, x, y) for x, y in places])[:, None]
+
+
+def _good(base: xr.Dataset) -> NDArray[np.bool_]:
+    """Pixels with data, (row, band, y, x)."""
+    bits = (np.uint8(1) << np.arange(base.sizes["band"], dtype=np.uint8))[:, None, None]
+    return np.asarray((base["nodata"].values[:, None] & bits) == 0)

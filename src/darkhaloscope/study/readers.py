@@ -1,0 +1,184 @@
+"""An arm's scores, never by a model that saw a row of the same region or host.
+
+Three questions: what a linear reader sees in the core; (a) whether fixed injections can be told from
+unfixed ones; (b) how well a model trained on the arm's two classes finds unfixed, physical arcs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from darkhaloscope.audit import AuditSpec
+from darkhaloscope.audit.core_gate import group_folds, linear_reader, match, out_of_fold_scores
+from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps, leak_map
+from darkhaloscope.audit.selection import boosted_reader
+from darkhaloscope.study.arms import Arm
+from darkhaloscope.study.parts import Arrays, mask_of
+from darkhaloscope.study.zones import ZONES, zones_of
+from darkhaloscope.views import match_brightness
+
+Floats = NDArray[np.float64]
+
+READERS = {"linear": linear_reader, "profile": boosted_reader}
+"""Logistic regression on pixels, and gradient boosting on the radial profile."""
+
+
+def joined(parts: list[Arrays], pairs: int) -> Arrays:
+    """The parts of an arm as one, of the rows with the ``pairs`` lowest hashes that can be read at all."""
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    sound = np.flatnonzero(whole["sound"])
+    rows = sound[np.argsort(whole["hash"][sound], kind="stable")][:pairs]
+    out = {k: v[rows] for k, v in whole.items() if not k.startswith("whole_")}
+    kept = np.isin(whole["whole_hash"], out["hash"])
+    return out | {k: v[kept] for k, v in whole.items() if k.startswith("whole_")}
+
+
+def arm_scores(data: Arrays, arm: Arm, spec: AuditSpec) -> tuple[Arrays, pd.DataFrame]:
+    """Scores of every row, and the leak map.
+
+    Returns
+    -------
+    scores : dict of ndarray
+        ``core_…``, ``a_READER_ZONE_…`` and ``b_READER_ZONE_…``, each with ``pos`` and ``neg`` (row,),
+        NaN where a row is not read; ``negative_row``: of which row each negative is.
+    leak : DataFrame
+        As :func:`darkhaloscope.audit.leak_map.leak_map`.
+    """
+    use = data["use"]
+    fold = group_folds(data["host"], data["region"], data["hash"])
+    row = np.arange(len(use))
+    if arm.view.match_controls:
+        row = _matched(data, fold, use, spec)
+        use = use & (row >= 0)
+    data = _negatives_of(data, row)
+    bands = len(spec.bands)
+    zones = zones_of(mask_of(arm), spec.size)
+    scores: Arrays = {"use": use, "negative_row": row}
+    keep = ("theta_e", "theta_e_over_psf", "region", "flux", "flux_unfixed", "hash")
+    scores |= {name: data[name] for name in keep}
+    tied = (data["core_fixed"] == data["core_negative"]).all(axis=1)
+    scores["tied"] = tied & use
+    scores |= _core(data, fold, use)
+    for reader in READERS:
+        kinds = ("fixed", "negative", "unfixed", "ctrl")
+        fixed, negative, unfixed, ctrl = (data[f"{reader}_{kind}"] for kind in kinds)
+        for zone in ZONES:
+            columns = zones.columns(zone, reader, bands)
+            pick = [v[:, columns] for v in (fixed, negative, unfixed, ctrl)]
+            told = across(reader, pick[0], pick[2], pick[0], pick[2], fold, use, use)
+            found = across(reader, pick[0], pick[1], pick[2], pick[3], fold, use, data["sound"])
+            for letter, (pos, neg) in (("a", told), ("b", found)):
+                scores[f"{letter}_{reader}_{zone}_pos"] = pos
+                scores[f"{letter}_{reader}_{zone}_neg"] = neg
+    return scores, _leak(data, arm, use, spec)
+
+
+def _core(data: Arrays, fold: NDArray[np.int64], use: NDArray[np.bool_]) -> Arrays:
+    """The core gate of the arm's classes, and of unfixed arcs drawn again, by the audit's own reader."""
+    out: Arrays = {}
+    for name, pos, neg in (
+        ("core", "core_fixed", "core_negative"),
+        ("physics", "core_physics", "core_ctrl"),
+    ):
+        scores = out_of_fold_scores(
+            data[pos][use].astype(float), data[neg][use].astype(float), fold[use]
+        )
+        for side, values in zip(("pos", "neg"), scores, strict=True):
+            full = np.full(len(use), np.nan)
+            full[use] = values
+            out[f"{name}_{side}"] = full
+    return out
+
+
+def across(
+    reader: str,
+    pos: NDArray[Any],
+    neg: NDArray[Any],
+    test_pos: NDArray[Any],
+    test_neg: NDArray[Any],
+    fold: NDArray[np.int64],
+    use: NDArray[np.bool_],
+    tested: NDArray[np.bool_],
+) -> tuple[Floats, Floats]:
+    """Scores of test images by models trained on other images of other folds.
+
+    Parameters
+    ----------
+    reader : {"linear", "profile"}
+    pos, neg, test_pos, test_neg : ndarray (row, feature)
+    fold : ndarray (row,)
+    use, tested : ndarray of bool (row,)
+        Rows to train on, and rows to score.
+
+    Returns
+    -------
+    pos, neg : ndarray (row,)
+        Log odds; NaN where a row is not scored; all equal where the two classes are.
+    """
+    out = np.full((2, len(fold)), np.nan)
+    with threadpool_limits(1):
+        for name in np.unique(fold):
+            train, test = (fold != name) & use, (fold == name) & tested
+            if not train.any() or not test.any():
+                continue
+            if np.array_equal(pos[train], neg[train]):  # or there is no feature: nothing to learn
+                out[:, test] = 0.0
+                continue
+            model = READERS[reader]()
+            label = np.repeat([1, 0], int(train.sum()))
+            model.fit(np.concatenate([pos[train], neg[train]]).astype(float), label)
+            for k, images in enumerate((test_pos, test_neg)):
+                out[k, test] = model.decision_function(images[test].astype(float))
+    return out[0], out[1]
+
+
+def _matched(
+    data: Arrays, fold: NDArray[np.int64], use: NDArray[np.bool_], spec: AuditSpec
+) -> NDArray[np.int64]:
+    """For each row, another one of its fold whose core is as bright as the row's stamp."""
+    bands = len(spec.bands)
+
+    def brightness(name: str) -> Floats:
+        pixels = data[name].reshape(len(use), bands, -1)
+        return np.asarray(pixels[:, spec.reference_index].astype(float).mean(axis=1))
+
+    row = np.full(len(use), -1, dtype=np.int64)
+    members = np.flatnonzero(use)
+    stamp, core = brightness("core_fixed")[members], brightness("core_negative")[members]
+    chosen = match_brightness(stamp, core, fold[members], data["host"][members])
+    row[members] = np.where(chosen >= 0, members[chosen], -1)
+    return row
+
+
+def _negatives_of(data: Arrays, row: NDArray[np.int64]) -> Arrays:
+    """The same rows, each with the negative of row ``row``."""
+    names = ("core_negative", "linear_negative", "profile_negative")
+    return data | {name: data[name][np.maximum(row, 0)] for name in names}
+
+
+def _leak(data: Arrays, arm: Arm, use: NDArray[np.bool_], spec: AuditSpec) -> pd.DataFrame:
+    """The audit's leak map of the arm's classes, beside unfixed arcs on its negatives.
+
+    It compares images of one sky, so there is none where negatives are other galaxies.
+    """
+    if arm.view.match_controls:
+        return pd.DataFrame(columns=LEAK_COLUMNS)
+    row = match(data["whole_hash"], data["hash"])
+    kept = np.flatnonzero((row >= 0) & use[np.maximum(row, 0)])[:MOST]
+    row = row[kept]
+    stamps = Stamps(
+        data["whole_negative"][kept].astype(float),
+        data["whole_fixed"][kept].astype(float),
+        data["whole_physics"][kept].astype(float),
+        data["whole_good"][kept],
+        data["region"][row],
+        data["host"][row],
+        data["hash"][row],
+        row,
+    )
+    return leak_map(stamps, spec)
