@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 ROOMS = (
     "compiled", "logs", "errors", "draw", "variables", "partial", "signed", "storage", "progress", "config",
     "geometry", "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "views",
-    "audit", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report", "study", "commands",
-    "cli",
+    "audit", "trial", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report", "study",
+    "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

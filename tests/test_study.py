@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from distributed import Client
+from sklearn.ensemble import HistGradientBoostingClassifier
 from small_run import Setting
 
 from darkhaloscope import store, study
@@ -170,14 +172,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "floor": {"fix.theta_e_min": 0.75},
             "input": {"view.input_mask.radius_px": 3},
             "matched": {"fix.core_matched_negatives": True},
-            "selected": {"view.match_controls": True},
         },
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(experiment))
     return folder
 
 
-def test_a_whole_study(small: Path, threads: Client) -> None:
+def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_trees = functools.partial(HistGradientBoostingClassifier, max_iter=3, random_state=0)
+    monkeypatch.setitem(READERS, "profile", few_trees)
     settings, arms = study.load_study(str(small / "study.yaml"))
     out, steps = str(small / "out"), []
     results = study.run_study(threads, out, settings, arms, lambda *step: steps.append(step))

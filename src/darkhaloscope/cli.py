@@ -112,6 +112,9 @@ def targets(
     splits: Annotated[
         str, typer.Option(help="Fractions of the regions in train, val and test.")
     ] = "0.7,0.15,0.15",
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Whole bricks with at most so many targets.")
+    ] = None,
 ) -> None:
     """Select lens galaxies from catalogues.
 
@@ -131,6 +134,7 @@ def targets(
         region="healpix" if region == "healpix" else "brick",
         size=size,
         splits=fractions,
+        most=most,
         console=console,
     )
 
@@ -189,6 +193,12 @@ def run(
     out: Out = None,
     cluster: Cluster = None,
     workers: Workers = None,
+    require_gate: Annotated[
+        str | None,
+        typer.Option(
+            "--require-gate", help="Start only if this run's gates passed (docs/tiers.md)."
+        ),
+    ] = None,
     overrides: Overrides = None,
     metrics_port: Annotated[
         int | None,
@@ -205,11 +215,34 @@ def run(
         cluster=cluster,
         workers=workers,
         overrides=_parse_overrides(overrides),
+        require_gate=require_gate,
         brake=_brake,
         metrics_port=metrics_port,
         console=console,
     )
     raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def study(
+    file: Annotated[str, typer.Argument(help="A study's file (YAML).")],
+    out: Out = None,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compare what several fixes buy and cost, on the same targets; called again, it resumes.
+
+    Example: [bold]dhs study workflows/core_neutral.yaml --set study.pairs=500[/bold]
+    """
+    commands.run_study(
+        file,
+        out=out,
+        cluster=cluster,
+        workers=workers,
+        overrides=_parse_overrides(overrides),
+        console=console,
+    )
 
 
 @app.command()

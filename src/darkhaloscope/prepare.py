@@ -44,6 +44,7 @@ from darkhaloscope.survey.bricktable import brick_widths
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
+from darkhaloscope.trial import check_trial
 from darkhaloscope.variables import VARIABLES, default_reference_band
 
 COUNTED_BRICKS = 256
@@ -158,12 +159,14 @@ def complete_plan(folder: str, made: Plan) -> None:
 
 
 def preflight(made: Plan) -> str:
-    """Look at the first bricks, and read one, before anything is made; says what reading costs.
+    """Look at the first bricks, read one and make a few of its rows, before anything is written; says what
+    reading costs.
 
     Raises
     ------
     UserError
-        The address cannot be read, none of the first bricks has files, or a band has none.
+        The address cannot be read, none of the first bricks has files, a band has none, or the rows of
+        the trial are wrong (:mod:`darkhaloscope.trial`).
     """
     exp = made.experiment
     layout = survey_of(exp)
@@ -205,8 +208,10 @@ def preflight(made: Plan) -> str:
             f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
         )
     first = next(b for b in bricks if any(b in found for found in seen.values()))
-    cutouts = load_brick(brick_rows(exp, made.targets_of(first), made.joint), exp)
+    rows = brick_rows(exp, made.targets_of(first), made.joint)
+    cutouts = load_brick(rows, exp)
     check_readable(cutouts)
+    check_trial(exp, rows, cutouts, made.theta_e_prior())
     return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}{widths_known(made)}"
 
 

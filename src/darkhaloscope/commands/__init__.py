@@ -6,7 +6,9 @@ inputs    a synthetic sky, a table of targets, a plan
 estimate  what a run will take, from a few of its bricks
 cache     copies of the coadds that are needed
 runs      from an experiment, or a finished data set, to a verdict
+studies   several experiments compared
 folders   what is done with a run's folder
+tiers     what a run must have shown before a larger one starts
 checks    the renderer's physics checks
 common    exit codes, options of a cluster, what several say or drop
 """
@@ -25,6 +27,7 @@ from darkhaloscope.commands.folders import (
 )
 from darkhaloscope.commands.inputs import plan, sky, targets
 from darkhaloscope.commands.runs import Outcome, audit_dataset, demo, make_report, run
+from darkhaloscope.commands.studies import StudyOutcome, run_study
 
 __all__ = [
     "EXIT_BUG",
@@ -33,6 +36,7 @@ __all__ = [
     "EXIT_USER",
     "Estimate",
     "Outcome",
+    "StudyOutcome",
     "audit_dataset",
     "cache",
     "cache_exit_code",
@@ -44,6 +48,7 @@ __all__ = [
     "repair",
     "repair_exit_code",
     "run",
+    "run_study",
     "selftest",
     "sky",
     "status",

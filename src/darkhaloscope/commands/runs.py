@@ -37,6 +37,7 @@ from darkhaloscope.commands.common import (
     with_cluster,
 )
 from darkhaloscope.commands.inputs import sky, targets
+from darkhaloscope.commands.tiers import require_passed, run_below
 from darkhaloscope.config import Experiment
 from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
@@ -73,6 +74,7 @@ def run(
     cluster: str | None = None,
     workers: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    require_gate: str | None = None,
     brake: Brake | None = None,
     metrics_port: int | None = None,
     console: Console | None = None,
@@ -89,6 +91,9 @@ def run(
         Address of a running Dask scheduler; without one a local cluster is started.
     workers : int, optional
         Workers of the local cluster.
+    require_gate : str, optional
+        Folder of a run that must have passed its gates, with the same arcs on fewer targets. An experiment
+        with a key ``after`` requires the run of that name, by default beside this run's folder.
     brake : Brake, optional
         Pulled from elsewhere, it stops the run once the blocks in flight are whole.
     metrics_port : int, optional
@@ -97,11 +102,15 @@ def run(
     Raises
     ------
     UserError
-        A mistake in the experiment, its targets, its survey, or the folder.
+        A mistake in the experiment, its targets, its survey, or the folder; or the run that must have
+        passed has not.
     """
     console = console or Console()
     exp = prepare.experiment_of(experiment, with_cluster(overrides, cluster, workers))
     folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
+    if (below := run_below(exp, folder, require_gate)) is not None:
+        require_passed(below, exp)
+        console.print(f"gate: {below} passed", soft_wrap=True, highlight=False)
     made = prepare.plan_of(exp)
     reading = prepare.preflight(made)
     layout = prepare.layout_of(made)

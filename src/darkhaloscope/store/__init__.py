@@ -24,7 +24,7 @@ from darkhaloscope.store.markers import (
 )
 from darkhaloscope.store.planned import drop_plan, planned_blocks, write_plan
 from darkhaloscope.store.repair import Repair, drop_block, repair_run
-from darkhaloscope.store.run import create_run, read_experiment, read_run
+from darkhaloscope.store.run import create_run, differences, read_experiment, read_run
 from darkhaloscope.store.state import (
     JOINT,
     bricks_set_apart,
@@ -51,6 +51,7 @@ __all__ = [
     "create_run",
     "decode_block",
     "decode_statistics",
+    "differences",
     "drop_block",
     "drop_plan",
     "encode_block",

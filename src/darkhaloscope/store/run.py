@@ -52,7 +52,7 @@ def create_run(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
         )
     if before is not None and before["identity"] != identity:
-        changed = ", ".join(_differences(before["document"], document)) or "the data set's identity"
+        changed = ", ".join(differences(before["document"], document)) or "the data set's identity"
         raise UserError(
             f"{run} belongs to another experiment: {changed} changed; "
             "choose a new --out, or take the change back"
@@ -125,12 +125,12 @@ def read_experiment(run: str) -> dict[str, Any]:
         ) from None
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Dotted keys whose values differ, old and new value beside each."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in sorted({*old, *new}):
-            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return found
     return [] if old == new else [f"{path} ({_short(old)} -> {_short(new)})"]
 

@@ -1,0 +1,69 @@
+"""What a run must have shown before a larger one of the same family starts."""
+
+from __future__ import annotations
+
+import json
+
+from darkhaloscope import audit, storage, store, trial
+from darkhaloscope.config import Experiment, parse_experiment
+from darkhaloscope.errors import Incomplete, Reason, UserError
+
+FAMILY = ("pixel_version", "survey", "stamp", "lens", "source", "psf", "render", "fix")
+"""Parts of the identity that two tiers share: the same arcs, on other targets."""
+
+
+def run_below(experiment: Experiment, folder: str, named: str | None) -> str | None:
+    """The run that must have passed: as named, else that of ``after`` beside this run; None for none."""
+    if named is not None:
+        return storage.absolute(named.rstrip("/"))
+    if experiment.after is None:
+        return None
+    return storage.join(folder.rpartition("/")[0], experiment.after)
+
+
+def require_passed(below: str, experiment: Experiment) -> None:
+    """See that a run passed its own gates, and that what it showed holds for this experiment.
+
+    Raises
+    ------
+    UserError
+        There is no such run, it was not concluded, a required gate did not pass, it is of another family,
+        or its rows are wrong.
+    """
+    summary = store.read_run(below)
+    how = "run it first, or name another with --require-gate RUN"
+    if summary is None:
+        after = f" {experiment.after}" if experiment.after else ""
+        raise UserError(
+            f"{experiment.name} starts only after{after}: there is no run {below}; {how}"
+        )
+    there = parse_experiment(store.read_experiment(below), below)
+    if experiment.after not in (None, there.name):
+        raise UserError(
+            f"{experiment.name} starts only after {experiment.after}, and {below} is a run of "
+            f"{there.name}; {how}"
+        )
+    document = experiment.identity_document({})
+    old, new = ({key: part.get(key) for key in FAMILY} for part in (summary["document"], document))
+    changed = store.differences(old, new)
+    if changed:
+        raise UserError(
+            f"{below} says nothing of {experiment.name}, whose arcs are others: {', '.join(changed)}; {how}"
+        )
+    try:
+        verdict = json.loads(storage.read(storage.join(below, "verdict.json")))
+    except FileNotFoundError:
+        raise UserError(f"{below} has no verdict yet; finish it with dhs run") from None
+    if audit.exit_code(verdict, there.gates.required) != 0:
+        raise UserError(
+            f"{below} did not pass: {verdict['sentence']} {experiment.name} does not start"
+        )
+    columns = store.open_dataset(below).drop_vars("arc")  # its verdict has looked at the pixels
+    reference = there.survey.reference
+    if (columns["reason"].values == Reason.NOT_WRITTEN).any():
+        raise Incomplete(f"{below} is not finished; call dhs run again, it resumes")
+    wrong = trial.faults(columns, reference)
+    if falls := trial.flux_falls(columns, reference):
+        wrong.append(falls)
+    if wrong:
+        raise UserError(f"the rows of {below} are wrong: {'; '.join(wrong)}")

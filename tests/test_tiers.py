@@ -1,0 +1,233 @@
+"""Tiers: files that inherit, a gate between them, and the trial that every run begins with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+from distributed import Client
+from small_run import Setting
+
+from darkhaloscope import prepare, store, trial
+from darkhaloscope.commands.tiers import require_passed, run_below
+from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.inject import inject_brick, load_brick
+from darkhaloscope.study import load_study
+from darkhaloscope.survey import whole_bricks
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
+STUDIES = {"core_neutral", "core_neutral_cluster"}
+TIERS = sorted(
+    p.stem for p in WORKFLOWS.glob("*.yaml") if p.stem not in {"common", "real-brick", *STUDIES}
+)
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_a_tier_is_what_its_name_says(name: str) -> None:
+    tier = load_experiment(str(WORKFLOWS / f"{name}.yaml"))
+    assert tier.name == name
+    assert tier.stamp.size == (96 if name.endswith("_96") else 64)
+    assert Path(tier.survey.root).is_absolute()
+    if tier.after is not None:
+        below = load_experiment(str(WORKFLOWS / f"{tier.after}.yaml"))
+        for section in ("survey", "stamp", "lens", "source", "psf", "render", "fix"):
+            assert getattr(below, section) == getattr(tier, section)
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_every_arm_of_a_shipped_study_is_an_experiment(name: str) -> None:
+    study, arms = load_study(str(WORKFLOWS / f"{name}.yaml"))
+    assert arms[0].name == "none"
+    assert len({arm.key({}, study.pairs) for arm in arms}) == len(arms)
+
+
+def test_sections_are_merged_and_values_replaced(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    base = {
+        "survey": {"root": "coadds", "bands": ["g", "r", "z"]},
+        "targets": {"path": "t.csv"},
+        "lens": {"theta_e": {"uniform": [0.5, 1]}, "model": {"SIE": 0.5, "EPL": 0.5}},
+        "fix": {"core_mask": {"radius_px": 5, "taper_px": 1}},
+    }
+    (tmp_path / "below" / "base.yaml").write_text(yaml.safe_dump(base))
+    over = {
+        "inherits": "below/base.yaml",
+        "lens": {"theta_e": {"normal": [1, 0.1, 0.5, 2]}, "model": {"SIS": 1}},
+        "fix": {"core_mask": {"radius_px": 7}},
+        "survey": {"bands": ["r"]},
+    }
+    (tmp_path / "over.yaml").write_text(yaml.safe_dump(over))
+    made = load_experiment(str(tmp_path / "over.yaml"), {"stamp.size": 32})
+    assert made.lens.theta_e.kind == "normal"
+    assert made.lens.model.names == ("SIS",)
+    assert made.survey.bands == ("r",)
+    assert made.fix.core_mask is not None
+    assert (made.fix.core_mask.radius_px, made.fix.core_mask.taper_px) == (7, 1)
+    assert made.stamp.size == 32
+    # Each file's paths are taken from its own folder.
+    assert made.survey.root == str(tmp_path / "below" / "coadds")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a": {"inherits": "a.yaml"}}, "inherits from itself"),
+        ({"a": {"inherits": "b.yaml"}, "b": {"inherits": "a.yaml"}}, "inherits from itself"),
+        ({"a": {"inherits": "gone.yaml"}}, "there is no experiment file"),
+        ({"a": {"inherits": ["b.yaml"]}}, "names one file"),
+        ({"a": {"study": {}}}, "dhs study"),
+    ],
+)
+def test_mistakes_in_inheriting(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+    for name, document in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError, match=says):
+        load_experiment(str(tmp_path / "a.yaml"))
+
+
+def test_a_smaller_tier_s_targets_are_among_a_larger_one_s() -> None:
+    brick = np.repeat([f"{b:04d}m300" for b in range(50)], np.arange(50) % 4 + 1)
+    table = pd.DataFrame({"brick": brick, "objid": np.arange(len(brick))})
+    few, more = whole_bricks(table, 30), whole_bricks(table, 90)
+    assert 26 < len(few) <= 30
+    assert set(few["objid"]) < set(more["objid"])
+    assert (
+        few.groupby("brick").size() == table.groupby("brick").size()[few["brick"].unique()]
+    ).all()
+    with pytest.raises(UserError, match="more than --most 0"):
+        whole_bricks(table, 0)
+
+
+@pytest.fixture(scope="module")
+def below(tmp_path_factory: pytest.TempPathFactory, threads: Client) -> tuple[Path, Experiment]:
+    """A finished run that says it passed, and its experiment."""
+    setting = Setting(tmp_path_factory.mktemp("tiers"), repeats=4)
+    run = tmp_path_factory.mktemp("runs") / "chaos"
+    setting.make(threads, run)
+    _conclude(run, "physics", "pass")
+    return run, setting.experiment
+
+
+def _conclude(run: Path, verdict: str, outcome: str) -> None:
+    gate = {"name": "closure_flux", "outcome": outcome}
+    document = {"verdict": verdict, "sentence": f"It is {verdict}.", "gates": [gate]}
+    (run / "verdict.json").write_text(json.dumps(document))
+
+
+def _tier(experiment: Experiment, **change: Any) -> Experiment:
+    return parse_experiment(experiment.model_dump(mode="json") | {"name": "full"} | change)
+
+
+def test_a_tier_starts_after_a_run_that_passed(below: tuple[Path, Experiment]) -> None:
+    run, experiment = below
+    more = _tier(experiment, after="chaos", plan={"repeats": 9, "control_fraction": 0.5}, seed=8)
+    folder = str(run.parent / "full")
+    assert run_below(more, folder, None) == str(run)
+    assert run_below(more, folder, "elsewhere/r").endswith("/elsewhere/r")  # type: ignore[union-attr]
+    assert run_below(_tier(experiment), folder, None) is None
+    require_passed(str(run), more)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"after": "other"}, "only after other, and .* is a run of chaos"),
+        ({"source": {"mag": 20.0}}, r"whose arcs are others: source.mag \(21.0 -> 20.0\)"),
+        ({"stamp": {"size": 24}}, "stamp.size"),
+    ],
+)
+def test_a_run_of_another_family_says_nothing(
+    below: tuple[Path, Experiment], change: dict[str, Any], says: str
+) -> None:
+    run, experiment = below
+    with pytest.raises(UserError, match=says):
+        require_passed(str(run), _tier(experiment, **change))
+
+
+def test_a_run_that_did_not_pass_stops_the_next(below: tuple[Path, Experiment]) -> None:
+    run, experiment = below
+    tier = _tier(experiment, after="chaos")
+    for verdict, outcome in (("bug", "pass"), ("undecided", "pass"), ("physics", "fail")):
+        _conclude(run, verdict, outcome)
+        with pytest.raises(UserError, match="did not pass"):
+            require_passed(str(run), tier)
+    (run / "verdict.json").unlink()
+    with pytest.raises(UserError, match="no verdict yet"):
+        require_passed(str(run), tier)
+    _conclude(run, "physics", "pass")
+    with pytest.raises(UserError, match="there is no run"):
+        require_passed(str(run.parent / "gone"), tier)
+
+
+def _spoil(columns: xr.Dataset, name: str) -> xr.Dataset:
+    made = columns.copy(deep=True)
+    control = np.flatnonzero(made["lens_model"].values == 0)
+    lensed = np.flatnonzero((made["lens_model"].values > 0) & made["cutout_ok"].values)
+    if name == "theta_e":
+        made["theta_e"].values[control[0]] = 1.0
+    elif name == "arc":
+        made["arc"].values[control[0], 0, 3, 3] = 1.0
+    elif name == "snr":
+        made["arc_snr"].values[lensed[:2]] = np.nan
+    elif name == "zero":
+        made["arc_snr"].values[control] = 0.0
+    elif name == "reason":
+        made["cutout_ok"].values[lensed[0]] = False
+    elif name == "contradiction":
+        made["reason"].values[lensed[0]] = Reason.CORRUPT_FILE
+    else:
+        gain = made["theta_e"].values[lensed, None] ** -2
+        made["total_injected_flux"].values[lensed] = made["src_flux"].values[lensed] * gain
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("theta_e", "1 controls have an Einstein radius"),
+        ("arc", "1 controls hold an arc"),
+        ("snr", "arc_snr is missing on 2 of"),
+        ("zero", "arc_snr is there on"),
+        ("reason", "no pixels and no reason"),
+        ("contradiction", "pixels and a reason why not"),
+        ("flux", "flux does not rise"),
+    ],
+)
+def test_planted_faults_are_named(below: tuple[Path, Experiment], name: str, says: str) -> None:
+    run, _ = below
+    columns = store.read_rows(str(run), slice(0, 10**6))
+    assert trial.faults(columns, "r") == []
+    assert trial.flux_falls(columns, "r") == ""
+    wrong = _spoil(columns, name)
+    assert says in "; ".join([*trial.faults(wrong, "r"), trial.flux_falls(wrong, "r")])
+
+
+def test_a_run_begins_with_a_trial(
+    below: tuple[Path, Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, experiment = below
+    plan = prepare.plan_of(experiment)
+    rows = plan.brick_rows(str(plan.bricks[0]))
+    cutouts = load_brick(rows, experiment)
+    trial.check_trial(experiment, rows, cutouts, plan.theta_e_prior())
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "inject_brick", lambda *a: _spoil(inject_brick(*a), "arc"))
+        with pytest.raises(UserError, match="nothing was written: 1 controls hold an arc"):
+            prepare.preflight(plan)
+    drawn = trial.draw_arc
+
+    def backwards(row: Any, *rest: Any) -> Any:
+        row = row.copy()
+        row["theta_e"] = 1.5 - row["theta_e"]
+        return drawn(row, *rest)
+
+    monkeypatch.setattr(trial, "draw_arc", backwards)
+    with pytest.raises(UserError, match="do not get brighter"):
+        prepare.preflight(plan)
