@@ -286,7 +286,7 @@ def test_a_set_where_every_row_failed(tmp_path: Path) -> None:
     assert "missing file" in page.text
     assert "holds no injection with pixels" in page.text
     assert page.images("map of regions")
-    assert page.images("failed rows by reason")
+    assert page.images("rows that are not ok, by reason")
 
 
 def test_a_set_of_controls_only(tmp_path: Path) -> None:
