@@ -498,7 +498,7 @@ def test_every_key_is_known_to_decide_or_not() -> None:
     Later keys enter it where they are not at their defaults: see ``DECIDES``.
     """
     may_change = {
-        "name", "survey.root", "survey.layout", "survey.bricks_table", "targets.path",
+        "name", "after", "survey.root", "survey.layout", "survey.bricks_table", "targets.path",
         "targets.positions", "plan.joint", "source.catalogue", "max_failed_fraction",
     }  # fmt: skip
     may_change |= {f"{section}.{key}" for section, keys in LATER_KEYS.items() for key in keys}

@@ -29,7 +29,7 @@ from darkhaloscope.study.readers import arm_scores, joined
 PIECE_ROWS = 64
 """Rows of one task, at least: whole bricks."""
 
-SPARE = 1.15
+SPARE = 1.25
 """Rows planned for one that is read: some have no coverage in a band."""
 
 FEWEST = 0.9
