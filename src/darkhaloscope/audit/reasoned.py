@@ -64,11 +64,6 @@ def reasoned(
     if len(images.arc) == 0 or (names & set(CLEAR) and not names & set(VAGUE)):
         return found
     vague = bool(names & set(VAGUE)) or (doubtful and not bugs) or len(names & set(FITTED)) > 1
-    if vague and (mixed := shuffled(images)) is not None:
-        says = f"the pixels of {mixed.share:.1%} of the rows are not those of their metadata"
-        text = f"{mixed.says}; {len(images.arc)} closure pairs"
-        weight = mixed.share / limits.leftover
-        return [Cause("rows_shuffled", mixed.share, mixed.interval, text, "bug", weight, says)]
     if names <= {*CONSTANTS, *VAGUE}:
         light = came_round(images, limits, spec, redraw)
         if light is not None and light.kind == "bug":
@@ -79,12 +74,18 @@ def reasoned(
     if not vague and "blur" not in names:
         return found
     because = explain(images, spec, redraw, mild=not vague)
+    if because is not None and because.whole:
+        return [_cause(because, found, limits), *_besides(because, stats, limits, spec, redraw)]
+    # After the conventions: some of them make arcs so alike that each fits another row.
+    if vague and (mixed := shuffled(images)) is not None:
+        says = f"the pixels of {mixed.share:.1%} of the rows are not those of their metadata"
+        text = f"{mixed.says}; {len(images.arc)} closure pairs"
+        weight = mixed.share / limits.leftover
+        return [Cause("rows_shuffled", mixed.share, mixed.interval, text, "bug", weight, says)]
     if because is None:
         return found
-    if not because.whole:
-        hint = f"; nearest: {because.says}, which leaves {because.left / because.before:.0%}"
-        return [replace(c, evidence=c.evidence + hint) if c in bugs else c for c in found]
-    return [_cause(because, found, limits), *_besides(because, stats, limits, spec, redraw)]
+    hint = f"; nearest: {because.says}, which leaves {because.left / because.before:.0%}"
+    return [replace(c, evidence=c.evidence + hint) if c in bugs else c for c in found]
 
 
 def _cause(because: Explanation, found: list[Cause], limits: Limits) -> Cause:
