@@ -32,7 +32,7 @@ from darkhaloscope.audit.intervals import CONFIDENCE
 from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.named import closure_causes
-from darkhaloscope.audit.quality import OUTCOME_COLUMNS, Quality
+from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.reasoned import reasoned
 from darkhaloscope.audit.rerender import Redraw, redraw_plain
 from darkhaloscope.audit.selection import Selection
@@ -114,7 +114,7 @@ def conclude(
         *closure_gates(closed, limits),
         # A set that says nothing of splits, or of outcomes, is not asked for them.
         *([] if "region_split" in spec.lacks else [split_gate(quality)]),
-        *([] if set(OUTCOME_COLUMNS) <= set(spec.lacks) else [coverage_gate(quality)]),
+        *([] if spec.lacks and quality.coverage.empty else [coverage_gate(quality)]),
         localisation_gate(closed, limits),
         integrity_gate(stats),
         scatter_gate(closed, limits),

@@ -202,7 +202,7 @@ def audit_dataset(
         stats = workflow.measure_dataset(client, pairs, spec)
         result = _conclude(client, columns, folder, stats, spec, settings, console)
     outcomes = stats["outcomes"]
-    failed = int(outcomes.sum() - outcomes[:, Reason.OK].sum())
+    failed = sum(int(outcomes[:, reason].sum()) for reason in Reason if reason.failed)
     return _finish(source, folder, result, (failed, int(outcomes.sum())), settings, [], console)
 
 
