@@ -23,11 +23,16 @@ QUALITY_VERSION = 1
 BAD_PIXEL_FRAC = 0.2
 """``clean``: at most so many bad pixels."""
 
-READ = (
-    "lens_model", "region_split", "cutout_ok", "arc_snr", "bad_pixel_frac", "coverage", "psf_fwhm_used",
-    "psf_source",
-)  # fmt: skip
-"""Columns that the sets are defined by."""
+_ALWAYS = ("lens_model", "region_split", "cutout_ok")
+_OF_CLEAN = (*_ALWAYS, "arc_snr", "bad_pixel_frac", "coverage", "psf_fwhm_used", "psf_source")
+
+READS = {
+    "all": _ALWAYS,
+    "clean": _OF_CLEAN,
+    "clean_all_bands": _OF_CLEAN,
+    "no_psf_fallback": (*_ALWAYS, "coverage", "psf_source"),
+}
+"""Columns that each set is defined by."""
 
 REMOVED_COLUMNS = ["set", "version", "class", "split", "before", "after", "fraction"]
 
@@ -120,9 +125,14 @@ def arc_snr_at_least(columns: xr.Dataset, least: float) -> tuple[Rows, pd.DataFr
 
 
 def removed(columns: xr.Dataset) -> pd.DataFrame:
-    """Rows before and after each quality set, by class and split: :data:`REMOVED_COLUMNS`."""
-    columns = columns[list(READ)].load()  # once, not once a set
-    tables = [_counted(columns, name, quality_set(columns, name)) for name in QUALITY_SETS]
+    """Rows before and after each quality set, by class and split: :data:`REMOVED_COLUMNS`.
+
+    A set that is defined by a column that is not there (a foreign data set's) has no rows in it.
+    """
+    there = [name for name in _OF_CLEAN if name in columns]
+    columns = columns[there].load()  # once, not once a set
+    told = [name for name in QUALITY_SETS if set(READS[name]) <= set(there)]
+    tables = [_counted(columns, name, quality_set(columns, name)) for name in told]
     return pd.concat(tables, ignore_index=True)
 
 
