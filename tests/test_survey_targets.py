@@ -199,6 +199,30 @@ def test_lrg_cuts(change: dict[str, float], south: bool, north: bool) -> None:
     assert bool(lrg_cuts(*values, south=False)[0]) is north
 
 
+@pytest.mark.parametrize(
+    ("m", "band", "south", "north"),
+    [
+        # Galaxies that lie on the edge of one cut and well within all others: the magnitude of
+        # ``band`` at that edge, from eqs. 1-4 and 5-8 by hand; fainter passes, but for the fibre's.
+        ({"g": 24.0, "r": 21.5, "w1": 18.5}, "z", 19.5, 19.5),  # 0.8 * 2 - 0.6 = 1
+        ({}, "fibre", 21.60, 21.61),
+        ({"r": 19.5, "z": 18.8, "w1": 17.8}, "g", 20.70, 20.77),  # W1 + 2.9, + 2.97
+        ({"g": 20.3, "z": 18.8, "w1": 17.8}, "r", 19.60, 19.60),  # W1 + 1.8
+        ({"g": 24.0, "z": 19.9, "w1": 18.7}, "r", 21.508, 21.5731),  # 1.8 * 1.56, 1.83 * 1.57
+        ({"g": 24.0, "z": 19.4, "w1": 18.25}, "r", 20.248, 20.2996),  # 1.8 * 1.11, 1.83 * 1.12
+        ({"g": 21.0, "z": 18.2, "w1": 17.6}, "r", 18.87, 18.89),  # 17.6 - 16.33, - 16.31
+        ({"g": 25.0, "z": 21.0, "w1": 19.2}, "r", 22.50, 22.60),  # W1 + 3.3, + 3.4
+    ],
+)
+def test_edges_of_the_lrg_cuts(m: dict[str, float], band: str, south: float, north: float) -> None:
+    for is_south, edge in ((True, south), (False, north)):
+        for step in (0.003, -0.003):
+            at = GOOD | m | {band: edge + step}
+            values = [np.array([at[name]]) for name in ("g", "r", "z", "w1", "fibre")]
+            passes = step < 0 if band == "fibre" else step > 0
+            assert bool(lrg_cuts(*values, south=is_south)[0]) is passes
+
+
 def catalogue(**change: object) -> pd.DataFrame:
     transmission = {"g": 0.9, "r": 0.93, "z": 0.96, "w1": 0.99}
     row: dict[str, object] = {"ra": 59.1, "dec": -30.5, "release": 9010, "brickid": 5, "objid": 1}
@@ -218,7 +242,14 @@ def catalogue(**change: object) -> pd.DataFrame:
         ({"brick_primary": False}, 0),
         ({"maskbits": 1 << 1}, 0),
         ({"maskbits": 1 << 11}, 1),
+        ({"maskbits": 1 << 12}, 0),
+        ({"maskbits": 1 << 13}, 0),
         ({"nobs_g": 0}, 0),
+        ({"nobs_r": 0}, 0),
+        ({"nobs_z": 0}, 0),
+        ({"flux_ivar_r": 0.0}, 0),
+        ({"flux_ivar_z": 0.0}, 0),
+        ({"flux_ivar_w1": 0.0}, 0),
         ({"flux_w1": -1.0}, 0),
         ({"flux_g": -1.0}, 1),
         ({"gaia_phot_g_mean_mag": 17.0}, 0),
@@ -235,6 +266,17 @@ def test_lrg_hemisphere() -> None:
     assert len(select_lrg([catalogue(**only_south)])) == 0
     assert len(select_lrg([catalogue(**only_south, release=9011)])) == 1
     assert len(select_lrg([catalogue(**only_south)], hemisphere="north")) == 1
+
+
+@pytest.mark.parametrize(
+    # desitarget.io.releasedict: DR4, DR6 and the North of DR8 and DR9, then the South's.
+    ("releases", "north"),
+    [((4000, 6000, 8001, 9001, 9003, 9011, 9013), 1), ((5000, 7000, 7999, 8000, 9010, 9012, 10000), 0)],
+)  # fmt: skip
+def test_whose_cuts_a_release_takes(releases: tuple[int, ...], north: int) -> None:
+    fibre = 10 ** (0.4 * (22.5 - 21.605)) * 0.96  # between the faint limits of both
+    for release in releases:
+        assert len(select_lrg([catalogue(fiberflux_z=fibre, release=release)])) == north
 
 
 def test_selection_mistakes(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ _CATALOGUES = tuple(
 """Where the catalogues of a release lie below its root or one of its hemispheres, and their names: a
 sweep has others beside it (``-pz``, ``-ex``) that list no fluxes."""
 
+_NORTH_ALONE = (4000, 6000)
+"""RELEASE of DR4 and DR6, whose numbers are even."""
+
 _NORTH_DEC = 32.375
 """Declination in deg above which, north of the Galactic plane, the North's catalogues count where both
 surveys observed (https://www.legacysurvey.org/dr9/description/)."""
@@ -170,8 +173,7 @@ def select_lrg(
     sources : iterable of str or DataFrame
         Catalogues, or addresses of their FITS files.
     hemisphere : {'south', 'north'}, optional
-        Whose cuts apply. Without it each row's RELEASE says: its last digit is 1 in the North
-        (8001, 9011), and all else is South.
+        Whose cuts apply. Without it each row's RELEASE says (:func:`_is_north`).
 
     Returns
     -------
@@ -297,11 +299,16 @@ def _primary(table: pd.DataFrame, lower: Mapping[str, str]) -> NDArray[np.bool_]
 
 
 def _is_north(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Rows of the North (BASS and MzLS): the last digit of RELEASE is 1 (8001, 9011)."""
+    """Rows of the North (BASS and MzLS): RELEASE is 4000 or 6000 (DR4 and DR6 were of the North alone), or
+    odd from 8000 on (8001, 9001 to 9013), as in desitarget.io.releasedict."""
     lower = by_lower_name(table)
     if "release" not in lower:
         return np.zeros(len(table), dtype=bool)
-    return numbers(table[lower["release"]]) % 10 == 1
+    release = numbers(table[lower["release"]])
+    north: NDArray[np.bool_] = np.isin(release, _NORTH_ALONE) | (release >= 8000) & (
+        release % 2 == 1
+    )
+    return north
 
 
 def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[np.bool_]:
