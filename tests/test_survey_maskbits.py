@@ -16,7 +16,26 @@ def test_the_files_own_cards_win() -> None:
 
 
 def test_tables_of_releases() -> None:
-    assert mb.bits_of({}, "dr9")["CLUSTER"] == 13
+    # https://www.legacysurvey.org/dr9/bitmasks/, in the order of the bits from 0.
+    dr9 = [
+        "NPRIMARY",
+        "BRIGHT",
+        "SATUR_G",
+        "SATUR_R",
+        "SATUR_Z",
+        "ALLMASK_G",
+        "ALLMASK_R",
+        "ALLMASK_Z",
+        "WISEM1",
+        "WISEM2",
+        "BAILOUT",
+        "MEDIUM",
+        "GALAXY",
+        "CLUSTER",
+    ]
+    assert mb.bits_of({}, "dr9") == {name: bit for bit, name in enumerate(dr9)}
+    dr10 = [*dr9, "SATUR_I", "ALLMASK_I", "SUB_BLOB"]
+    assert mb.bits_of({}, "dr10") == {name: bit for bit, name in enumerate(dr10)}
     assert "SUB_BLOB" not in mb.bits_of({}, "dr9")
     for release in ("dr10", "DR11", None):
         assert mb.bits_of({}, release)["SUB_BLOB"] == 16

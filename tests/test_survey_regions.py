@@ -69,6 +69,36 @@ def test_stamps_of_different_splits_share_no_pixel(kind: str, dec: tuple[float, 
         assert (bare[pairs[:, 0]] != bare[pairs[:, 1]]).any()
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_pairs_across_healpix_borders(size: int) -> None:
+    """Stamps that overlap by a corner, astride borders that run diagonally: the guard has to reach
+    sqrt(2) times as far as across the straight sides of bricks."""
+    rng = np.random.default_rng(7)
+    step = size * PIXEL_SCALE / 3600
+    ra, dec = rng.uniform(20, 340, 60_000), rng.uniform(-60, 60, 60_000)
+    angle = rng.uniform(0, 2 * np.pi, len(ra))
+    ra2, dec2 = ra + step * np.cos(angle) / np.cos(np.radians(dec)), dec + step * np.sin(angle)
+    over = region_ids(ra, dec, "healpix") != region_ids(ra2, dec2, "healpix")
+    near, far = np.stack([ra, dec])[:, over], np.stack([ra2, dec2])[:, over]
+    home = region_ids(*near, "healpix")
+    for _ in range(20):  # onto the border
+        middle = (near + far) / 2
+        inside = region_ids(*middle, "healpix") == home
+        near, far = np.where(inside, middle, near), np.where(inside, far, middle)
+    # Corner to corner, or nearly: less than a stamp apart along both axes.
+    offset = rng.choice([-1, 1], near.shape) * rng.uniform(0.8, 0.99, near.shape) * step
+    offset[0] /= np.cos(np.radians(near[1]))
+    thirds = (0.34, 0.33, 0.33)
+    sides = [
+        assign(*(near + part * offset), kind="healpix", fractions=thirds, size=size)
+        for part in (0.5, -0.5)
+    ]
+    (ids, split), (ids2, split2) = sides
+    bare = [np.array([split_of(str(n), thirds) for n in names]) for names in (ids, ids2)]
+    assert (bare[0] != bare[1]).sum() > 20  # without the guard they would leak
+    assert not ((split != split2) & (split != GUARD) & (split2 != GUARD)).any()
+
+
 def test_only_rows_near_another_split_are_guarded() -> None:
     """Distance to the edges of one brick, by hand: its four sides are lines in ra and dec."""
     ra, dec = sky(8000, 4, (-0.7, 0.7))
