@@ -18,21 +18,9 @@ def test_the_files_own_cards_win() -> None:
 def test_tables_of_releases() -> None:
     # https://www.legacysurvey.org/dr9/bitmasks/, in the order of the bits from 0.
     dr9 = [
-        "NPRIMARY",
-        "BRIGHT",
-        "SATUR_G",
-        "SATUR_R",
-        "SATUR_Z",
-        "ALLMASK_G",
-        "ALLMASK_R",
-        "ALLMASK_Z",
-        "WISEM1",
-        "WISEM2",
-        "BAILOUT",
-        "MEDIUM",
-        "GALAXY",
-        "CLUSTER",
-    ]
+        "NPRIMARY", "BRIGHT", "SATUR_G", "SATUR_R", "SATUR_Z", "ALLMASK_G", "ALLMASK_R", "ALLMASK_Z",
+        "WISEM1", "WISEM2", "BAILOUT", "MEDIUM", "GALAXY", "CLUSTER",
+    ]  # fmt: skip
     assert mb.bits_of({}, "dr9") == {name: bit for bit, name in enumerate(dr9)}
     dr10 = [*dr9, "SATUR_I", "ALLMASK_I", "SUB_BLOB"]
     assert mb.bits_of({}, "dr10") == {name: bit for bit, name in enumerate(dr10)}
