@@ -63,6 +63,14 @@ def test_a_missing_object_is_a_file_not_found(folder: str) -> None:
     assert not storage.exists(storage.join(folder, "nothing"))
 
 
+def test_a_bare_name_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage.write("targets.parquet", b"x")
+    assert (tmp_path / "targets.parquet").read_bytes() == b"x"
+
+
 def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
     storage.write(str(tmp_path / "x"), b"1")
     mask = os.umask(0)

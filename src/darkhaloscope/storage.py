@@ -254,7 +254,8 @@ def names(url: str) -> list[str]:
 
 def write(url: str, data: bytes) -> None:
     """Write one object whole, replacing what was there."""
-    write_all(url.rsplit("/", 1)[0], {url.rsplit("/", 1)[1]: data})
+    folder, _, name = absolute(url).rpartition("/")
+    write_all(folder, {name: data})
 
 
 def write_all(folder: str, objects: Mapping[str, bytes]) -> None:
