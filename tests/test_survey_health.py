@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from small_brick import BRICK, XS, YS, sky, write_brick
 
+from darkhaloscope import prepare, storage
+from darkhaloscope.config import parse_experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.survey import Cutouts
 from darkhaloscope.survey.health import Streak, Watch, check_readable
@@ -93,3 +98,34 @@ def test_the_first_brick() -> None:
         check_readable(out)
     check_readable(Cutouts.blank("0000p000", ("r",), 0, 16))
     assert np.isnan(out.x).all()
+
+
+def test_what_is_out_of_reach_after_the_first_brick_is_for_its_rows_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_brick(tmp_path)
+    places = [*np.transpose(sky(XS, YS)).tolist(), [59.5, -30.5]]
+    document = {
+        "survey": {"root": str(tmp_path), "bands": ["g", "r", "z"]},
+        "targets": {"positions": places},
+        "stamp": {"size": 32},
+        "lens": {"theta_e": 0.7},
+        "source": {"mag": 21.0},
+    }
+    made = prepare.plan_of(parse_experiment(document))
+    assert len(made.bricks) == 2
+    exists = storage.exists
+
+    def forbidden(where: str) -> None:
+        def asked(url: str) -> bool:
+            if where in url:
+                raise storage.StorageError(f"cannot look at {url}: Forbidden")
+            return exists(url)
+
+        monkeypatch.setattr(storage, "exists", asked)
+
+    forbidden(str(made.bricks[1]))
+    assert f"brick {BRICK}, read.mode auto" in prepare.preflight(made)
+    forbidden(BRICK)
+    with pytest.raises(UserError, match="Forbidden"):
+        prepare.preflight(made)

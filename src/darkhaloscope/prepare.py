@@ -180,7 +180,7 @@ def preflight(made: Plan) -> str:
         check_names(exp.survey.bad_bits, {})
     bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]
     seen = {
-        band: [b for b in bricks if storage.exists(layout.url("image", b, band))]
+        band: [b for b in bricks if _may_be_there(layout.url("image", b, band), b == bricks[0])]
         for band in exp.survey.bands
     }
     if not any(seen.values()):
@@ -195,10 +195,10 @@ def preflight(made: Plan) -> str:
         if kind in exp.survey.absent or (kind == "psfsize" and has_widths):
             continue
         bands = [None] if kind == "maskbits" else list(exp.survey.bands)
-        places = [layout.url(kind, b, band) for b in bricks for band in bands]
-        if not any(storage.exists(place) for place in places):
+        places = [(layout.url(kind, b, band), b) for b in bricks for band in bands]
+        if not any(_may_be_there(place, b == bricks[0]) for place, b in places):
             raise UserError(
-                f"the first bricks ({', '.join(bricks)}) have no {kind}: there is no {places[0]}; "
+                f"the first bricks ({', '.join(bricks)}) have no {kind}: there is no {places[0][0]}; "
                 f"where the release has none, say so with survey.absent: [{kind}]"
             )
     missing = [band for band, found in seen.items() if not found]
@@ -213,6 +213,17 @@ def preflight(made: Plan) -> str:
     check_readable(cutouts)
     check_trial(exp, rows, cutouts, made.theta_e_prior())
     return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}{widths_known(made)}"
+
+
+def _may_be_there(url: str, is_first: bool) -> bool:
+    """Whether a file exists. Out of reach is an error in the first brick only; later it is for its rows to
+    say."""
+    try:
+        return storage.exists(url)
+    except storage.StorageError:
+        if is_first:
+            raise
+        return True
 
 
 def widths_known(made: Plan) -> str:
