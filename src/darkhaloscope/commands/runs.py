@@ -299,6 +299,10 @@ def _finish(
         console.print(f"{n_failed} of {rows} rows failed; their reasons are in the report")
     for note in notes[:5]:
         console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+    if len(notes) > 5:
+        console.print(
+            f"  and {len(notes) - 5} more sentences like these, in the markers of the blocks"
+        )
     if n_failed > exp.max_failed_fraction * rows and code != EXIT_BUG:
         code = EXIT_FAILED_ROWS
         console.print(
