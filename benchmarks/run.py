@@ -46,7 +46,7 @@ from rich.table import Table
 from darkhaloscope import __version__, audit, driver, lensing, prepare, storage, store, workflow
 from darkhaloscope.cluster import connect
 from darkhaloscope.config import ClusterSection, Experiment, parse_experiment
-from darkhaloscope.inject import inject_brick, load_brick, round_arc, round_ctrl
+from darkhaloscope.inject import inject_brick, load_brick, round_ctrl, round_mantissa
 from darkhaloscope.survey import Survey
 from darkhaloscope.survey.tiles import TiledImage
 
@@ -249,7 +249,7 @@ def kernels(folder: str, exp: Experiment) -> dict[str, float]:
         ):
             round_ctrl(ctrl, sigma.astype(float))
             if arc.any():
-                round_arc(arc.astype(float))
+                round_mantissa(arc.astype(float))
         objects = store.encode_block(layout, block, cube)
         for data in objects.values():
             hashlib.sha256(data or b"").hexdigest()

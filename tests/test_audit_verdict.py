@@ -257,7 +257,8 @@ def test_tables_have_the_promised_columns() -> None:
         "closure_summary", "closure_profile", "closure_annulus", "profiles", "annulus", "quality",
         "column_coverage", "reasons", "psf_sources", "footprint", "leak_map", "alignment",
         "shift_sensitivity", "core", "quadrants", "groups", "selection", "tests",
-        "independence", "psf_outliers", "dose",
+        "independence", "psf_outliers", "dose", "magnification", "core_slopes", "quality_sets",
+        "auc_by_quality", "core_points", "growth",
     }  # fmt: skip
     strata = tables["auc_by_stratum"]
     assert {"all", "theta_e", "theta_e_coarse", "core_snr"} == set(strata.family)

@@ -192,7 +192,7 @@ def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_
     answer = dhs("audit", tmp_path / "theirs.npz", "--out", tmp_path / "out", "--workers", "1")
     assert answer.code == 3
     assert (tmp_path / "out" / "report.html").exists()
-    assert "excess_auc needs re-rendered arcs" in answer.out
+    assert "which the set does not say" in answer.out
 
 
 def test_what_is_no_run_has_no_report(dhs: Callable[..., Answer], tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_the_benchmark_and_its_names(
     monkeypatch.setattr(sys, "argv", ["store.py", "--quick", "--json", str(out)])
     benchmark.main()
     figures = json.loads(out.read_text())
-    assert set(figures) == {"pairs", "codecs", "loader"}
+    assert set(figures) == {"pairs", "codecs", "loader", "flux", "sky", "audit"}
     assert {row["rounding"] for row in figures["codecs"]} == {
         rounding.name for rounding in benchmark.ROUNDINGS
     }

@@ -86,7 +86,9 @@ def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
         The provenance variables, lazy or not; those that are missing, or assumed, are left out.
     """
     # What a cut excluded is in no class: a cut that takes from one class only shows here.
-    kept = columns["cutout_ok"].values.astype(bool) & (columns["reason"].values == Reason.OK)
+    kept = columns["cutout_ok"].values.astype(bool)
+    if "reason" in columns:
+        kept &= columns["reason"].values == Reason.OK
     if "negative_kind" in columns:  # on an injection's own sky: alike by construction
         kept &= columns["negative_kind"].values != CORE_MATCHED
     ok = everything = np.flatnonzero(kept)
