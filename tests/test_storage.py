@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import aiohttp
 import botocore.exceptions
@@ -23,6 +24,7 @@ import pytest
 from botocore.exceptions import ClientError
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from s3fs.errors import translate_boto_error
 
 from darkhaloscope import partial, storage
 from darkhaloscope.errors import UserError
@@ -134,6 +136,29 @@ def test_no_space_lasts_and_a_busy_server_does_not(
         with pytest.raises(storage.StorageError, match=os.strerror(number)) as caught:
             storage.write(str(tmp_path / "x"), b"1")
         assert pickle.loads(pickle.dumps(caught.value)).lasting is lasting  # noqa: S301
+
+
+def test_what_a_store_refuses_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [(translate_boto_error(client_error(code)), lasting) for code, lasting in S3_SAYS]
+    answers += [(web_error(status), status in (401, 403)) for status in (401, 403, 500, 503)]
+    for error, lasting in answers:
+        monkeypatch.setattr(storage, "_open", lambda _, e=error: (_ for _ in ()).throw(e))
+        with pytest.raises(storage.StorageError) as caught:
+            storage.read("s3://bucket/key")
+        assert caught.value.lasting is lasting, error
+
+
+S3_SAYS = [
+    ("403", True), ("AccessDenied", True), ("ExpiredToken", True), ("503", False), ("500", False),
+]  # fmt: skip
+
+
+def client_error(code: str) -> botocore.exceptions.ClientError:
+    return botocore.exceptions.ClientError({"Error": {"Code": code, "Message": code}}, "HeadObject")
+
+
+def web_error(status: int) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(MagicMock(), (), status=status)
 
 
 def test_no_bucket_is_one_sentence(s3_server: str) -> None:

@@ -98,7 +98,7 @@ def inject_brick(
     Dataset
         All variables of the data set (docs/data-set.md) for these rows, in their order; ``ctrl``,
         ``arc`` and ``extra`` float32 nMgy. The attribute ``notes`` holds a sentence for each file
-        that was in the way.
+        that was in the way; ``lasting`` whether waiting would not help it.
     """
     _, target_of = np.unique(_objid(rows), return_inverse=True)
     cube = empty_cube(rows, experiment)
@@ -125,7 +125,7 @@ def inject_brick(
         else:
             for name in ("target_x", "target_y", "reason"):
                 out[name][i] = partner[name][at]
-    cube.attrs["notes"] = list(cutouts.notes)
+    cube.attrs |= {"notes": list(cutouts.notes), "lasting": cutouts.lasting}
     return cube
 
 

@@ -78,8 +78,17 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
         said = StorageError(
             f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space"
         )
-        said.lasting = isinstance(error, OSError) and error.errno in _LASTING
+        said.lasting = _lasts(cause)
         raise said from error
+
+
+def _lasts(error: BaseException) -> bool:
+    """Whether waiting does not help."""
+    if isinstance(error, aiohttp.ClientError):
+        return _status(error) in (401, 403)
+    # s3fs says PermissionError, without a number, of whatever the store refuses.
+    refused = isinstance(error, PermissionError)
+    return refused or (isinstance(error, OSError) and error.errno in _LASTING)
 
 
 def _status(error: aiohttp.ClientError) -> int:

@@ -90,7 +90,7 @@ def inject_bricks(
 ) -> list[tuple[pd.DataFrame, xr.Dataset]]:
     """Load and inject bricks one after the other: the planned rows and the cube of each.
 
-    ``final`` takes files that are out of reach as they are.
+    ``final`` takes files that are out of reach as they are; those that a store refuses are always taken so.
 
     ``experiment`` is its JSON text, which a worker reads once; a task's message stays small.
 
@@ -103,7 +103,8 @@ def inject_bricks(
     last = time.monotonic()
     for one in work:
         planned, cube = inject_piece(run, _experiment(experiment), one)
-        if not final and (cube["reason"].values == Reason.UNREADABLE).any():
+        unreadable = (cube["reason"].values == Reason.UNREADABLE).any()
+        if unreadable and not (final or cube.attrs["lasting"]):
             raise storage.StorageError(cube.attrs["notes"][0])
         about = {"run": run, "block": block, "brick": one.brick, "rows": len(planned)}
         logger.info("brick is injected", extra=about)

@@ -42,6 +42,8 @@ class Cutouts:
         What reading the brick took: requests to the store, and bytes of files.
     whole, ranged : int
         Files that were read whole, and by ranges.
+    lasting : bool
+        Rows are unreadable, and waiting does not help: the store refuses.
     """
 
     brick: str
@@ -62,6 +64,7 @@ class Cutouts:
     bytes: int = 0
     whole: int = 0
     ranged: int = 0
+    lasting: bool = False
 
     @classmethod
     def blank(cls, brick: str, bands: tuple[str, ...], count: int, size: int) -> Cutouts:
