@@ -217,7 +217,16 @@ def test_a_truncated_file_fails_rows_and_the_run_says_so(
     answer = dhs("run", experiment, "--out", tmp_path / "run")
     assert answer.code == 5, answer
     assert "image-g.fits.fz" in answer.out
+    assert f"dhs repair {tmp_path / 'run'} --failed corrupt_file" in answer.out
     assert reasons_of(tmp_path) == {"corrupt_file": 5}
+    assert dhs("repair", tmp_path / "run", "--failed", "render_failed").code == 2
+    assert dhs("repair", tmp_path / "run", "--failed", "nan_pixels,unreadable").code == 0
+    answer = dhs("repair", tmp_path / "run", "--failed", "unreadable, corrupt_file")
+    assert answer.code == 4, answer
+    assert (
+        "dropped 1 blocks of 5 rows, which hold the rows that failed: 5 corrupt_file" in answer.out
+    )
+    assert not (tmp_path / "run" / "verdict.json").exists()
 
 
 def test_a_missing_reference_band_fails_rows(

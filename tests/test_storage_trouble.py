@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import subprocess
@@ -12,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, Future
+from rich.console import Console
 from small_run import Setting, digests
 
-from darkhaloscope import driver, partial, storage, store, workflow
+from darkhaloscope import commands, driver, partial, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.status import status_of
@@ -72,22 +75,61 @@ def test_files_out_of_reach_for_a_while_leave_no_trace(
     assert digests(tmp_path / "run") == undisturbed
 
 
-def test_files_out_of_reach_for_good_are_rows_with_a_reason(
-    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("refused", [False, True])
+def test_files_out_of_reach_for_good_are_rows_with_a_reason_until_a_repair(
+    setting: Setting,
+    threads: Client,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: bool,
 ) -> None:
-    read, brick = storage.read, str(setting.plan.bricks[1])
+    read, brick, run = storage.read, str(setting.plan.bricks[1]), str(tmp_path / "run")
+    asked: list[str] = []
 
     def broken(url: str) -> bytes:
         if f"{brick}-image-r" in url:
-            raise storage.StorageError(f"cannot read {url}: 503 Slow Down")
+            asked.append(url)
+            error = storage.StorageError(f"cannot read {url}: Forbidden or 503 Slow Down")
+            error.lasting = refused
+            raise error
         return read(url)
 
-    monkeypatch.setattr(storage, "read", broken)
-    setting.make(threads, tmp_path / "run")
+    with monkeypatch.context() as trouble:
+        trouble.setattr(storage, "read", broken)
+        setting.make(threads, run)
     ds = xr.open_zarr(tmp_path / "run" / "stamps.zarr")
     here = ds.brick.values == brick
     assert (ds.reason.values[here] == Reason.UNREADABLE).all()
     assert (ds.reason.values[~here] == Reason.OK).all()
+    holding = np.unique(np.flatnonzero(here) // setting.layout.block).tolist()
+    tries = 1 if refused else len(driver.window.PAUSES_S) + 1
+    assert len(asked) == tries * len(holding)  # what a store refuses is not asked for again
+
+    said = io.StringIO()
+    console = Console(file=said, width=400)
+    commands.status(run, console=console)
+    assert (
+        f"80 rows failed for their files' sake: once these are mended, dhs repair {run} --failed"
+        in (said.getvalue())
+    )
+    assert commands.repair_failed(run, ["missing_file"], console=console).blocks == ()
+    done = commands.repair_failed(run, ["missing_file", "unreadable"], console=console)
+    assert list(done.blocks) == holding
+    assert done.failed == {Reason.UNREADABLE: 80}
+    assert f"dropped {len(holding)} blocks of {64 * len(holding)} rows" in said.getvalue()
+    assert status_of(run).state == "stopped"
+    setting.make(threads, run)
+    assert digests(tmp_path / "run") == undisturbed
+    assert commands.repair_failed(run, ["unreadable"], console=console).blocks == ()
+
+
+@pytest.mark.parametrize("reason", ["render_failed", "quarantined", "ok", "", "nonsense"])
+def test_only_reasons_that_files_cause_are_tried_again(tmp_path: Path, reason: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^--failed {reason}: files cause missing_band, missing_file"
+    ):
+        commands.repair_failed(str(tmp_path), [reason])
 
 
 def test_bricks_in_a_row_that_fail_alike_stop_a_run_which_then_resumes(

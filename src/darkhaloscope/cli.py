@@ -311,11 +311,22 @@ def verify(
 def repair(
     run: Annotated[str, typer.Argument(help="A run's folder that nothing writes to meanwhile.")],
     threads: Threads = 4,
+    failed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--failed",
+            help="Verify nothing; drop the blocks with rows that failed so: unreadable,missing_file.",
+        ),
+    ] = None,
 ) -> None:
     """Drop what is broken in a run's folder; dhs run then makes it again, the same bytes.
 
     Example: [bold]dhs repair runs/real-brick[/bold]
     """
+    if failed is not None:
+        reasons = [text.strip() for item in failed for text in item.split(",")]
+        again = commands.repair_failed(run, reasons, console=console)
+        raise typer.Exit(commands.EXIT_INCOMPLETE if again.blocks else 0)
     done = commands.repair(run, threads=threads, console=console)
     raise typer.Exit(commands.repair_exit_code(done))
 

@@ -52,3 +52,20 @@ class Reason(IntEnum):
     def failed(self) -> bool:
         """Whether such a row lacks its pixels: it is neither ok nor excluded by a cut."""
         return self is not Reason.OK and not self.text.startswith("excluded_by_")
+
+    @property
+    def of_files(self) -> bool:
+        """Whether files cause it: once they are mended or in reach, such a row may have its pixels."""
+        return self in _OF_FILES
+
+
+_OF_FILES = frozenset(
+    {
+        Reason.MISSING_BAND,
+        Reason.MISSING_FILE,
+        Reason.CORRUPT_FILE,
+        Reason.UNREADABLE,
+        Reason.NAN_PIXELS,
+        Reason.PSF_MISSING,
+    }
+)

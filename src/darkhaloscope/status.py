@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from darkhaloscope import store
@@ -76,7 +77,10 @@ def status_of(run: str) -> Status:
     if said is not None:
         last = max(0.0, time.time() - said["written"])
         if state != "whole":
-            state = "silent" if said["state"] == "running" and last > SILENT_S else said["state"]
+            silent = said["state"] == "running" and last > SILENT_S
+            # Blocks of a whole run were dropped since.
+            dropped = said["state"] == "whole"
+            state = "silent" if silent else "stopped" if dropped else said["state"]
         spent = said["written"] - said["started"]
         fresh = said["rows_fresh"]
         rate = fresh / spent if fresh and spent > 0 else None
@@ -106,6 +110,17 @@ def writes_now(run: str) -> float | None:
         return None
     last = max(0.0, time.time() - said["written"])
     return last if last <= SILENT_S else None
+
+
+def how_to_mend(run: str, rows_by_reason: Mapping[str, int]) -> list[str]:
+    """What to do about rows that files made fail, as one line; none where there are no such rows."""
+    found = {r.text: n for r in Reason if r.of_files and (n := rows_by_reason.get(r.text, 0))}
+    if not found:
+        return []
+    return [
+        f"{sum(found.values())} rows failed for their files' sake: once these are mended, dhs repair {run} "
+        f"--failed {','.join(found)} and the same dhs run make them again"
+    ]
 
 
 def lines(status: Status) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.table import Table
 
@@ -15,10 +17,10 @@ from darkhaloscope.commands.common import (
     EXIT_INCOMPLETE,
     drop_conclusions,
 )
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.progress import Bar
-from darkhaloscope.status import SILENT_S, Status, lines, status_of, writes_now
+from darkhaloscope.status import SILENT_S, Status, how_to_mend, lines, status_of, writes_now
 
 
 def verify(run: str, *, threads: int = 4, console: Console | None = None) -> store.Verification:
@@ -72,11 +74,7 @@ def repair(run: str, *, threads: int = 4, console: Console | None = None) -> sto
     """
     console = console or Console()
     run = storage.absolute(run)
-    if (last := writes_now(run)) is not None:
-        raise UserError(
-            f"a run writes to {run} (its last sign of life is {last:.0f} s old): stop it first; if it "
-            f"was killed, call again when that is {SILENT_S:.0f} s"
-        )
+    _check_nobody_writes(run)
     done = store.repair_run(run, verify(run, threads=threads, console=console))
     if done.needs_resume:
         drop_conclusions(run)
@@ -105,6 +103,63 @@ def repair_exit_code(done: store.Repair) -> int:
     if done.left:
         return EXIT_BUG
     return EXIT_INCOMPLETE if done.needs_resume else 0
+
+
+def repair_failed(
+    run: str, reasons: Iterable[str], *, console: Console | None = None
+) -> store.DroppedRows:
+    """Drop the finished blocks that hold rows which files made fail, so that ``dhs run`` makes them again.
+
+    Nothing is verified: the markers say which blocks these are.
+
+    Parameters
+    ----------
+    run : str
+        A run's folder; a path or any fsspec URL.
+    reasons : iterable of str
+        Reasons that files cause, as the data set has them: ``unreadable``, ``missing_file``, …
+
+    Raises
+    ------
+    UserError
+        Files cause no such reason, or a run writes to the folder.
+    """
+    console = console or Console()
+    run = storage.absolute(run.rstrip("/"))
+    wanted = [_reason_of_files(text) for text in reasons]
+    _check_nobody_writes(run)
+    done = store.drop_failed(run, wanted)
+    if not done.blocks:
+        texts = " or ".join(reason.text for reason in wanted)
+        console.print(f"no row of a finished block is {texts}", highlight=False)
+        return done
+    drop_conclusions(run)
+    said = ", ".join(f"{count} {reason.text}" for reason, count in sorted(done.failed.items()))
+    console.print(
+        f"dropped {len(done.blocks)} blocks of {done.rows} rows, which hold the rows that failed: {said}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print("dhs run with the same experiment and --out makes them again")
+    return done
+
+
+def _reason_of_files(text: str) -> Reason:
+    known = {reason.text: reason for reason in Reason if reason.of_files}
+    if text not in known:
+        raise UserError(
+            f"--failed {text}: files cause {', '.join(known)}; other rows would fail again, and those of "
+            "bricks in quarantine are tried again after dhs repair without --failed"
+        )
+    return known[text]
+
+
+def _check_nobody_writes(run: str) -> None:
+    if (last := writes_now(run)) is not None:
+        raise UserError(
+            f"a run writes to {run} (its last sign of life is {last:.0f} s old): stop it first; if it "
+            f"was killed, call again when that is {SILENT_S:.0f} s"
+        )
 
 
 def export(
@@ -149,7 +204,11 @@ def export(
 def status(folder: str, *, console: Console | None = None) -> Status:
     """Say how far a run is, from its folder alone: while it runs, and after a crash."""
     console = console or Console()
-    found = status_of(storage.absolute(folder.rstrip("/")))
-    for line in lines(found):
+    run = storage.absolute(folder.rstrip("/"))
+    found = status_of(run)
+    said = lines(found)
+    if found.state != "running":
+        said += how_to_mend(run, found.rows_by_reason)
+    for line in said:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import io
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,7 +165,7 @@ def run(
             stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
         result = _conclude(client, store.open_dataset(folder), folder, stats, spec, exp, console)
     notes = sorted({note for marker in markers for note in marker["notes"]})
-    return _finish(folder, folder, result, _failed_rows(markers), exp, notes, console)
+    return _finish(folder, folder, result, _outcomes(markers), exp, notes, console)
 
 
 def audit_dataset(
@@ -201,9 +202,8 @@ def audit_dataset(
         console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
         stats = workflow.measure_dataset(client, pairs, spec)
         result = _conclude(client, columns, folder, stats, spec, settings, console)
-    outcomes = stats["outcomes"]
-    failed = sum(int(outcomes[:, reason].sum()) for reason in Reason if reason.failed)
-    return _finish(source, folder, result, (failed, int(outcomes.sum())), settings, [], console)
+    outcomes = Counter({reason.text: int(stats["outcomes"][:, reason].sum()) for reason in Reason})
+    return _finish(source, folder, result, outcomes, settings, [], console)
 
 
 def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:
@@ -234,14 +234,13 @@ def demo(
         )
 
 
-def _failed_rows(markers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """(failed rows, all rows) of finished blocks."""
-    failed = total = 0
+def _outcomes(markers: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Rows of finished blocks by reason."""
+    rows: Counter[str] = Counter()
     for marker in markers:
-        for counts in marker["counts"].values():
-            total += sum(counts.values())
-            failed += sum(n for reason, n in counts.items() if Reason[reason.upper()].failed)
-    return failed, total
+        for by_reason in marker["counts"].values():
+            rows.update(by_reason)
+    return rows
 
 
 def _conclude(
@@ -286,7 +285,7 @@ def _finish(
     source: str,
     folder: str,
     result: AuditResult,
-    failed: tuple[int, int],
+    outcomes: Counter[str],
     exp: Experiment | AuditSettings,
     notes: Sequence[str],
     console: Console,
@@ -294,7 +293,8 @@ def _finish(
     """Draw the report, say what came out, and choose the exit code."""
     place = report.write_report(source, folder)
     verdict, code = result.verdict, result.exit_code
-    n_failed, rows = failed
+    rows = outcomes.total()
+    n_failed = sum(n for reason, n in outcomes.items() if Reason[reason.upper()].failed)
     if n_failed:
         console.print(f"{n_failed} of {rows} rows failed; their reasons are in the report")
     for note in notes[:5]:
@@ -303,6 +303,8 @@ def _finish(
         console.print(
             f"  and {len(notes) - 5} more sentences like these, in the markers of the blocks"
         )
+    for line in status.how_to_mend(source, outcomes) if prepare.is_run(source) else ():
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if n_failed > exp.max_failed_fraction * rows and code != EXIT_BUG:
         code = EXIT_FAILED_ROWS
         console.print(

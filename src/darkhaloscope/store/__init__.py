@@ -23,7 +23,7 @@ from darkhaloscope.store.markers import (
     read_statistics,
 )
 from darkhaloscope.store.planned import drop_plan, planned_blocks, write_plan
-from darkhaloscope.store.repair import Repair, drop_block, repair_run
+from darkhaloscope.store.repair import DroppedRows, Repair, drop_block, drop_failed, repair_run
 from darkhaloscope.store.run import create_run, differences, read_experiment, read_run
 from darkhaloscope.store.state import (
     JOINT,
@@ -41,6 +41,7 @@ __all__ = [
     "JOINT",
     "STAMPS",
     "ClaimedError",
+    "DroppedRows",
     "Finding",
     "Layout",
     "Repair",
@@ -53,6 +54,7 @@ __all__ = [
     "decode_statistics",
     "differences",
     "drop_block",
+    "drop_failed",
     "drop_plan",
     "encode_block",
     "encode_statistics",

@@ -6,11 +6,14 @@ the run are left alone: they are somebody's.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 from darkhaloscope import storage
+from darkhaloscope.errors import Reason
 from darkhaloscope.store.dataset import STAMPS, Layout, block_keys, metadata_objects
-from darkhaloscope.store.markers import block_url
+from darkhaloscope.store.markers import block_url, finished_blocks, read_markers
 from darkhaloscope.store.planned import PLAN
 from darkhaloscope.store.state import JOINT, bricks_set_apart, release_brick
 from darkhaloscope.store.verify import Finding, Verification, layout_of_run
@@ -46,6 +49,47 @@ def drop_block(run: str, layout: Layout, block: int) -> None:
     storage.remove(block_url(run, block, "npz"))
     for key in block_keys(layout, block):
         storage.remove(storage.join(run, STAMPS, key))
+
+
+class DroppedRows(NamedTuple):
+    """What was dropped for the sake of rows that failed."""
+
+    blocks: tuple[int, ...]
+    """A resume makes them again."""
+    failed: dict[Reason, int]
+    """Rows with each of the reasons."""
+    rows: int
+    """All rows of these blocks."""
+
+
+def drop_failed(run: str, reasons: Collection[Reason]) -> DroppedRows:
+    """Drop every finished block that holds rows which failed for some reasons, by its marker alone.
+
+    Parameters
+    ----------
+    run : str
+        A run's folder that nothing writes to meanwhile.
+    reasons : collection of Reason
+
+    Raises
+    ------
+    UserError
+        There is no run, a marker is damaged, or the place cannot be written.
+    """
+    layout = layout_of_run(run)
+    numbers = sorted(block for block in finished_blocks(run) if block < layout.blocks)
+    dropped, failed, rows = [], Counter[Reason](), 0
+    for marker in read_markers(run, numbers, layout.attributes["identity"]):
+        counts = Counter[Reason]()
+        for by_reason in marker["counts"].values():
+            counts.update({Reason[text.upper()]: count for text, count in by_reason.items()})
+        found = {reason: counts[reason] for reason in reasons if counts[reason]}
+        if found:
+            drop_block(run, layout, marker["block"])
+            dropped.append(marker["block"])
+            failed.update(found)
+            rows += counts.total()
+    return DroppedRows(tuple(dropped), dict(failed), rows)
 
 
 def repair_run(run: str, found: Verification) -> Repair:
