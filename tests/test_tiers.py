@@ -166,6 +166,28 @@ def test_a_run_that_did_not_pass_stops_the_next(below: tuple[Path, Experiment]) 
         require_passed(str(run.parent / "gone"), tier)
 
 
+def test_a_run_below_is_held_to_what_this_one_asks(
+    below: tuple[Path, Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates that it did not require itself, and rows that failed though its gates passed."""
+    run, experiment = below
+    tier = _tier(experiment, after="chaos")
+    gate = {"name": "core_auc", "outcome": "fail"}
+    document = {"verdict": "physics", "sentence": "It is physics.", "gates": [gate]}
+    (run / "verdict.json").write_text(json.dumps(document))
+    require_passed(str(run), tier)
+    with pytest.raises(UserError, match="did not pass"):
+        require_passed(str(run), _tier(tier, gates={"required": ["core_auc"]}))
+    _conclude(run, "physics", "pass")
+    rows = store.open_dataset(str(run)).load()
+    lost = np.arange(rows.sizes["pair"]) % 8 == 0
+    rows["reason"].values[lost] = Reason.CORRUPT_FILE
+    rows["cutout_ok"].values[lost] = False
+    monkeypatch.setattr(store, "open_dataset", lambda _: rows)
+    with pytest.raises(UserError, match=r"12.5% of its rows failed, more than max_failed_fraction"):
+        require_passed(str(run), tier)
+
+
 def _spoil(columns: xr.Dataset, name: str) -> xr.Dataset:
     made = columns.copy(deep=True)
     control = np.flatnonzero(made["lens_model"].values == 0)

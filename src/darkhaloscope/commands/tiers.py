@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from darkhaloscope import audit, storage, store, trial
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
@@ -33,9 +35,9 @@ def require_passed(below: str, experiment: Experiment) -> None:
     summary = store.read_run(below)
     how = "run it first, or name another with --require-gate RUN"
     if summary is None:
-        after = f" {experiment.after}" if experiment.after else ""
         raise UserError(
-            f"{experiment.name} starts only after{after}: there is no run {below}; {how}"
+            f"{experiment.name} starts only after {experiment.after or 'it passed'}: there is no run "
+            f"{below}; {how}"
         )
     there = parse_experiment(store.read_experiment(below), below)
     if experiment.after not in (None, there.name):
@@ -54,7 +56,8 @@ def require_passed(below: str, experiment: Experiment) -> None:
         verdict = json.loads(storage.read(storage.join(below, "verdict.json")))
     except FileNotFoundError:
         raise UserError(f"{below} has no verdict yet; finish it with dhs run") from None
-    if audit.exit_code(verdict, there.gates.required) != 0:
+    required = {*there.gates.required, *experiment.gates.required}
+    if audit.exit_code(verdict, sorted(required)) != 0:
         raise UserError(
             f"{below} did not pass: {verdict['sentence']} {experiment.name} does not start"
         )
@@ -62,6 +65,13 @@ def require_passed(below: str, experiment: Experiment) -> None:
     reference = there.survey.reference
     if (columns["reason"].values == Reason.NOT_WRITTEN).any():
         raise Incomplete(f"{below} is not finished; call dhs run again, it resumes")
+    failed = np.isin(columns["reason"].values, [r for r in Reason if r.failed]).mean()
+    most = min(there.max_failed_fraction, experiment.max_failed_fraction)
+    if failed > most:
+        raise UserError(
+            f"{below} did not pass: {failed:.1%} of its rows failed, more than max_failed_fraction = "
+            f"{most:.1%}; {experiment.name} does not start"
+        )
     wrong = trial.faults(columns, reference)
     if falls := trial.flux_falls(columns, reference):
         wrong.append(falls)
