@@ -12,6 +12,7 @@ from darkhaloscope.variables import NO_PSF
 from darkhaloscope.views import (
     View,
     arc_snr_at_least,
+    mask_weight,
     match_brightness,
     normalize,
     quality_set,
@@ -52,7 +53,11 @@ def test_an_arc_within_the_annulus_moves_no_scale() -> None:
 def test_an_input_mask_makes_the_core_of_both_classes_equal() -> None:
     mask = CoreMask(radius_px=7)
     view = View(input_mask=mask)
-    weight = core_weight(mask, SIZE, 31.6, 31.4)[None, None]
+    weight = mask_weight(mask, SIZE, np.array([31.6]), np.array([31.4]))
+    # About the target, not about the stamp.
+    np.testing.assert_array_equal(weight[0, 0], core_weight(mask, SIZE, 31.6, 31.4))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    np.testing.assert_array_equal(weight[0, 0] == 0, np.hypot(x - 31.6, y - 31.4) < 7)
     ctrl, stamp = _images(1), _images(1) + 1.0
     good = np.ones(ctrl.shape, dtype=bool)
     seen = [view_pixels(v, good, weight, view) for v in (stamp, ctrl)]

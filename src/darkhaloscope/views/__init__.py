@@ -14,7 +14,7 @@ from darkhaloscope.views.cuts import (
     removed,
 )
 from darkhaloscope.views.matched import match_brightness
-from darkhaloscope.views.pixels import View, annulus_scale, normalize, view_pixels
+from darkhaloscope.views.pixels import View, annulus_scale, mask_weight, normalize, view_pixels
 
 __all__ = [
     "QUALITY_SETS",
@@ -23,6 +23,7 @@ __all__ = [
     "View",
     "annulus_scale",
     "arc_snr_at_least",
+    "mask_weight",
     "match_brightness",
     "normalize",
     "quality_set",

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.config import CoreMask
 from darkhaloscope.config.base import Section
+from darkhaloscope.fix import core_weight
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 Floats = NDArray[np.float64]
@@ -49,6 +50,21 @@ def view_pixels(
             raise ValueError("the view masks the input, and no weight is given")
         out = out * weight
     return normalize(out, good) if view.normalize else out
+
+
+def mask_weight(mask: CoreMask, size: int, target_x: Floats, target_y: Floats) -> Floats:
+    """What an input mask leaves of each pixel, 0 to 1, (pair, 1, y, x): the weight of :func:`view_pixels`.
+
+    Parameters
+    ----------
+    mask : CoreMask
+    size : int
+        Pixels on a side of a stamp.
+    target_x, target_y : ndarray (pair,)
+        The targets in stamp pixels, as a data set has them, injections and controls alike.
+    """
+    places = zip(target_x.tolist(), target_y.tolist(), strict=True)
+    return np.stack([core_weight(mask, size, x, y) for x, y in places])[:, None]
 
 
 def outer_annulus(size: int) -> tuple[float, float]:
