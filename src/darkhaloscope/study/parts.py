@@ -18,14 +18,14 @@ from darkhaloscope.audit.measure import BAND_COLUMNS, OPTIONAL_COLUMNS, PAIR_COL
 from darkhaloscope.audit.spec import row_hashes
 from darkhaloscope.config import CoreMask, Experiment, FixSection
 from darkhaloscope.errors import Reason
-from darkhaloscope.fix import core_weight
+from darkhaloscope.fix import apply_fix
 from darkhaloscope.geometry import core_slice
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import brick_rows
 from darkhaloscope.study.arms import Arm
 from darkhaloscope.study.zones import zones_of
 from darkhaloscope.survey import galaxy_image
-from darkhaloscope.views import view_pixels
+from darkhaloscope.views import mask_weight, view_pixels
 
 Arrays = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
@@ -108,7 +108,9 @@ def _redrawn(cube: xr.Dataset, experiment: Experiment, reading: Reading) -> Floa
     images: dict[str, Any] = {}
     if catalogue is not None:
         images["image_of"] = functools.partial(galaxy_image, catalogue)
-    again = audit.rerender(rows, reading.spec, closure_tolerance=PHYSICS_TOLERANCE, **images)
+    again = audit.rerender(
+        rows, reading.spec, apply_fix, closure_tolerance=PHYSICS_TOLERANCE, **images
+    )
     return np.asarray(again["whole"])
 
 
@@ -158,7 +160,8 @@ def _arm_part(
     good = _good(base)
     weight = None
     if arm.view.input_mask is not None:
-        weight = _weights(arm.view.input_mask, base, size)
+        places = (base[name].values.astype(float) for name in ("target_x", "target_y"))
+        weight = mask_weight(arm.view.input_mask, size, *places)
     seen = {kind: view_pixels(image, good, weight, arm.view) for kind, image in light.items()}
     unmasked = arm.view.model_copy(update={"input_mask": None})
     core = core_slice(size)
@@ -169,7 +172,7 @@ def _arm_part(
 
     part: Arrays = {
         "use": _usable(own) & np.isfinite(physics).all(axis=(1, 2, 3)),
-        "flux": own["total_injected_flux"].values.astype(float),
+        "flux": _light_seen(own, weight),
         "core_fixed": in_core(seen["fixed"]),
         "core_negative": in_core(seen["negative"]),
         "core_physics": in_core(view_pixels(light["physics"], good, None, unmasked)),
@@ -199,10 +202,13 @@ def mask_of(arm: Arm) -> CoreMask:
     return arm.experiment.fix.core_mask or arm.view.input_mask or CoreMask()
 
 
-def _weights(mask: CoreMask, base: xr.Dataset, size: int) -> Floats:
-    """What an input mask leaves of each pixel, (row, 1, y, x)."""
-    places = zip(base["target_x"].values.tolist(), base["target_y"].values.tolist(), strict=True)
-    return np.stack([core_weight(mask, size, x, y) for x, y in places])[:, None]
+def _light_seen(own: xr.Dataset, weight: Floats | None) -> Floats:
+    """Flux of the arcs as the arm's readers see them, (row, band): light that an input mask hides is lost to
+    them, as that which a core mask took."""
+    if weight is None:
+        return np.asarray(own["total_injected_flux"].values.astype(float))
+    seen = (own["arc"].values * weight).sum(axis=(2, 3))
+    return np.where(np.isfinite(own["total_injected_flux"].values), seen, np.nan)
 
 
 def _good(base: xr.Dataset) -> NDArray[np.bool_]:
