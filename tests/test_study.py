@@ -16,11 +16,13 @@ from small_run import Setting
 
 from darkhaloscope import store, study
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS
-from darkhaloscope.config import CoreMask
+from darkhaloscope.config import CoreMask, Experiment
 from darkhaloscope.errors import UserError
+from darkhaloscope.inject import load_brick
 from darkhaloscope.study.compare import Result, line_of
 from darkhaloscope.study.readers import READERS, across
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
+from darkhaloscope.survey import Cutouts
 
 N, REGIONS = 600, 30
 
@@ -106,6 +108,20 @@ def test_the_recommendation_follows_from_the_rules() -> None:
     assert only.sentence.startswith("No arm passes")
 
 
+def test_equal_cores_are_no_evidence_and_an_empty_arm_says_so() -> None:
+    """A mask over all of the core passes no rule by being blind there, as in the audit's gate."""
+    arms = {"none": _result(1.0, 1.5), "hidden": _result(0.0, 1.5), "empty": _result(0.0, 1.5)}
+    hidden, empty = arms["hidden"].scores, arms["empty"].scores
+    hidden["core_pos"] = hidden["core_neg"] = np.zeros(N)
+    hidden["tied"], empty["use"] = np.ones(N, bool), np.zeros(N, bool)
+    found = study.compare(arms, STUDY, 1)
+    judged = {j.arm: j for j in found.judged}
+    assert judged["hidden"].rules["core_auc"] == "not_enough"
+    assert judged["hidden"].note.startswith("not a test")
+    assert judged["empty"].note == "no row of this arm can be read"
+    assert found.recommended is None
+
+
 def test_few_regions_decide_nothing() -> None:
     few = {name: _result(1.0, 1.5) for name in ("none", "same")}
     for result in few.values():
@@ -152,6 +168,9 @@ def test_a_planted_shortcut_is_seen_by_a_and_costs_b(reader: str) -> None:
     misled = auc(across(reader, fixed, ctrl, unfixed, ctrl, fold, use, use))
     assert honest > 0.68
     assert misled < honest - 0.05
+    # What is learned by heart is not read back: no model sees its own training rows.
+    noise = rng.normal(size=(2, N, 2))
+    assert abs(auc(across(reader, *noise, *noise, fold, use, use)) - 0.5) < 0.1
     # Equal classes are not a test, and no coin's luck.
     told = across(reader, ctrl, ctrl, ctrl, ctrl, fold, use, use)
     assert not np.any(told)
@@ -171,6 +190,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "mask": {"fix.core_mask.radius_px": 3},
             "floor": {"fix.theta_e_min": 0.75},
             "input": {"view.input_mask.radius_px": 3},
+            "capped": {"fix.src_reff_max": 0.15},
             "matched": {"fix.core_matched_negatives": True},
         },
     }
@@ -181,10 +201,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     few_trees = functools.partial(HistGradientBoostingClassifier, max_iter=3, random_state=0)
     monkeypatch.setitem(READERS, "profile", few_trees)
+    loaded: list[str] = []
+
+    def counted(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
+        loaded.append(str(rows["brick"].iloc[0]))
+        return load_brick(rows, experiment)
+
+    monkeypatch.setattr(study.parts, "load_brick", counted)
     settings, arms = study.load_study(str(small / "study.yaml"))
     out, steps = str(small / "out"), []
     results = study.run_study(threads, out, settings, arms, lambda *step: steps.append(step))
     assert {what for what, _, _ in steps} == {"make arms", "read arms"}
+    assert len(loaded) == len(set(loaded)) == 4  # each brick once, for all arms
     found = study.compare(results, settings, 1)
     use = {name: result.scores["use"] for name, result in results.items()}
     np.testing.assert_array_equal(
@@ -201,6 +229,26 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     told = line_of(found.table, "input", "a", reader="linear", zone=WHOLE)
     assert told is not None
     assert told["value"] == 0.5  # what is done to both classes on read cannot tell them apart
+    # Nor does it leave either class its core, while physics keeps it.
+    (part,) = Path(out, "parts").glob("input-*/000000.npz")
+    data = store.decode_statistics(part.read_bytes())
+    inside = zones_of(CoreMask(radius_px=3), 16).columns(INSIDE, "linear", 3)
+    assert len(inside) > 0
+    for kind in ("fixed", "negative", "unfixed", "ctrl"):
+        assert not data[f"linear_{kind}"][:, inside].any()
+    np.testing.assert_array_equal(*(results[n].scores["physics_pos"] for n in ("input", "none")))
+    # What is read on unfixed arcs is the arm's own classes' doing.
+    for name in ("capped", "matched"):
+        taught, plain = (results[n].scores["b_linear_whole_pos"] for n in (name, "none"))
+        assert (taught != plain).any()
+    # What a mask hides on read is lost to a reader as if it had been taken from the arc.
+    hidden = line_of(found.table, "input", "flux_kept")
+    assert hidden is not None
+    assert hidden["value"] == pytest.approx(kept["value"], rel=1e-3)
+    # Arcs of every arm are drawn again, whatever their rows' fix says.
+    np.testing.assert_array_equal(use["capped"], use["none"])
+    small_arcs, all_arcs = (results[name].scores for name in ("capped", "none"))
+    assert (small_arcs["flux"] != all_arcs["flux"]).any()
     # The negatives of `matched` hold their partners' light in the core, band by band.
     (part,) = Path(out, "parts").glob("matched-*/000000.npz")
     data = store.decode_statistics(part.read_bytes())

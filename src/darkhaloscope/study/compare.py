@@ -258,7 +258,7 @@ def _judge(arm: str, result: Result, table: pd.DataFrame, rules: Rules, n_region
     physics = line_of(table, arm, "b", reader=JUDGE, zone=WHOLE)
     small = line_of(table, arm, "small_lost")
     found = {
-        "core_auc": _below(core, "lo", "hi", rules.core_auc),
+        "core_auc": _core_rule(core, rules.core_auc),
         "physics_loss": _above(physics, "difference_lo", "difference_hi", -rules.physics_loss),
         "small_lost": _below(small, "lo", "hi", rules.small_lost),
         "leak": "not_enough",
@@ -270,8 +270,15 @@ def _judge(arm: str, result: Result, table: pd.DataFrame, rules: Rules, n_region
             found["leak"] = "fail" if min(corrected) < SIGNIFICANT else "pass"
     if n_regions < MIN_REGIONS:
         found = dict.fromkeys(found, "not_enough")
-    note = "" if core is None else str(core["note"])
+    note = "no row of this arm can be read" if core is None else str(core["note"])
     return Judged(arm, found, note)
+
+
+def _core_rule(core: pd.Series | None, limit: float) -> str:
+    """As the audit's gate: cores that are equal by construction are no evidence, and pass nothing."""
+    if core is not None and core["note"]:
+        return "not_enough"
+    return _below(core, "lo", "hi", limit)
 
 
 def _below(line: pd.Series | None, lo: str, hi: str, limit: float) -> str:
@@ -352,10 +359,9 @@ def _recommend(
     core = line_of(table, chosen, "core_auc")
     assert line is not None
     assert core is not None
-    aside = f" ({core['note']})" if core["note"] else ""
     return chosen, (
         f"{chosen} is recommended: it passes every rule, its core AUC is {core['value']:.3f} "
-        f"[{core['lo']:.3f}, {core['hi']:.3f}]{aside}, and a reader trained on it finds unfixed arcs with an "
+        f"[{core['lo']:.3f}, {core['hi']:.3f}], and a reader trained on it finds unfixed arcs with an "
         f"AUC of {line['value']:.3f}, {line['difference']:+.3f} [{line['difference_lo']:+.3f}, "
         f"{line['difference_hi']:+.3f}] against none."
     )
