@@ -14,12 +14,13 @@ from distributed import Client
 from sklearn.ensemble import HistGradientBoostingClassifier
 from small_run import Setting
 
-from darkhaloscope import store, study
+from darkhaloscope import prepare, store, study
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS
 from darkhaloscope.config import CoreMask, Experiment
 from darkhaloscope.errors import UserError
 from darkhaloscope.inject import load_brick
 from darkhaloscope.study.compare import Result, line_of
+from darkhaloscope.study.parts import Reading, brick_part
 from darkhaloscope.study.readers import READERS, across
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
 from darkhaloscope.survey import Cutouts
@@ -266,6 +267,22 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(
         twice["mask"].scores["core_pos"], results["mask"].scores["core_pos"]
     )
+
+
+def test_a_plan_with_controls_is_read_by_its_injections(small: Path) -> None:
+    """Also where all rows of a galaxy are controls."""
+    file = str(small / "study.yaml")
+    _, arms = study.load_study(file, {"plan.control_fraction": 0.6, "plan.repeats": 1})
+    plan = prepare.plan_of(arms[0].experiment)
+    spec = prepare.spec_of(arms[0].experiment, prepare.planned_strata(plan), n_regions=4)
+    targets = plan.targets_of(plan.bricks[0])
+    asked = [arms[0], *(arm for arm in arms if arm.name == "matched")]
+    parts = brick_part(targets, arms[0], asked, Reading(spec, 1.0))
+    rows = plan.brick_rows(str(plan.bricks[0]))
+    lensed = int((rows["lens_model"] > 0).sum())
+    assert 0 < lensed < len(rows)
+    for part in parts.values():
+        assert part["use"].sum() == len(part["hash"]) == lensed
 
 
 def test_mistakes_in_a_study_are_one_sentence(small: Path) -> None:

@@ -33,6 +33,9 @@ Floats = NDArray[np.float64]
 KINDS = ("fixed", "negative", "unfixed", "ctrl")
 """Images that readers see: the arm's two classes, and unfixed arcs with the ctrl below them."""
 
+OBJID = 0xFFFFFFFF
+"""Bits of a slot that say which galaxy of its brick a row has."""
+
 PHYSICS_TOLERANCE = 1e-4
 """Relative accuracy of the arcs that the independent integrator draws."""
 
@@ -64,12 +67,14 @@ def brick_part(
     if rows.empty:
         return {}
     cutouts = load_brick(rows, exp)
+    slots = rows["slot"].to_numpy(np.int64)
 
     def made(experiment: Experiment) -> xr.Dataset:
         planned = brick_rows(experiment, targets, reading.joint)
-        return inject_brick(planned, cutouts, experiment)
+        # Galaxies of which every row is a control have no cut-out.
+        read = np.isin(planned["slot"].to_numpy(np.int64) & OBJID, slots & OBJID)
+        return inject_brick(planned[read].reset_index(drop=True), cutouts, experiment)
 
-    slots = rows["slot"].to_numpy(np.int64)
     base = _by_slot(made(exp), "slot", slots)
     common = _common(base, reading)
     drawn: dict[str, Floats] = {}
