@@ -158,6 +158,9 @@ def test_a_run_that_did_not_pass_stops_the_next(below: tuple[Path, Experiment]) 
         _conclude(run, verdict, outcome)
         with pytest.raises(UserError, match="did not pass"):
             require_passed(str(run), tier)
+    (run / "verdict.json").write_text('{"verdict": "phy')
+    with pytest.raises(UserError, match=r"verdict.json is damaged; dhs audit"):
+        require_passed(str(run), tier)
     (run / "verdict.json").unlink()
     with pytest.raises(UserError, match="no verdict yet"):
         require_passed(str(run), tier)

@@ -35,9 +35,9 @@ def require_passed(below: str, experiment: Experiment) -> None:
     summary = store.read_run(below)
     how = "run it first, or name another with --require-gate RUN"
     if summary is None:
+        after = experiment.after or "a run that passed"
         raise UserError(
-            f"{experiment.name} starts only after {experiment.after or 'it passed'}: there is no run "
-            f"{below}; {how}"
+            f"{experiment.name} starts only after {after}: there is no run {below}; {how}"
         )
     there = parse_experiment(store.read_experiment(below), below)
     if experiment.after not in (None, there.name):
@@ -56,6 +56,10 @@ def require_passed(below: str, experiment: Experiment) -> None:
         verdict = json.loads(storage.read(storage.join(below, "verdict.json")))
     except FileNotFoundError:
         raise UserError(f"{below} has no verdict yet; finish it with dhs run") from None
+    except ValueError:
+        raise UserError(
+            f"{below}/verdict.json is damaged; dhs audit {below} writes it again"
+        ) from None
     required = {*there.gates.required, *experiment.gates.required}
     if audit.exit_code(verdict, sorted(required)) != 0:
         raise UserError(
