@@ -119,6 +119,7 @@ def test_equal_cores_are_no_evidence_and_an_empty_arm_says_so() -> None:
     judged = {j.arm: j for j in found.judged}
     assert judged["hidden"].rules["core_auc"] == "not_enough"
     assert judged["hidden"].note.startswith("not a test")
+    assert "hidden" not in found.pareto
     assert judged["empty"].note == "no row of this arm can be read"
     assert found.recommended is None
 

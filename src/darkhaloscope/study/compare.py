@@ -313,8 +313,12 @@ def front_points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pareto(table: pd.DataFrame) -> list[str]:
-    """Arms that no other beats in both: less excess in the core, more of the unfixed arcs found."""
+    """Arms that no other beats in both: less excess in the core, more of the unfixed arcs found.
+
+    Cores that are equal by construction are not a test: such an arm's excess is no merit, and it is left out.
+    """
     points = front_points(table).dropna(subset=["x", "y"])
+    points = points[points["note"] == ""]
     x, y = points["x"].to_numpy(float), points["y"].to_numpy(float)
     return [
         str(arm)
