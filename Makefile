@@ -27,8 +27,8 @@ $(VENV)/run: pyproject.toml | $(VENV)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/test: pyproject.toml | $(VENV)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+$(VENV)/test: pyproject.toml requirements/test.txt | $(VENV)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,detect]' --constraint requirements/test.txt
 	@touch $@ $(VENV)/run
 
 demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes
