@@ -1,0 +1,179 @@
+"""A trained network with its own way to read images: what comes in as pixels goes out as log odds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from darkhaloscope import storage
+from darkhaloscope.detect.networks import NETWORKS, Network, NetworkName, make_network, read_tensors
+from darkhaloscope.errors import UserError
+from darkhaloscope.geometry import stamp_centre
+from darkhaloscope.views import View, mask_weight, view_pixels
+
+Floats = NDArray[np.float64]
+
+SCHEMA = 1
+DESCRIPTION, WEIGHTS = "detector.json", "model.pt"
+AT_ONCE = 256
+"""Images that go through the network together."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network, how it sees images, and how its log odds are calibrated.
+
+    Parameters
+    ----------
+    network : Network
+        In evaluation mode.
+    name : {"resnet18", "small"}
+    bands : tuple of str
+    size : int
+        Pixels on a side.
+    view : View
+        What is done to an image before the network sees it.
+    scale, shift : float
+        Calibrated log odds are ``scale * logit + shift``.
+    digest : str
+        sha256 of the file of weights; empty before there is one.
+    """
+
+    network: Network
+    name: NetworkName
+    bands: tuple[str, ...]
+    size: int
+    view: View
+    scale: float = 1.0
+    shift: float = 0.0
+    digest: str = ""
+
+    def score(
+        self,
+        images: NDArray[np.float32],
+        nodata: NDArray[np.bool_],
+        target: Floats | None = None,
+    ) -> Floats:
+        """Log odds that images hold an arc, (n,) float64.
+
+        Parameters
+        ----------
+        images : ndarray (n, band, y, x)
+            nMgy; any value where there is no data.
+        nodata : ndarray of bool, same shape
+            Pixels without data.
+        target : ndarray (n, 2), optional
+            x and y of the targets in stamp pixels, where an input mask lies; default the centre.
+
+        Raises
+        ------
+        UserError
+            Other bands or another size than it was trained on, or a pixel with data that is not finite.
+        """
+        wanted = (len(self.bands), self.size, self.size)
+        if images.ndim != 4 or images.shape[1:] != wanted or nodata.shape != images.shape:
+            raise UserError(
+                f"the detector reads {''.join(self.bands)} images of {self.size} pixels, (n, "
+                f"{', '.join(map(str, wanted))}), and was given {images.shape} with nodata "
+                f"{nodata.shape}; cut other stamps, or train on these"
+            )
+        bad = (~np.isfinite(images) & ~nodata).any(axis=(1, 2, 3))
+        if bad.any():
+            raise UserError(
+                f"{int(bad.sum())} of {len(images)} images have a pixel that is not finite, the first is "
+                f"number {int(np.flatnonzero(bad)[0])}; mark such pixels as nodata, or leave the images out"
+            )
+        if target is None:
+            target = np.full((len(images), 2), stamp_centre(self.size))
+        out = np.empty(len(images))
+        for start in range(0, len(images), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            out[part] = self._logits(images[part], nodata[part], target[part])
+        return self.scale * out + self.shift
+
+    def _logits(
+        self, images: NDArray[np.float32], nodata: NDArray[np.bool_], target: Floats
+    ) -> Floats:
+        plain = np.where(nodata, 0.0, images).astype(float)
+        mask = self.view.input_mask
+        weight = None if mask is None else mask_weight(mask, self.size, target[:, 0], target[:, 1])
+        seen = view_pixels(plain, ~nodata, weight, self.view).astype(np.float32)
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(seen).to(device)).double().cpu().numpy()
+
+
+def save(detector: Detector, folder: str) -> str:
+    """Write a detector's weights and description; gives the digest of the weights."""
+    held = io.BytesIO()
+    torch.save({k: v.cpu() for k, v in detector.network.state_dict().items()}, held)
+    digest = hashlib.sha256(held.getvalue()).hexdigest()
+    document = {
+        "schema": SCHEMA,
+        "network": detector.name,
+        "bands": list(detector.bands),
+        "size": detector.size,
+        "view": detector.view.model_dump(mode="json"),
+        "calibration": {"scale": detector.scale, "shift": detector.shift},
+        "weights": digest,
+    }
+    storage.write(storage.join(folder, WEIGHTS), held.getvalue())
+    storage.write(storage.join(folder, DESCRIPTION), json.dumps(document, indent=1).encode())
+    return digest
+
+
+def load(folder: str) -> Detector:
+    """The detector of a folder that ``dhs train`` wrote, ready to score.
+
+    Raises
+    ------
+    UserError
+        There is none, or its weights are not the ones that its description names.
+    """
+    document = _description(folder)
+    path = storage.join(folder, WEIGHTS)
+    tensors = read_tensors(path)
+    digest = hashlib.sha256(storage.read(path)).hexdigest()
+    if digest != document["weights"]:
+        raise UserError(
+            f"{path} is not the file that {DESCRIPTION} beside it describes; train again, or put the "
+            "right one back"
+        )
+    bands = tuple(document["bands"])
+    network = make_network(document["network"], len(bands), 0, seed=0)
+    network.load_state_dict(tensors)
+    network.eval()
+    return Detector(
+        network,
+        document["network"],
+        bands,
+        int(document["size"]),
+        View.model_validate(document["view"]),
+        float(document["calibration"]["scale"]),
+        float(document["calibration"]["shift"]),
+        digest,
+    )
+
+
+def _description(folder: str) -> dict[str, Any]:
+    path = storage.join(folder, DESCRIPTION)
+    try:
+        document = json.loads(storage.read(path))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} holds no trained detector (no {DESCRIPTION}); make one with dhs train"
+        ) from None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or document.get("network") not in NETWORKS:
+        raise UserError(f"{path} is damaged; train again")
+    if document.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {document.get('schema')}; this version reads {SCHEMA}")
+    return document
