@@ -3,8 +3,12 @@
 pixels    the core masked, every stamp on its own scale
 cuts      named quality sets and cuts, and what each removes
 matched   controls as bright in the core as the injections
+reading   what a network is shown: classes, order, scale
+choice    which rows that takes of a split
+inputs    from images to what a network is given
 """
 
+from darkhaloscope.views.choice import CTRL, STAMP, Chosen, choose
 from darkhaloscope.views.cuts import (
     QUALITY_SETS,
     QUALITY_VERSION,
@@ -13,18 +17,31 @@ from darkhaloscope.views.cuts import (
     quality_set,
     removed,
 )
+from darkhaloscope.views.inputs import Scale, dihedral, dihedral_point, network_input
 from darkhaloscope.views.matched import match_brightness
 from darkhaloscope.views.pixels import View, annulus_scale, mask_weight, normalize, view_pixels
+from darkhaloscope.views.reading import BadPixels, Faint, Reading
 
 __all__ = [
+    "CTRL",
     "QUALITY_SETS",
     "QUALITY_VERSION",
     "REMOVED_COLUMNS",
+    "STAMP",
+    "BadPixels",
+    "Chosen",
+    "Faint",
+    "Reading",
+    "Scale",
     "View",
     "annulus_scale",
     "arc_snr_at_least",
+    "choose",
+    "dihedral",
+    "dihedral_point",
     "mask_weight",
     "match_brightness",
+    "network_input",
     "normalize",
     "quality_set",
     "removed",

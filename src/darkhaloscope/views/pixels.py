@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,7 @@ from darkhaloscope.config.base import Section
 from darkhaloscope.fix import core_weight
 from darkhaloscope.geometry import radius_map, stamp_centre
 
-Floats = NDArray[np.float64]
+Floats = NDArray[Any]
 
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian in units of its median absolute deviation."""
