@@ -7,7 +7,7 @@ same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -34,6 +34,9 @@ from darkhaloscope.variables import (
 
 Row = Mapping[Hashable, Any]
 """A planned row, by column."""
+
+Drawer = Callable[[Row, NDArray[np.float64], float, float, Experiment], lensing.Rendered]
+"""As :func:`draw_arc`."""
 
 ARC_MANTISSA_BITS = 10
 """Kept bits of the mantissa of arc and invvar: each pixel moves by at most 2^-11 of itself."""
@@ -80,6 +83,7 @@ def inject_brick(
     cutouts: Cutouts,
     experiment: Experiment,
     planned: pd.DataFrame | None = None,
+    draw: Drawer | None = None,
 ) -> xr.Dataset:
     """Make the stamps and the provenance of planned rows of one brick.
 
@@ -92,6 +96,8 @@ def inject_brick(
     experiment : Experiment
     planned : DataFrame, optional
         All rows of the brick, among which ``rows`` find their partners; by default ``rows``.
+    draw : callable, optional
+        In place of :func:`draw_arc`: where a brick is made several times, one that remembers its arcs.
 
     Returns
     -------
@@ -100,6 +106,7 @@ def inject_brick(
         ``arc`` and ``extra`` float32 nMgy. The attribute ``notes`` holds a sentence for each file
         that was in the way; ``lasting`` whether waiting would not help it.
     """
+    draw = draw or draw_arc
     _, target_of = np.unique(_objid(rows), return_inverse=True)
     cube = empty_cube(rows, experiment)
     out = _arrays(cube)
@@ -110,7 +117,7 @@ def inject_brick(
     place = {int(slot): i for i, slot in enumerate(out["slot"])}
     for i, t in enumerate(target_of.tolist()):
         if not matched[i]:
-            _fill_row(out, i, t, cutouts, records[i], experiment)
+            _fill_row(out, i, t, cutouts, records[i], experiment, draw)
             continue
         # A negative comes after its partner, which may lie in the block before: it is then drawn again.
         partner, at = out, place.get(int(out["partner"][i]), -1)
@@ -118,9 +125,9 @@ def inject_brick(
             among = rows if planned is None else planned
             row = among[among["slot"] == out["partner"][i]]
             partner, at = _arrays(empty_cube(row, experiment)), 0
-            _fill_row(partner, 0, t, cutouts, row.to_dict("records")[0], experiment)
+            _fill_row(partner, 0, t, cutouts, row.to_dict("records")[0], experiment, draw)
         if partner["cutout_ok"][at]:
-            _fill_row(out, i, t, cutouts, records[i], experiment)
+            _fill_row(out, i, t, cutouts, records[i], experiment, draw)
             _fill_extra(out, i, partner, at, cutouts.invvar[t] <= 0, experiment)
         else:
             for name in ("target_x", "target_y", "reason"):
@@ -249,6 +256,7 @@ def _fill_row(
     cutouts: Cutouts,
     row: Row,
     experiment: Experiment,
+    draw: Drawer,
 ) -> None:
     """Make row ``i`` of a cube's arrays from target ``t`` of the cut-outs, or leave it failed."""
     out["target_x"][i], out["target_y"][i] = cutouts.target_x[t], cutouts.target_y[t]
@@ -271,7 +279,7 @@ def _fill_row(
         return
     if row["lens_model"] > 0:
         try:
-            drawn = draw_arc(row, widths.used, out["target_x"][i], out["target_y"][i], experiment)
+            drawn = draw(row, widths.used, out["target_x"][i], out["target_y"][i], experiment)
         except UserError:
             out["reason"][i] = Reason.RENDER_FAILED
             return

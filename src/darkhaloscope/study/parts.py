@@ -20,7 +20,8 @@ from darkhaloscope.config import CoreMask, Experiment, FixSection
 from darkhaloscope.errors import Reason
 from darkhaloscope.fix import apply_fix
 from darkhaloscope.geometry import core_slice
-from darkhaloscope.inject import inject_brick, load_brick
+from darkhaloscope.inject import Drawer, Row, draw_arc, inject_brick, load_brick
+from darkhaloscope.lensing import Rendered
 from darkhaloscope.plan import brick_rows
 from darkhaloscope.study.arms import Arm
 from darkhaloscope.study.zones import zones_of
@@ -69,11 +70,19 @@ def brick_part(
     cutouts = load_brick(rows, exp)
     slots = rows["slot"].to_numpy(np.int64)
 
+    cubes: dict[str, xr.Dataset] = {}
+    draw = _remembering()
+
     def made(experiment: Experiment) -> xr.Dataset:
-        planned = brick_rows(experiment, targets, reading.joint)
-        # Galaxies of which every row is a control have no cut-out.
-        read = np.isin(planned["slot"].to_numpy(np.int64) & OBJID, slots & OBJID)
-        return inject_brick(planned[read].reset_index(drop=True), cutouts, experiment)
+        """The brick's stamps; arms that differ only in how they are read share them."""
+        text = _without_name(experiment)
+        if text not in cubes:
+            planned = brick_rows(experiment, targets, reading.joint)
+            # Galaxies of which every row is a control have no cut-out.
+            read = np.isin(planned["slot"].to_numpy(np.int64) & OBJID, slots & OBJID)
+            wanted = planned[read].reset_index(drop=True)
+            cubes[text] = inject_brick(wanted, cutouts, experiment, draw=draw)
+        return cubes[text]
 
     base = _by_slot(made(exp), "slot", slots)
     common = _common(base, reading)
@@ -81,11 +90,30 @@ def brick_part(
     parts = {}
     for arm in arms:
         unfixed = _unfixed(arm.experiment)
-        text = unfixed.model_dump_json(exclude={"name"})
+        text = _without_name(unfixed)
         if text not in drawn:
             drawn[text] = _redrawn(_by_slot(made(unfixed), "slot", slots), unfixed, reading)
         parts[arm.name] = common | _arm_part(arm, made(arm.experiment), base, drawn[text], reading)
     return parts
+
+
+def _remembering() -> Drawer:
+    """Draws an arc once for all arms that have it: what they do to it comes after."""
+    arcs: dict[tuple[Any, ...], Rendered] = {}
+
+    def draw(row: Row, widths: Floats, x: float, y: float, experiment: Experiment) -> Rendered:
+        how = experiment.model_dump_json(exclude={"name", "fix"})
+        key = repr(sorted(row.items())), widths.tobytes(), float(x), float(y), how
+        if key not in arcs:
+            arcs[key] = draw_arc(row, widths, x, y, experiment)
+        return arcs[key]
+
+    return draw
+
+
+def _without_name(experiment: Experiment) -> str:
+    """The experiment as text, but for what its arm is called."""
+    return experiment.model_dump_json(exclude={"name"})
 
 
 def _unfixed(experiment: Experiment) -> Experiment:
