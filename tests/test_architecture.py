@@ -13,7 +13,7 @@ ROOMS = (
     "compiled", "logs", "errors", "draw", "variables", "partial", "signed", "storage", "progress", "config",
     "geometry", "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store", "views",
     "audit", "trial", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report", "study",
-    "detect", "commands", "cli",
+    "completeness", "detect", "commands", "cli",
 )  # fmt: skip
 
 STRANGERS = {

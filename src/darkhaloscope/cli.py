@@ -246,6 +246,44 @@ def study(
 
 
 @app.command()
+def completeness(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
+    scores: Annotated[
+        str | None, typer.Option("--scores", help="scores.parquet of a detector (dhs score).")
+    ] = None,
+    fpr: Annotated[
+        float | None,
+        typer.Option("--fpr", help="False-positive rate that sets the threshold; default 1e-3."),
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option("--criterion", help="Instead of scores: 'arc_snr > 10'.")
+    ] = None,
+    out: Out = None,
+    over: Annotated[
+        str, typer.Option("--over", help="Axes of the function, one or two.")
+    ] = "theta_e_over_psf,src_mag",
+    prior: Annotated[
+        list[str] | None,
+        typer.Option("--prior", help="Another prior: 'theta_e={log_uniform: [0.5, 2.5]}'."),
+    ] = None,
+) -> None:
+    """What fraction of the test split's injections is recovered, as a function of what they are.
+
+    Example: [bold]dhs completeness runs/grid --criterion 'arc_snr > 10'[/bold]
+    """
+    commands.completeness(
+        run,
+        scores=scores,
+        fpr=fpr,
+        criterion=criterion,
+        out=out,
+        over=[name.strip() for name in over.split(",")],
+        priors=prior or (),
+        console=console,
+    )
+
+
+@app.command()
 def audit(
     source: Annotated[str, typer.Argument(help="A run's folder, or any set of stamps.")],
     mapping: Annotated[

@@ -7,6 +7,7 @@ estimate  what a run will take, from a few of its bricks
 cache     copies of the coadds that are needed
 runs      from an experiment, or a finished data set, to a verdict
 studies   several experiments compared
+completeness  what fraction of injections is recovered
 folders   what is done with a run's folder
 tiers     what a run must have shown before a larger one starts
 checks    the renderer's physics checks
@@ -16,6 +17,7 @@ common    exit codes, options of a cluster, what several say or drop
 from darkhaloscope.commands.cache import cache, cache_exit_code
 from darkhaloscope.commands.checks import selftest
 from darkhaloscope.commands.common import EXIT_BUG, EXIT_INCOMPLETE, EXIT_OURS, EXIT_USER
+from darkhaloscope.commands.completeness import completeness
 from darkhaloscope.commands.estimate import Estimate, estimate
 from darkhaloscope.commands.folders import (
     export,
@@ -41,6 +43,7 @@ __all__ = [
     "audit_dataset",
     "cache",
     "cache_exit_code",
+    "completeness",
     "demo",
     "estimate",
     "export",
