@@ -36,10 +36,14 @@ from fault_proxy import proxied
 from rich.console import Console
 from rich.table import Table
 
+from darkhaloscope import lensing
+from darkhaloscope.config import parse_experiment
+from darkhaloscope.prepare import plan_of
 from darkhaloscope.survey import Reading, Survey, read_cutouts
 from darkhaloscope.survey.bricks import brick_centre
 from darkhaloscope.survey.files import keys_of
 from darkhaloscope.survey.reading import Mode
+from darkhaloscope.workflow import Work, inject_bricks
 
 BRICKS = 180_152
 """Of a survey with ten million rows."""
@@ -149,6 +153,54 @@ def child(way: str, places: Places) -> dict[str, Any]:
     return found
 
 
+def tasks(places: Places) -> dict[str, Any]:
+    """What a brick takes, read and injected, in tasks of one and in one task of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "targets.csv"
+        rows = [
+            f"{b},{x!r},{y!r}" for b, where in places.items() for x, y in zip(*where, strict=True)
+        ]
+        table.write_text("\n".join(["brick,ra,dec", *rows]))
+        count = 2 * len(places)
+        injecting(
+            count, dict(list(places.items())[:1]), table
+        )  # what is compiled and connected once
+        made = {"alone": injecting(1, places, table), "together": injecting(count, places, table)}
+    if made["alone"].pop("pixels") != made["together"].pop("pixels"):
+        raise SystemExit("bricks differ with the size of tasks")
+    made["alone"]["bricks_per_task"], made["together"]["bricks_per_task"] = 1, count
+    return made
+
+
+def injecting(bricks_per_task: int, places: Places, table: Path) -> dict[str, Any]:
+    """Read and inject bricks, each twice, in tasks of some; a task reads one while it makes another."""
+    experiment = parse_experiment(
+        {
+            "survey": {"root": f"s3://{BUCKET}"},
+            "targets": {"path": str(table)},
+            "plan": {"repeats": 2},  # a brick's 59 targets are 118 rows, as in a run of ten million
+            "lens": {"theta_e": {"uniform": [0.5, 2.0]}, "q": {"uniform": [0.6, 1.0]}},
+            "source": {"mag": 22.0},
+        }
+    )
+    made, text = plan_of(experiment), experiment.model_dump_json()
+    work = [Work(b, made.targets_of(b), slice(None), False) for b in places] * 2
+    lensing.warm()
+    fsspec.filesystem("s3").ls(BUCKET)
+    start, cpu = time.perf_counter(), time.process_time()
+    digest = hashlib.sha256()
+    for first in range(0, len(work), bricks_per_task):
+        task = work[first : first + bricks_per_task]
+        for _, cube in inject_bricks("", text, task, 0, final=False):
+            digest.update(cube["arc"].values.tobytes() + cube["ctrl"].values.tobytes())
+    return {
+        "bricks": len(work),
+        "seconds": (time.perf_counter() - start) / len(work),
+        "cpu": (time.process_time() - cpu) / len(work),
+        "pixels": digest.hexdigest(),
+    }
+
+
 def resident(name: str) -> int:
     """Bytes of this process in memory: ``VmRSS`` now, ``VmHWM`` at most (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -172,6 +224,8 @@ def measure(
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+        if way == "tasks":
+            return found
         for brick, row in found.items():
             mine = {k: n for k, n in proxy.traffic.by_path.items() if f"/{brick}/" in k}
             row["requests"], row["requests_per_file"] = sum(mine.values()), max(mine.values())
@@ -202,6 +256,9 @@ def run(
         found = {mode: measure(endpoint, mode, listed, 0.0, 0.0) for mode in ("whole", "ranges")}
         most = {mode: max(row["memory"] for row in rows.values()) for mode, rows in found.items()}
         figures["many"] = {"targets": many, "memory": most}
+        name, latency, bandwidth = lines[-1]
+        listed.write_text(json.dumps(places))
+        figures["tasks"] = {"line": name} | measure(endpoint, "tasks", listed, latency, bandwidth)
     return figures
 
 
@@ -248,6 +305,14 @@ def show(figures: dict[str, Any], console: Console) -> None:
             f"{figures['targets']} targets, {memory / 1e6:.0f} MB at {many['targets']}",
             highlight=False,
         )
+    tasks = figures["tasks"]
+    for size in ("alone", "together"):
+        row = tasks[size]
+        console.print(
+            f"{tasks['line']}, read and injected, {row['bricks_per_task']} bricks a task: "
+            f"{row['seconds']:.2f} s and {row['cpu']:.2f} s of CPU a brick",
+            highlight=False,
+        )
     for way, row in first.items():
         console.print(
             f"{BRICKS:,} such bricks, {way}: {row['bytes'] * BRICKS / 1e12:.2f} TB, "
@@ -265,11 +330,12 @@ def main() -> None:
     parser.add_argument("--many", type=int, help=f"for the memory; default {MANY}, quick 222")
     parser.add_argument("--side", type=int, help="pixels of a brick of noise; default 3600")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*WAYS, "tasks"), help=argparse.SUPPRESS)
     parser.add_argument("--places", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(child(args.child, json.loads(args.places.read_text()))))
+        places = json.loads(args.places.read_text())
+        print(json.dumps(tasks(places) if args.child == "tasks" else child(args.child, places)))
         return
     # As many targets on an area as on a full brick.
     targets = args.targets or (7 if args.quick else TARGETS)

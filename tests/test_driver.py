@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,11 @@ from small_run import Setting, digests
 
 from darkhaloscope import driver, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
+from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.status import lines, status_of
 from darkhaloscope.store import Layout
+from darkhaloscope.survey import Cutouts
 from darkhaloscope.workflow import KERNELS, Kernels, Work
 
 
@@ -68,6 +71,55 @@ def test_a_fused_task_is_named_by_its_bricks_and_tells_of_each(setting: Setting)
     )  # fmt: skip
     span = f"{pieces[0].brick}..{pieces[-1].brick}"
     assert f"inject-{block:06d}-{span}-m" in graph
+
+
+def test_the_next_brick_is_read_while_one_is_injected(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, inject = workflow.load_brick, workflow.inject_brick
+    begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+    ahead: list[bool] = []
+
+    def loading(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
+        begun.put(str(rows["brick"].iloc[0]))
+        return load(rows, experiment)
+
+    def injecting(rows: pd.DataFrame, cutouts: Cutouts, *rest: Any) -> xr.Dataset:
+        assert begun.get(timeout=10) == cutouts.brick
+        until = time.monotonic() + (5 if cutouts.brick != last else 0)
+        while begun.empty() and time.monotonic() < until:
+            time.sleep(0.001)
+        ahead.append(begun.qsize() == (cutouts.brick != last))  # the next one, and none after it
+        return inject(rows, cutouts, *rest)
+
+    bricks = [str(brick) for brick in setting.plan.bricks]
+    last = bricks[-1]
+    work = [Work(brick, setting.plan.targets_of(brick), slice(None), False) for brick in bricks]
+    monkeypatch.setattr(workflow, "load_brick", loading)
+    monkeypatch.setattr(workflow, "inject_brick", injecting)
+    text = setting.experiment.model_dump_json()
+    made = workflow.inject_bricks("run", text, work, 0, final=True)
+    assert ahead == [True] * len(bricks)
+    monkeypatch.undo()
+    for one, (_, cube) in zip(work, made, strict=True):
+        alone = workflow.inject_piece("run", setting.experiment, one)[1]
+        xr.testing.assert_identical(alone.drop_attrs(), cube.drop_attrs())
+
+
+def test_tasks_are_longer_where_reading_waits(setting: Setting, threads: Client) -> None:
+    def bricks_per_task(root: str, workers: int) -> int:
+        made = setting.plan_elsewhere(root)
+        run = driver.BlockRun(
+            threads, "run", made, setting.layout, setting.spec, lambda *_: None, None,
+            driver.Brake(), KERNELS,
+        )  # fmt: skip
+        return run._bricks_per_task(workers)
+
+    assert setting.layout.blocks >= 2
+    assert bricks_per_task("/data/sky", 2) == 1
+    assert bricks_per_task("s3://bucket/sky", 2) == driver.window.READ_AHEAD
+    assert bricks_per_task("s3://bucket/sky", setting.layout.blocks + 1) == 1
+    assert bricks_per_task("/data/sky", 1000) == 10
 
 
 def test_the_plan_and_the_store_say_the_same(

@@ -15,7 +15,8 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import dask
@@ -35,7 +36,7 @@ from darkhaloscope.inject import empty_cube, inject_brick, load_brick
 from darkhaloscope.plan import Piece, Plan, brick_rows
 from darkhaloscope.prepare import RowSource
 from darkhaloscope.store import Layout
-from darkhaloscope.survey import galaxy_image
+from darkhaloscope.survey import Cutouts, galaxy_image
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def token(run: str, spec: AuditSpec) -> str:
 def inject_bricks(
     run: str, experiment: str, work: Sequence[Work], block: int, *, final: bool
 ) -> list[tuple[pd.DataFrame, xr.Dataset]]:
-    """Load and inject bricks one after the other: the planned rows and the cube of each.
+    """Load and inject bricks one after the other: the planned rows and the cube of each. While one is
+    injected the next is read, in a thread: the network is waited for meanwhile.
 
     ``final`` takes files that are out of reach as they are; those that a store refuses are always taken so.
 
@@ -101,8 +103,7 @@ def inject_bricks(
     """
     made, told = [], []
     last = time.monotonic()
-    for one in work:
-        planned, cube = inject_piece(run, _experiment(experiment), one)
+    for one, planned, cube in _injected(run, _experiment(experiment), work):
         unreadable = (cube["reason"].values == Reason.UNREADABLE).any()
         if unreadable and not (final or cube.attrs["lasting"]):
             raise storage.StorageError(cube.attrs["notes"][0])
@@ -116,13 +117,37 @@ def inject_bricks(
     return made
 
 
+def _injected(
+    run: str, experiment: Experiment, work: Sequence[Work]
+) -> Iterator[tuple[Work, pd.DataFrame, xr.Dataset]]:
+    """Each brick with its rows and its cube; one is read ahead, never more: each is megabytes."""
+    with ThreadPoolExecutor(1, "read-ahead") as ahead:
+        coming = ahead.submit(_load, run, experiment, work[0])
+        for one, after in zip(work, [*work[1:], None], strict=True):
+            loaded = coming.result()
+            if after is not None:
+                coming = ahead.submit(_load, run, experiment, after)
+            yield one, *_inject(experiment, one, *loaded)
+
+
 def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, xr.Dataset]:
     """Load and inject one brick's rows of one block."""
+    return _inject(experiment, work, *_load(run, experiment, work))
+
+
+def _load(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, Cutouts | None]:
+    """All rows that are planned of a brick, and the stamps of those in the block."""
     joint = None if experiment.plan.joint is None else _joint(storage.join(run, store.JOINT))
     planned = brick_rows(experiment, work.targets, joint)
+    return planned, None if work.set_apart else load_brick(planned.iloc[work.rows], experiment)
+
+
+def _inject(
+    experiment: Experiment, work: Work, planned: pd.DataFrame, cutouts: Cutouts | None
+) -> tuple[pd.DataFrame, xr.Dataset]:
     rows = planned.iloc[work.rows]
-    if not work.set_apart:
-        return rows, inject_brick(rows, load_brick(rows, experiment), experiment, planned)
+    if cutouts is not None:
+        return rows, inject_brick(rows, cutouts, experiment, planned)
     cube = empty_cube(rows, experiment)
     cube["reason"].values[:] = Reason.QUARANTINED
     cube.attrs["notes"] = [f"brick {work.brick} is in quarantine: alone it killed its workers."]

@@ -24,6 +24,7 @@ from darkhaloscope.errors import Incomplete
 from darkhaloscope.plan import Plan
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.health import Watch
+from darkhaloscope.survey.reading import costs_of
 from darkhaloscope.workflow import KERNELS, Kernels
 
 BLOCKS_PER_WORKER = 2
@@ -31,6 +32,9 @@ BLOCKS_PER_WORKER = 2
 
 WORKERS_PER_BRICK = 100
 """Workers that one scheduler feeds with a brick a task: 500 tasks a second, 0.2 s a brick."""
+
+READ_AHEAD = 8
+"""Bricks of a task where coadds lie behind a network: seven of eight are read while others are made."""
 
 PAUSES_S = (2.0, 8.0, 30.0, 60.0)
 """Waits before a block is tried again after something was out of reach; after the last, as it is."""
@@ -173,7 +177,7 @@ class BlockRun:
             self.layout,
             self.spec,
             block,
-            bricks_per_task=self.bricks_per_task or -(-len(workers) // WORKERS_PER_BRICK),
+            bricks_per_task=self.bricks_per_task or self._bricks_per_task(len(workers)),
             mark=f"{self.mark}.{number}" if number else self.mark,
             final=self.pauses[block] >= len(PAUSES_S),
             set_apart=self.set_apart,
@@ -188,6 +192,13 @@ class BlockRun:
         del self.signs.injected[block]
         self.flying[future.key] = Try(block, future, worker, bricks)
         future.add_done_callback(lambda done: self.settled.put(done.key))
+
+    def _bricks_per_task(self, workers: int) -> int:
+        """One brick; several where one scheduler could not feed the workers, or where reading waits and
+        there is a block for every worker."""
+        fed = -(-workers // WORKERS_PER_BRICK)
+        waits = costs_of(self.plan.experiment.survey.root).wait > 0
+        return max(fed, READ_AHEAD) if waits and self.layout.blocks >= workers else fed
 
     # ---- what became of a block
 
@@ -322,7 +333,8 @@ def run_blocks(
     on_block : callable
         Called for each block, also for those that were finished before.
     bricks_per_task : int, optional
-        Bricks that one task takes; by the number of workers if not given, one for up to a hundred.
+        Bricks that one task takes; if not given, one for up to a hundred workers where coadds lie on a
+        disk, and eight where they lie behind a network.
     brake : Brake, optional
         Pulled by whoever wants the run to stop.
     kernels : Kernels
