@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -53,8 +54,10 @@ def serve(folder: Path) -> Iterator[str]:
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
     command += ["-master.volumeSizeLimitMB=512", "-volume.max=50", "-master.telemetry=false"]
     command += [f"-{name}={port}" for name, port in ports.items() if f"-{name} " in known]
+    # Keys in its environment would be those that it asks of everybody.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with (folder / "weed.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
         try:
             endpoint = f"http://127.0.0.1:{ports['s3.port']}"
             _wait_for(endpoint, server, folder / "weed.log")

@@ -13,6 +13,7 @@ import s3fs
 from fault_proxy import Fault, Proxy, proxied
 from small_brick import BRICK, SIZE, XS, YS, N, cut, packed, planes, put, reasons, sky, write_brick
 
+from darkhaloscope import prepare
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.survey import Cutouts, Reading, Survey, read_cutouts
 from darkhaloscope.survey.health import check_readable
@@ -189,6 +190,13 @@ def test_wrong_credentials_stop_before_the_run(right: Cutouts, proxy: Proxy) -> 
     proxy.faults = [Fault("", status=403, code="InvalidAccessKeyId")]
     with pytest.raises(UserError, match="first brick cannot be read"):
         check_readable(read("auto"))
+
+
+def test_before_a_run_what_s3_says_is_in_the_sentence(right: Cutouts, proxy: Proxy) -> None:
+    """To the question for a size it answers with a number alone."""
+    proxy.faults = [Fault("", status=400, code="ExpiredToken")]
+    with pytest.raises(UserError, match=r"image-r.*ExpiredToken"):
+        prepare._may_be_there(Survey(BUCKET).url("image", BRICK, "r"), True)
 
 
 def test_missing_credentials(

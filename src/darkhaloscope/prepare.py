@@ -221,7 +221,10 @@ def _may_be_there(url: str, is_first: bool) -> bool:
     try:
         return storage.exists(url)
     except storage.StorageError:
-        if is_first:
+        if is_first:  # an answer of S3 says why; to the question for a size it is a number alone
+            (answer,) = storage.read_ranges([(url, 0, 1)])
+            if isinstance(answer, storage.StorageError):
+                raise answer from None
             raise
         return True
 
