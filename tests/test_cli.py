@@ -164,7 +164,10 @@ def test_a_missing_brick_is_one_sentence(dhs: Callable[..., Answer], tmp_path: P
 def test_a_foreign_folder_is_refused(dhs: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
-    answer = dhs("run", write_experiment(tmp_path), "--out", tmp_path / "run")
+    # Said before any cluster is looked for: on Kubernetes it would have to be made first.
+    answer = dhs(
+        "run", write_experiment(tmp_path), "--out", tmp_path / "run", "--cluster", "tcp://nowhere:9"
+    )
     assert_one_sentence(answer, "thesis.tex", "--out")
 
 

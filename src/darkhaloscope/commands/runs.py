@@ -113,9 +113,10 @@ def run(
         require_passed(below, exp)
         console.print(f"gate: {below} passed", soft_wrap=True, highlight=False)
     made = prepare.plan_of(exp)
-    reading = prepare.preflight(made)
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents)
+    store.check_run(folder, layout, document)  # before a brick is read, or a cluster started
+    reading = prepare.preflight(made)
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
     if made.targets.first[-1] <= COUNTED_TARGETS:
         say_splits(made.regions, made.splits(), console)

@@ -24,7 +24,13 @@ from darkhaloscope.store.markers import (
 )
 from darkhaloscope.store.planned import drop_plan, planned_blocks, write_plan
 from darkhaloscope.store.repair import DroppedRows, Repair, drop_block, drop_failed, repair_run
-from darkhaloscope.store.run import create_run, differences, read_experiment, read_run
+from darkhaloscope.store.run import (
+    check_run,
+    create_run,
+    differences,
+    read_experiment,
+    read_run,
+)
 from darkhaloscope.store.state import (
     JOINT,
     bricks_set_apart,
@@ -49,6 +55,7 @@ __all__ = [
     "attributes",
     "bricks_set_apart",
     "check_objects",
+    "check_run",
     "create_run",
     "decode_block",
     "decode_statistics",

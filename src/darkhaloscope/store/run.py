@@ -42,7 +42,44 @@ def create_run(
     Raises
     ------
     UserError
-        The folder holds another experiment, or something that is no run.
+        As :func:`check_run`.
+    """
+    resumes = check_run(run, layout, document)
+    summary = {
+        "schema": RUN_SCHEMA,
+        "identity": layout.attributes["identity"],
+        "rows": layout.rows,
+        "block": layout.block,
+        "blocks": layout.blocks,
+        "kinds": list(layout.kinds),
+        "version": version,
+        "document": dict(document),
+    }
+    if not resumes:
+        drop_plan(run, layout.blocks)
+    storage.sweep(run)
+    # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
+    # The data set's metadata are always the same bytes, and are written again by every resume.
+    storage.write(
+        storage.join(run, "run.json"), json.dumps(summary, indent=1, sort_keys=True).encode()
+    )
+    storage.write(storage.join(run, "experiment.yaml"), experiment_yaml.encode())
+    storage.write_all(storage.join(run, STAMPS), metadata_objects(layout))
+    return resumes
+
+
+def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
+    """See whether a folder can take a run; writes nothing.
+
+    Returns
+    -------
+    bool
+        True where the run is there: it resumes.
+
+    Raises
+    ------
+    UserError
+        The folder holds another experiment, a run of another version, or something that is no run.
     """
     identity = layout.attributes["identity"]
     before = read_run(run)
@@ -57,28 +94,8 @@ def create_run(
             f"{run} belongs to another experiment: {changed} changed; "
             "choose a new --out, or take the change back"
         )
-    summary = {
-        "schema": RUN_SCHEMA,
-        "identity": identity,
-        "rows": layout.rows,
-        "block": layout.block,
-        "blocks": layout.blocks,
-        "kinds": list(layout.kinds),
-        "version": version,
-        "document": dict(document),
-    }
     if before is not None:
         _check_metadata(run, layout)
-    else:
-        drop_plan(run, layout.blocks)
-    storage.sweep(run)
-    # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
-    # The data set's metadata are always the same bytes, and are written again by every resume.
-    storage.write(
-        storage.join(run, "run.json"), json.dumps(summary, indent=1, sort_keys=True).encode()
-    )
-    storage.write(storage.join(run, "experiment.yaml"), experiment_yaml.encode())
-    storage.write_all(storage.join(run, STAMPS), metadata_objects(layout))
     return before is not None
 
 
