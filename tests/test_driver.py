@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from distributed import Client, get_worker
+from distributed import Client, LocalCluster, get_worker
 from small_run import Setting, digests
 
 from darkhaloscope import driver, storage, store, workflow
@@ -49,17 +49,46 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver.workers, "LOOK_EVERY_S", 0.2)
 
 
-def test_order_window_and_task_size_change_no_byte(
+@pytest.mark.parametrize(("workers", "window", "bricks_per_task"), [(1, 5, 3), (4, 1, 1)])
+def test_workers_order_window_and_task_size_change_no_byte(
     setting: Setting,
-    threads: Client,
     undisturbed: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    window: int,
+    bricks_per_task: int,
 ) -> None:
+    """Blocks are begun in another order, and those in flight end in any."""
     assert len([name for name in undisturbed if name.startswith("plan/")]) == setting.layout.blocks
-    monkeypatch.setattr(driver.window, "BLOCKS_PER_WORKER", 5)
-    setting.make(threads, tmp_path / "fused", bricks_per_task=3)
-    assert digests(tmp_path / "fused") == undisturbed
+    until_done, order = driver.BlockRun._until_done, [3, 0, 4, 2, 1]
+    assert sorted(order) == list(range(setting.layout.blocks))
+    monkeypatch.setattr(driver.BlockRun, "_until_done", lambda run, _: until_done(run, iter(order)))
+    monkeypatch.setattr(driver.window, "BLOCKS_PER_WORKER", window)
+    ended: list[int] = []
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        setting.make(
+            client,
+            tmp_path / "run",
+            bricks_per_task=bricks_per_task,
+            kernels=Kernels(at_its_leisure, KERNELS.write),
+            on_block=lambda block, _: ended.append(block),
+        )
+    assert ended != sorted(ended)
+    assert digests(tmp_path / "run") == undisturbed
+
+
+def at_its_leisure(
+    run: str, experiment: str, work: Sequence[Work], block: int, *, final: bool
+) -> list[Any]:
+    """Inject, some bricks later than others."""
+    time.sleep(sum(map(ord, work[0].brick)) % 5 / 20)
+    return workflow.inject_bricks(run, experiment, work, block, final=final)
 
 
 def test_a_fused_task_is_named_by_its_bricks_and_tells_of_each(setting: Setting) -> None:
