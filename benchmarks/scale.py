@@ -2,9 +2,11 @@
 
 Two measurements. The whole-survey graph (180,152 bricks, 10.6 million rows) with kernels that do nothing:
 driver time a brick, driver memory, time to the first block. And a real scheduler with workers that sleep
-for a brick's measured time: the share of their time in which they work, in steady state. Workers are
-threads of a few processes, one thread each, so that a thousand of them fit on one machine: they speak to
-the scheduler over TCP as real ones do.
+for the times that ``benchmarks/run.py`` measures (``--brick-s``, ``--write-s``): the share of their time in
+which they work, in steady state. Workers are Dask's own, many in each of a few processes, and speak to the
+scheduler over TCP as real ones do; they sleep as coroutines, so that a thousand of them fit on two cores.
+What they do on top is a real worker's own work, done here on the cores of scheduler and driver: the table
+gives the processor time of each of the three, and how many cores they kept busy.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +43,22 @@ from darkhaloscope.workflow import Kernels
 SURVEY_BRICKS, TARGETS_PER_BRICK = 180_152, 59
 BRICK_S = 0.2
 """Seconds that a brick takes on one core, load to rounding."""
-WRITE_S = 0.5
-"""Seconds that the writing of a block takes."""
+WRITE_S = 1.3
+"""Seconds that a block takes on one core to be measured, encoded and written."""
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    # Looked at twice, and fifty times, a second by every worker: much where a thousand share a core.
+    "distributed.admin.system-monitor.interval": "1 minute",
+    "distributed.admin.tick.interval": "1 minute",
+}
+"""Settings of the workers that sleep."""
 WORKERS = (16, 64, 240, 1000)
 STEADY_FROM = 1.0
 """Blocks a worker after which a run is in its steady state. It is measured up to the last block that is
 waited for, when the workers still have others to make."""
-BLOCKS_EACH = 5
-"""Blocks that each worker makes in a measurement: some 150 bricks."""
+BLOCKS_EACH = 7
+"""Blocks that each worker makes in a measurement: some 250 bricks, and six of the longest tasks after the
+first, where a task takes a whole block."""
 PROCESSES = 4
 """Processes that workers are threads of, at most."""
 
@@ -101,24 +112,39 @@ def idle_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool
 
 def idle_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[str, Any]:
     """A marker of a block that nobody wrote."""
-    return {"block": block, "counts": {}, "statistics": "", "statistics_spec": "", "notes": []}
+    return {"block": block, "counts": {"all": {}}, "statistics": "", "statistics_spec": "", "notes": [],
+            "objects": {}}  # fmt: skip
 
 
-def sleepy_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> Any:
-    """Take a brick's time for each brick; gives when it ended, the seconds, where, and how many."""
-    time.sleep(BRICK_S * len(work))
+async def sleep(seconds: float) -> str:
+    """Sleep as a worker, which notes from when and for how long; gives its address."""
+    worker = get_worker()
+    vars(worker).setdefault("slept", []).append((time.time(), seconds))
+    await asyncio.sleep(seconds)
+    return str(worker.address)
+
+
+def slept(dask_worker: Worker) -> list[tuple[float, float]]:
+    """What a worker has slept: beginnings and seconds."""
+    return list(vars(dask_worker).get("slept", []))
+
+
+async def sleepy_inject(
+    brick_s: float, run: str, experiment: Any, work: Any, block: int, *, final: bool
+) -> tuple[str, int]:
+    """Take a brick's time for each brick; gives where, and how many."""
+    where = await sleep(brick_s * len(work))
     workflow.tell(run, block, [one.brick for one in work])
-    return time.time(), BRICK_S * len(work), get_worker().address, len(work)
+    return where, len(work)
 
 
-def sleepy_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[str, Any]:
-    """Take the time of writing a block; the marker says when its tasks ended, what they took, and how
-    many bricks came from other workers."""
-    time.sleep(WRITE_S)
-    tasks = [part[:2] for part in made] + [(time.time(), WRITE_S)]
-    crossed = sum(part[3] for part in made if part[2] != get_worker().address)
-    return {"block": block, "counts": {"all": {}}, "statistics": (tasks, crossed),
-            "statistics_spec": "", "notes": []}  # fmt: skip
+async def sleepy_write(
+    write_s: float, run: str, layout: Any, block: int, made: Any, spec: Any
+) -> dict[str, Any]:
+    """Take the time of writing a block; in the marker, how many of its bricks came from other workers."""
+    here = await sleep(write_s)
+    crossed = sum(bricks for where, bricks in made if where != here)
+    return {**idle_write(run, layout, block, made, spec), "statistics": (time.time(), crossed)}
 
 
 def cpu_here() -> tuple[int, float]:
@@ -245,9 +271,9 @@ def serve_scheduler(place: str) -> None:
             host="127.0.0.1",
         ) as cluster,
     ):  # fmt: skip
-        partial = Path(place).with_suffix(".partial")
-        partial.write_text(json.dumps({"address": cluster.scheduler_address}))
-        partial.rename(place)
+        whole = Path(place).with_suffix(".partial")
+        whole.write_text(json.dumps({"address": cluster.scheduler_address}))
+        whole.rename(place)
         while True:
             time.sleep(3600)
 
@@ -263,39 +289,43 @@ def serve_workers(count: int, address: str) -> None:
         await asyncio.gather(*workers)
         await asyncio.gather(*(worker.finished() for worker in workers))
 
-    with dask.config.set({"distributed.worker.profile.enabled": False, **_SETTINGS}):
+    with dask.config.set({**_SETTINGS, **QUIET}):
         asyncio.run(serve())
 
 
-def measure_busy(workers: int, blocks_each: int) -> dict[str, Any]:
-    """Share of the workers' time in which they work, from the end of each one's first block (or so) on;
-    processor time of scheduler and workers; and which part of the cubes went from worker to worker."""
+def measure_busy(workers: int, blocks_each: int, brick_s: float, write_s: float) -> dict[str, Any]:
+    """Share of the workers' time in which they sleep as long as they should, from the end of each one's
+    first block (or so) on; processor time of scheduler, driver and workers; and which part of the cubes went
+    from worker to worker."""
     processes = max(1, min(PROCESSES, workers // 16))
+    kernels = Kernels(partial(sleepy_inject, brick_s), partial(sleepy_write, write_s))
     with tempfile.TemporaryDirectory() as folder:
         made = survey_plan(write_survey(Path(folder), max(2000, workers * blocks_each * 40)))
         with some_workers(workers, processes) as client:
             before = processor_times(client)
-            done = run_some(
-                client, made, Kernels(sleepy_inject, sleepy_write), workers * blocks_each
-            )
+            done = run_some(client, made, kernels, workers * blocks_each)
             cpu = {who: spent - before[who] for who, spent in processor_times(client).items()}
-    tasks = np.array([task for m in done["markers"] for task in m["statistics"][0]])
-    tasks = tasks[np.argsort(tasks[:, 0])]
-    ends = np.array(sorted(m["statistics"][0][-1][0] for m in done["markers"]))
+            tasks = np.array([one for own in client.run(slept).values() for one in own])
+    ends = np.sort([m["statistics"][0] for m in done["markers"]])
     low, high = ends[min(int(workers * STEADY_FROM), len(ends) // 2)], ends[-1]
-    steady = tasks[(tasks[:, 0] > low) & (tasks[:, 0] <= high), 1].sum()
+    begun, over = tasks[:, 0], tasks.sum(axis=1)
+    steady = np.clip(np.minimum(over, high) - np.maximum(begun, low), 0, None).sum()
+    whole = np.clip(np.minimum(over, high) - begun, 0, None).sum()
     return {
         "workers": workers,
         "blocks": len(ends),
         "bricks_per_task": -(-workers // driver.WORKERS_PER_BRICK),
         "steady_s": float(high - low),
+        "steady_tasks": float((high - low) / tasks[:, 1].max()),
         "busy_steady": float(steady / ((high - low) * workers)),
-        "busy_whole": float(tasks[:, 1].sum() / (done["wall_s"] * workers)),
-        "tasks_per_s": len(tasks) / done["wall_s"],
+        "busy_whole": float(whole / (done["wall_s"] * workers)),
+        "tasks_per_s": float(((begun > low) & (begun <= high)).sum() / (high - low)),
         "scheduler_cpu_ms_per_task": 1e3 * cpu["scheduler"] / len(tasks),
         "worker_cpu_ms_per_task": 1e3 * cpu["workers"] / len(tasks),
         "driver_cpu_ms_per_brick": 1e3 * done["cpu_s"] / done["bricks"],
         "cpus_busy": (cpu["scheduler"] + cpu["workers"] + done["cpu_s"]) / done["wall_s"],
+        "scheduler_busy": cpu["scheduler"] / done["wall_s"],
+        "driver_busy": done["cpu_s"] / done["wall_s"],
         "crossing": sum(m["statistics"][1] for m in done["markers"]) / done["bricks"],
     }
 
@@ -310,27 +340,25 @@ def processor_times(client: Client) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
-    """Both tables."""
-    table = Table(title="driver, kernels that do nothing")
-    names = ("bricks", "bricks_run", "plan_cpu_s", "first_block_cpu_s", "first_block_s",
-             "cpu_ms_per_brick", "wall_ms_per_brick", "memory_mb", "memory_grown_mb",
-             "scheduler_memory_mb", "scheduler_memory_grown_mb")  # fmt: skip
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in figures["driver"]:
-        table.add_row(*(f"{row[name]:.4g}" for name in names))
-    console.print(table)
-    table = Table(
-        title=f"workers that sleep, {BRICK_S:g} s a brick, {WRITE_S:g} s a block's writing"
-    )
-    names = ("workers", "bricks_per_task", "steady_s", "busy_steady", "busy_whole", "tasks_per_s",
-             "scheduler_cpu_ms_per_task", "worker_cpu_ms_per_task", "driver_cpu_ms_per_brick",
-             "cpus_busy", "crossing")  # fmt: skip
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in figures["busy"]:
-        table.add_row(*(f"{row[name]:.3g}" for name in names))
-    console.print(table)
+    """Both tables, a column a measurement."""
+    titles = {
+        "driver": "driver, kernels that do nothing",
+        "busy": "workers that sleep, {brick_s:g} s a brick, {write_s:g} s a block".format(
+            **figures
+        ),
+    }
+    for kind, title in titles.items():
+        rows = figures[kind]
+        if not rows:
+            continue
+        first, *others = rows[0]
+        table = Table(title=title, title_justify="left")
+        table.add_column(first)
+        for row in rows:
+            table.add_column(f"{row[first]:,}", justify="right")
+        for name in others:
+            table.add_row(name, *(f"{row[name]:.4g}" for row in rows))
+        console.print(table)
 
 
 def main() -> None:
@@ -340,6 +368,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10**9, help="stop after so many blocks")
     parser.add_argument("--bricks-per-task", type=int, help="of the idle kernels; default auto")
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
+    parser.add_argument("--brick-s", type=float, default=BRICK_S, help="a brick takes, s")
+    parser.add_argument("--write-s", type=float, default=WRITE_S, help="a block's writing takes, s")
+    parser.add_argument("--only", choices=("driver", "busy"), help="one of the two measurements")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--driver", help=argparse.SUPPRESS)
     parser.add_argument("--scheduler", help=argparse.SUPPRESS)
@@ -358,11 +389,13 @@ def main() -> None:
     if given.quick:
         bricks, blocks, workers, each = min(bricks, 20_000), min(blocks, 20), workers[:1], 2
     console = Console()
-    figures: dict[str, Any] = {"driver": [], "busy": []}
-    for size in sorted({min(2000, bricks), bricks}):
+    figures: dict[str, Any] = {
+        "driver": [], "busy": [], "brick_s": given.brick_s, "write_s": given.write_s
+    }  # fmt: skip
+    for size in sorted({min(2000, bricks), bricks}) if given.only != "busy" else ():
         figures["driver"].append(measure_driver(size, blocks, given.bricks_per_task))
-    for count in workers:
-        figures["busy"].append(measure_busy(count, each))
+    for count in workers if given.only != "driver" else ():
+        figures["busy"].append(measure_busy(count, each, given.brick_s, given.write_s))
     show(figures, console)
     if given.json is not None:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -148,7 +148,8 @@ def test_tasks_are_longer_where_reading_waits(setting: Setting, threads: Client)
     assert bricks_per_task("/data/sky", 2) == 1
     assert bricks_per_task("s3://bucket/sky", 2) == driver.window.READ_AHEAD
     assert bricks_per_task("s3://bucket/sky", setting.layout.blocks + 1) == 1
-    assert bricks_per_task("/data/sky", 1000) == 10
+    assert bricks_per_task("/data/sky", 32) == 1
+    assert bricks_per_task("/data/sky", 1000) == 32
 
 
 def test_the_plan_and_the_store_say_the_same(

@@ -243,7 +243,7 @@ class ClusterSection(Section):
     memory: str = "2GiB"
     """Memory limit of a local worker, as ``2GiB``."""
     bricks_per_task: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Bricks that one task takes; ``auto``: one, and more above a hundred workers."""
+    """Bricks that one task takes; ``auto``: one, and more above 32 workers."""
 
     @property
     def fixed_bricks_per_task(self) -> int | None:

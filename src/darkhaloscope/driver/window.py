@@ -30,8 +30,10 @@ from darkhaloscope.workflow import KERNELS, Kernels
 BLOCKS_PER_WORKER = 2
 """Blocks in flight on one worker: one that is written while the next is read."""
 
-WORKERS_PER_BRICK = 100
-"""Workers that one scheduler feeds with a brick a task: 500 tasks a second, 0.2 s a brick."""
+WORKERS_PER_BRICK = 32
+"""Workers that one scheduler feeds with a brick a task: 160 tasks a second at 0.2 s a brick, a third or less
+of what it can. A block's bricks are made one after the other by one worker, so more of them a task cost
+nothing but steps in the task stream."""
 
 READ_AHEAD = 8
 """Bricks of a task where coadds lie behind a network: seven of eight are read while others are made."""
@@ -333,8 +335,8 @@ def run_blocks(
     on_block : callable
         Called for each block, also for those that were finished before.
     bricks_per_task : int, optional
-        Bricks that one task takes; if not given, one for up to a hundred workers where coadds lie on a
-        disk, and eight where they lie behind a network.
+        Bricks that one task takes; if not given, one for up to 32 workers where coadds lie on a disk, and
+        at least eight where they lie behind a network.
     brake : Brake, optional
         Pulled by whoever wants the run to stop.
     kernels : Kernels
