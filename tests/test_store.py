@@ -617,3 +617,5 @@ def test_a_run_of_another_schema_is_refused(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps({**summary, "schema": 99}))
     with pytest.raises(UserError, match="a newer version of darkhaloscope"):
         start(str(run))
+    with pytest.raises(UserError, match="a newer version of darkhaloscope"):
+        darkhaloscope.open(str(run))

@@ -21,8 +21,9 @@ def open(
     See :func:`darkhaloscope.store.open_run`. The import waits, so that ``darkhaloscope.lensing``
     alone does not bring Zarr along.
     """
-    from darkhaloscope.store import open_run
+    from darkhaloscope.store import open_run, read_run
 
+    read_run(url)  # one that a newer version made says so
     return open_run(url, split=split, drop_failed=drop_failed)
 
 
