@@ -4,8 +4,9 @@ The model of a read of one object is
 
     seconds = requests * request + rounds * wait + bytes / bandwidth
 
-``request`` is the client's own work on a request; ``wait`` the time to the first byte, which all
-files of a brick that are asked for together wait for together. Two ranges are one request where the
+``request`` is what one more costs: the client's own work on it, and its part of ``wait``, since only so many
+are in flight at once; ``wait`` the time to the first byte, which all files of a brick that are asked for
+together wait for together. Two ranges are one request where the
 bytes between them cost less than a request. Decoding costs the same either way and is left out.
 """
 
@@ -43,9 +44,9 @@ class Costs:
         return int(self.request * self.bandwidth)
 
 
-REMOTE = Costs(request=1.4e-3, wait=0.03, bandwidth=4e7)
-"""An object store or a web server. request: CPU of s3fs (0.95 to 1.44 ms by ``benchmarks/read.py``, see
-docs/reading.md). Assumed: wait, of an object store in the same region; bandwidth, 10 Gbit/s of a node
+REMOTE = Costs(request=2.1e-3, wait=0.03, bandwidth=4e7)
+"""An object store or a web server. request: 0.2 ms of CPU (docs/reading.md) and a sixteenth of wait, as 16 are in
+flight (:data:`darkhaloscope.signed.AT_ONCE`). Assumed: wait, of an object store in the same region; bandwidth, 10 Gbit/s of a node
 shared by 32 workers."""
 
 LOCAL = Costs(request=1e-4, wait=0.0, bandwidth=1e9)
