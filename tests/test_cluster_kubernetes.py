@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dask
 import pytest
 import yaml
 
 import darkhaloscope
-from darkhaloscope.cluster import kubernetes
+from darkhaloscope.cluster import guard, kubernetes
 from darkhaloscope.cluster.kubernetes import Driver
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import UserError
@@ -80,6 +82,9 @@ def test_adaptive_makes_an_autoscaler_of_the_same_owner(tmp_path: Path) -> None:
         ("scheduler=null", "scheduler is required"),
         ("driver.gracePeriodSeconds=1", "gracePeriodSeconds"),
         ("logs=yaml", "must be one of"),
+        ("tls.existingSecret=certificates,worker.adaptive.enabled=true", "cannot speak TLS"),
+        ("experiment.set.stamp.size=96", "stamp.size: 96 in a file"),
+        ("experiment.inline.seed=9007199254740993", "where helm rounds"),
     ],
 )
 def test_wrong_values_are_refused_by_name(wrong: str, says: str) -> None:
@@ -111,6 +116,52 @@ def test_prometheus_finds_driver_scheduler_and_workers() -> None:
         assert found["metadata"]["labels"]["darkhaloscope.io/component"] == who
     (command,) = [c["args"] for c in job["spec"]["containers"]]
     assert "--metrics-port=8791" in command
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/a:", "s3://bucket/#7", "s3://bucket/{x}"])
+def test_names_that_yaml_would_read_otherwise_arrive_whole(out: str) -> None:
+    (job,) = [d for d in render(out=out) if d["kind"] == "Job"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert f"--out={out}" in container["args"]
+    command = [HELM, "template", "123", str(CHART), "--set", "experiment.inline.name=x"]
+    numbered = subprocess.check_output([*command, "--set", f"run.out={out}"], text=True)
+    labels = [d["metadata"]["labels"] for d in yaml.safe_load_all(numbered) if d]
+    assert {one["app.kubernetes.io/instance"] for one in labels} == {"123"}
+
+
+def test_with_tls_everybody_has_the_certificates_and_the_scheduler_its_own_guard(
+    tmp_path: Path,
+) -> None:
+    documents = render("--set", "tls.existingSecret=certificates")
+    section = manifest(documents, tmp_path)
+    (cluster,) = kubernetes.manifest_of(section, "s3://bucket/run", DRIVER)
+    spec = cluster["spec"]
+    assert spec["idleTimeout"] == 0, "the operator could not ask"
+    (job,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Job"]
+    scheduler, worker = spec["scheduler"]["spec"], spec["worker"]["spec"]
+    for pod in (job, scheduler, worker):
+        (container,) = pod["containers"]
+        secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        assert secrets == {"tls": "certificates"}
+        (at,) = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "tls"]
+        env = {e["name"]: e.get("value", "") for e in container["env"]}
+        assert env["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] == "True"
+        files = [value for name, value in env.items() if "__TLS__" in name]
+        assert len(files) == 7
+        assert all(value.startswith(f"{at}/") for value in files)
+    (container,) = worker["containers"]
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    address = kubernetes.scheduler_address("s3://bucket/run", "default")
+    assert env["DASK_SCHEDULER_ADDRESS"] == address.replace("tcp://", "tls://")
+    assert worker["automountServiceAccountToken"] is False
+    assert scheduler["automountServiceAccountToken"] is True
+    roles = {d["metadata"]["name"]: d["rules"] for d in documents if d["kind"] == "Role"}
+    (rule,) = roles[scheduler["serviceAccountName"]]
+    assert rule["resourceNames"] == [cluster["metadata"]["name"]]
+    assert "http" not in yaml.safe_dump(scheduler["containers"][0]["env"]), "no route to retire"
+    reach = yaml.safe_dump([d for d in documents if d["kind"] == "NetworkPolicy"])
+    assert "dask-operator" not in reach
+    assert "dask-operator" in yaml.safe_dump([d for d in render() if d["kind"] == "NetworkPolicy"])
 
 
 def test_the_jobs_name_changes_with_what_it_runs() -> None:
@@ -202,6 +253,32 @@ def test_a_pod_without_a_node_says_why() -> None:
         "message": "0/3 nodes: Insufficient memory",
     }
     assert "Insufficient memory" in kubernetes.why_pending([pod("worker", conditions=[condition])])
+
+
+# --- TLS --------------------------------------------------------------------------------------
+
+
+def test_a_client_without_certificates_is_told_of_them() -> None:
+    with pytest.raises(UserError, match=r"client\.cert.*docs/kubernetes"):
+        kubernetes.scheduler_address("s3://bucket/run", "runs", tls=True)
+    with dask.config.set(dict.fromkeys(kubernetes.CERTIFICATES, "/somewhere")):
+        address = kubernetes.scheduler_address("s3://bucket/run", "runs", tls=True)
+    assert address.startswith("tls://dhs-")
+
+
+def test_tls_of_a_local_cluster_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="tls://host"):
+        ClusterSection(tls=True)
+
+
+@pytest.mark.parametrize(
+    ("since", "limit", "idle"), [(0, None, False), (None, 60, False), (1, 60, True)]
+)
+def test_only_an_idle_scheduler_takes_its_cluster_away(
+    since: float | None, limit: float | None, idle: bool
+) -> None:
+    scheduler: Any = SimpleNamespace(idle_since=since, idle_timeout=limit)
+    assert guard.is_idle(scheduler) is idle
 
 
 # --- outside a cluster ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import certificates
 import kube
 import pytest
 from setting import (
@@ -27,7 +28,7 @@ from setting import (
 Values = dict[str, Any]
 
 
-ORDER = ("test_run", "test_wrong", "test_life", "test_hub", "test_volume")
+ORDER = ("test_run", "test_wrong", "test_life", "test_orphans", "test_hub", "test_volume")
 """What matters most comes first: time may run out."""
 
 
@@ -108,17 +109,32 @@ def store() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def runs(operator: str, store: str) -> Iterator[str]:
-    """The namespace of the runs: restricted, with a quota, with the credentials of the store."""
+    """The namespace of the runs: restricted, with quota and range, with the credentials of the store."""
     enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
-    quota = {"requests.cpu": "8", "requests.memory": "16Gi", "limits.memory": "32Gi", "pods": "20"}
+    quota = {
+        "requests.cpu": "8", "requests.memory": "16Gi", "limits.cpu": "100", "limits.memory": "32Gi",
+        "pods": "20",
+    }  # fmt: skip
+    # The quota asks every container for a limit of cpu; the range gives it to those without.
+    limits = [{"type": "Container", "default": {"cpu": "6"}, "max": {"memory": "8Gi"}}]
     meta = {"name": "quota", "namespace": RUNS}
     kube.apply(
         _namespace(RUNS, **enforce),
         {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": quota}},
+        {"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": {"limits": limits}},
         credentials("s3", SECRET),
     )
     yield RUNS
     kube.kubectl("delete", "namespace", RUNS)
+
+
+@pytest.fixture(scope="session")
+def tls(runs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Certificates in the Secret ``tls``; gives its data."""
+    made = certificates.make(tmp_path_factory.mktemp("tls"))
+    meta = {"name": "tls", "namespace": runs}
+    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": made})
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,16 @@ def dask_pods(release: str, namespace: str, component: str) -> list[dict[str, An
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
+def workers_ready(release: str, namespace: str) -> int:
+    """Worker pods of a release that are ready."""
+
+    def ready(pod: Mapping[str, Any]) -> bool:
+        conditions = pod["status"].get("conditions", [])
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+    return sum(map(ready, dask_pods(release, namespace, "worker")))
+
+
 def exit_code(pod: Mapping[str, Any]) -> int | None:
     """Of a pod with one container; none while it runs."""
     for status in pod.get("status", {}).get("containerStatuses", []):

@@ -38,16 +38,11 @@ def release(values: dict[str, Any], runs: str) -> Iterator[str]:
     kube.install(RELEASE, runs, _long(values))
     kube.wait_until(
         "both workers are ready",
-        lambda: len([p for p in kube.dask_pods(RELEASE, runs, "worker") if _ready(p)]) == 2,
+        lambda: kube.workers_ready(RELEASE, runs) == 2,
         90,
     )
     yield RELEASE
     kube.uninstall(RELEASE, runs)
-
-
-def _ready(found: dict[str, Any]) -> bool:
-    conditions = found["status"].get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _answers(name: str, namespace: str, host: str) -> list[int]:
@@ -102,7 +97,7 @@ def test_a_worker_that_must_go_hands_on_what_it_holds(release: str, runs: str) -
     about = f"involvedObject.name={worker},reason=FailedPreStopHook"
     kube.wait_until(
         "two workers are there",
-        lambda: len([p for p in kube.dask_pods(release, runs, "worker") if _ready(p)]) == 2,
+        lambda: kube.workers_ready(release, runs) == 2,
         120,
     )
     assert not kube.kubectl("get", "events", "-n", runs, "--field-selector", about, "-o", "name")
@@ -172,7 +167,7 @@ def test_an_upgrade_makes_a_new_job_and_its_end_leaves_nothing(
     kube.wait_until(
         "the new Job has its own cluster of one worker",
         lambda: (
-            [_ready(p) for p in kube.dask_pods(release, runs, "worker")] == [True]
+            len(kube.dask_pods(release, runs, "worker")) == kube.workers_ready(release, runs) == 1
             and _owners(runs) == {after}
         ),
         120,
@@ -200,29 +195,3 @@ def _left(kinds: str, runs: str) -> list[str]:
 def test_helm_test_passes(release: str, runs: str) -> None:
     said = kube.call("helm", "test", release, "-n", runs, "--timeout", "120s")
     assert "Succeeded" in said
-
-
-def test_the_idle_guard_sees_through_the_policies(values: dict[str, Any], runs: str) -> None:
-    """An orphan, whose driver is gone for good, is taken away by the operator."""
-    given = _long(values)
-    given["run"]["out"] = "s3://dhs/orphan"
-    given["cluster"]["idleTimeoutSeconds"] = 60
-    kube.install("orphan", runs, given)
-    try:
-        kube.wait_until(
-            "both workers are ready",
-            lambda: len([p for p in kube.dask_pods("orphan", runs, "worker") if _ready(p)]) == 2,
-            90,
-        )
-        # Without an owner, only the idle guard can take the cluster away.
-        job = kube.job_of("orphan", runs)["metadata"]["name"]
-        kube.kubectl("delete", "job", "-n", runs, job, "--cascade=orphan")
-        kube.kubectl("delete", "pod", "-n", runs, "-l", f"job-name={job}", "--grace-period=1")
-        assert kube.items("daskclusters", runs, "darkhaloscope.io/release=orphan")
-        kube.wait_until(
-            "the operator has taken the cluster away",
-            lambda: not kube.items("daskclusters", runs, "darkhaloscope.io/release=orphan"),
-            150,
-        )
-    finally:
-        kube.uninstall("orphan", runs)

@@ -1,4 +1,4 @@
-"""Real pixels, read from and written to a volume: no object store at all."""
+"""Real pixels, read from and written to a volume, workers that speak TLS: no object store at all."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def disk(runs: str) -> Iterator[str]:
 
 
 def test_a_real_brick_on_a_volume_has_the_bytes_of_a_local_run(
-    disk: str, values: dict[str, Any], runs: str
+    disk: str, values: dict[str, Any], tls: dict[str, str], runs: str
 ) -> None:
     experiment = yaml.safe_load((ROOT / "workflows" / "real-brick.yaml").read_text())
     experiment["survey"]["root"] = "/data/dr9"
@@ -63,6 +63,7 @@ def test_a_real_brick_on_a_volume_has_the_bytes_of_a_local_run(
     given["experiment"]["inline"] = experiment
     given["run"]["out"] = "/data/run"
     given["s3"] = {}
+    given["tls"] = {"existingSecret": "tls"}
     given["volume"] = {"existingClaim": "disk", "mountPath": "/data"}
     kube.install(RELEASE, runs, given)
     try:

@@ -27,11 +27,24 @@
 {{- if not (or $v.experiment.inline $v.experiment.existingConfigMap) }}
 {{- fail "no experiment: give experiment.inline, or the name of a ConfigMap in experiment.existingConfigMap" }}
 {{- end }}
+{{- range $key, $value := $v.experiment.set }}
+{{- if and (kindIs "map" $value) (not (contains "." $key)) }}
+{{- fail (printf "experiment.set.%s is a section: give keys with dots in them, as stamp.size: 96 in a file of values, or --set experiment.set.stamp\\.size=96" $key) }}
+{{- end }}
+{{- end }}
+{{- range $seed := list ($v.experiment.inline | default dict).seed ($v.experiment.set | default dict).seed }}
+{{- if ge (float64 (default 0 $seed)) 9007199254740992.0 }}
+{{- fail (printf "the experiment's seed %.0f is not below 2^53, where helm rounds: take a smaller one, or experiment.existingConfigMap" (float64 $seed)) }}
+{{- end }}
+{{- end }}
 {{- range $who := list "driver" "scheduler" "worker" }}
 {{- $r := (index $v $who).resources }}
 {{- if ne (toString $r.requests.memory) (toString $r.limits.memory) }}
 {{- fail (printf "%s.resources asks for %v of memory and is limited to %v: make them equal, a process must have what it counts on" $who $r.requests.memory $r.limits.memory) }}
 {{- end }}
+{{- end }}
+{{- if and $v.worker.adaptive.enabled $v.tls.existingSecret }}
+{{- fail "worker.adaptive.enabled with tls.existingSecret: the operator, which chooses the number of workers, cannot speak TLS with the scheduler; give worker.replicas" }}
 {{- end }}
 {{- if and $v.worker.adaptive.enabled (gt (int $v.worker.adaptive.minimum) (int $v.worker.adaptive.maximum)) }}
 {{- fail "worker.adaptive.minimum is above worker.adaptive.maximum" }}

@@ -1,5 +1,6 @@
 {{/* The DaskCluster that the driver makes: the driver adds the owner, which is its Job. */}}
 {{- define "dhs.clusterManifest" -}}
+{{- $tls := .Values.tls.existingSecret }}
 apiVersion: kubernetes.dask.org/v1
 kind: DaskCluster
 metadata:
@@ -7,7 +8,8 @@ metadata:
   labels:
     {{- include "dhs.selector" . | nindent 4 }}
 spec:
-  idleTimeout: {{ .Values.cluster.idleTimeoutSeconds }}
+  # Over TLS the operator could not ask: the scheduler looks after itself (darkhaloscope.cluster.guard).
+  idleTimeout: {{ ternary 0 .Values.cluster.idleTimeoutSeconds (not (empty $tls)) }}
   scheduler:
     metadata:
       {{- with include "dhs.metricsAnnotations" (dict "root" . "port" 8787) }}{{ . | trim | nindent 6 }}{{ end }}
@@ -21,8 +23,8 @@ spec:
         - {name: tcp-comm, protocol: TCP, port: 8786, targetPort: tcp-comm}
         - {name: http-dashboard, protocol: TCP, port: 8787, targetPort: http-dashboard}
     spec:
-      serviceAccountName: {{ include "dhs.fullname" . }}-worker
-      automountServiceAccountToken: false
+      serviceAccountName: {{ include "dhs.fullname" . }}-{{ ternary "scheduler" "worker" (not (empty $tls)) }}
+      automountServiceAccountToken: {{ not (empty $tls) }}
       enableServiceLinks: false
       {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 6 }}{{ end }}
       securityContext: {{- include "dhs.podSecurity" . | nindent 8 }}
@@ -31,19 +33,35 @@ spec:
         - name: scheduler
           image: {{ include "dhs.image" . }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
-          args: [dask, scheduler, --port, "8786", --dashboard-address, ":8787"]
+          args:
+            - dask
+            - scheduler
+            - --port=8786
+            - --dashboard-address=:8787
+            {{- if $tls }}
+            - --protocol=tls
+            - --idle-timeout={{ .Values.cluster.idleTimeoutSeconds }}s
+            - --preload=darkhaloscope.cluster.guard
+            {{- end }}
           env:
+            {{- if $tls }}
+            - {name: DHS_CLUSTER, value: {{ include "dhs.cluster" . }}}
+            - {name: DHS_NAMESPACE, value: {{ .Release.Namespace | quote }}}
+            {{- include "dhs.tlsEnv" . | trim | nindent 12 }}
+            {{- end }}
             - {name: DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING, value: "False"}
             - {name: DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL, value: 15 minutes}
             - {name: DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES, value: "2"}
             - {name: DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH, value: "10"}
+            {{- if not $tls }}
             # Dask's own routes and api: without it the operator asks a busy scheduler by a way that
-            # gives it an idle time-out of five minutes.
+            # gives it an idle time-out of five minutes. With TLS nobody shall retire workers by it.
             - name: DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES
               value: >-
                 ["distributed.http.scheduler.prometheus", "distributed.http.scheduler.info",
                 "distributed.http.scheduler.json", "distributed.http.scheduler.api",
                 "distributed.http.health", "distributed.http.proxy", "distributed.http.statics"]
+            {{- end }}
           ports:
             - {name: tcp-comm, containerPort: 8786}
             - {name: http-dashboard, containerPort: 8787}
@@ -58,9 +76,12 @@ spec:
             failureThreshold: 6
           resources: {{- toYaml .Values.scheduler.resources | nindent 12 }}
           securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
-          volumeMounts: [{name: tmp, mountPath: /tmp}]
+          volumeMounts:
+            - {name: tmp, mountPath: /tmp}
+            {{- with include "dhs.tlsMount" . }}{{ . | trim | nindent 12 }}{{ end }}
       volumes:
         - {name: tmp, emptyDir: {sizeLimit: 1Gi}}
+        {{- with include "dhs.tlsVolume" . }}{{ . | trim | nindent 8 }}{{ end }}
   worker:
     replicas: {{ ternary .Values.worker.adaptive.minimum .Values.worker.replicas .Values.worker.adaptive.enabled }}
     metadata:
@@ -95,6 +116,11 @@ spec:
               valueFrom:
                 resourceFieldRef: {containerName: worker, resource: limits.memory}
             - {name: DHS_LOG, value: {{ .Values.logs }}}
+            {{- if $tls }}
+            # The operator gives a worker an address of its own making, unless there is one.
+            - {name: DASK_SCHEDULER_ADDRESS, value: "tls://{{ include "dhs.cluster" . }}-scheduler.{{ .Release.Namespace }}.svc.cluster.local:8786"}
+            {{- include "dhs.tlsEnv" . | trim | nindent 12 }}
+            {{- end }}
             {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 12 }}{{ end }}
           {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 10 }}{{ end }}
           ports:
@@ -106,10 +132,13 @@ spec:
               exec: {command: [/usr/local/bin/entrypoint, python, -m, darkhaloscope.cluster.retire]}
           resources: {{- toYaml .Values.worker.resources | nindent 12 }}
           securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
-          volumeMounts: {{- include "dhs.mounts" . | nindent 12 }}
+          volumeMounts:
+            {{- include "dhs.mounts" . | nindent 12 }}
+            {{- with include "dhs.tlsMount" . }}{{ . | trim | nindent 12 }}{{ end }}
       volumes:
         - {name: tmp, emptyDir: {sizeLimit: {{ .Values.worker.scratch }}}}
         {{- with include "dhs.dataVolume" . }}{{ . | trim | nindent 8 }}{{ end }}
+        {{- with include "dhs.tlsVolume" . }}{{ . | trim | nindent 8 }}{{ end }}
 {{- if .Values.worker.adaptive.enabled }}
 ---
 apiVersion: kubernetes.dask.org/v1

@@ -26,11 +26,14 @@ spec:
         - --log={{ .Values.logs }}
         - run
         - /etc/darkhaloscope/experiment/{{ .Values.experiment.key }}
-        - --out={{ .Values.run.out }}
+        - {{ printf "--out=%s" .Values.run.out | quote }}
         - --metrics-port=8791
         - --set=cluster.kind=kubernetes
         - --set=cluster.manifest=/etc/darkhaloscope/cluster/cluster.yaml
         - --set=cluster.patience={{ .Values.cluster.patienceSeconds }}
+        {{- if .Values.tls.existingSecret }}
+        - --set=cluster.tls=true
+        {{- end }}
         {{- range $key, $value := .Values.experiment.set }}
         - {{ printf "--set=%s=%s" $key (toJson $value) | quote }}
         {{- end }}
@@ -41,6 +44,7 @@ spec:
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}
         - name: DHS_JOB_UID
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}
+        {{- with include "dhs.tlsEnv" . }}{{ . | trim | nindent 8 }}{{ end }}
         {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 8 }}{{ end }}
       {{- with include "dhs.storageEnvFrom" . }}{{ . | trim | nindent 6 }}{{ end }}
       ports:
@@ -52,9 +56,11 @@ spec:
         {{- include "dhs.mounts" . | nindent 8 }}
         - {name: experiment, mountPath: /etc/darkhaloscope/experiment, readOnly: true}
         - {name: cluster, mountPath: /etc/darkhaloscope/cluster, readOnly: true}
+        {{- with include "dhs.tlsMount" . }}{{ . | trim | nindent 8 }}{{ end }}
   volumes:
     - {name: tmp, emptyDir: {sizeLimit: 4Gi}}
-    - {name: experiment, configMap: {name: {{ include "dhs.experimentMap" . }}}}
+    - {name: experiment, configMap: {name: {{ include "dhs.experimentMap" . | quote }}}}
     - {name: cluster, configMap: {name: {{ include "dhs.fullname" . }}-cluster}}
     {{- with include "dhs.dataVolume" . }}{{ . | trim | nindent 4 }}{{ end }}
+    {{- with include "dhs.tlsVolume" . }}{{ . | trim | nindent 4 }}{{ end }}
 {{- end }}

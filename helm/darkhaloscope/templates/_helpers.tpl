@@ -5,12 +5,12 @@
 {{- end }}
 
 {{- define "dhs.selector" -}}
-darkhaloscope.io/release: {{ .Release.Name }}
+darkhaloscope.io/release: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "dhs.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
@@ -60,7 +60,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -77,21 +77,21 @@ imagePullSecrets:
 {{- define "dhs.storageEnvFrom" -}}
 {{- with .Values.s3.existingSecret }}
 envFrom:
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
 {{- define "dhs.mounts" -}}
 - {name: tmp, mountPath: /tmp}
 {{- if .Values.volume.existingClaim }}
-- {name: data, mountPath: {{ .Values.volume.mountPath }}}
+- {name: data, mountPath: {{ .Values.volume.mountPath | quote }}}
 {{- end }}
 {{- end }}
 
 {{- define "dhs.dataVolume" -}}
 {{- with .Values.volume.existingClaim }}
 - name: data
-  persistentVolumeClaim: {claimName: {{ . }}}
+  persistentVolumeClaim: {claimName: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
@@ -106,5 +106,29 @@ prometheus.io/path: /metrics
 {{- define "dhs.metricsAnnotations" -}}
 {{- with include "dhs.metricsPairs" . }}
 annotations: {{- . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where Dask finds the certificates; one is for all roles. */}}
+{{- define "dhs.tlsEnv" -}}
+{{- if .Values.tls.existingSecret }}
+- {name: DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION, value: "True"}
+- {name: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, value: /etc/darkhaloscope/tls/ca.crt}
+{{- range $role := list "SCHEDULER" "WORKER" "CLIENT" }}
+- {name: DASK_DISTRIBUTED__COMM__TLS__{{ $role }}__CERT, value: /etc/darkhaloscope/tls/tls.crt}
+- {name: DASK_DISTRIBUTED__COMM__TLS__{{ $role }}__KEY, value: /etc/darkhaloscope/tls/tls.key}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.tlsMount" -}}
+{{- if .Values.tls.existingSecret }}
+- {name: tls, mountPath: /etc/darkhaloscope/tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "dhs.tlsVolume" -}}
+{{- with .Values.tls.existingSecret }}
+- {name: tls, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
 {{- end }}
 {{- end }}

@@ -169,7 +169,8 @@ def attach(run: str, *, namespace: str | None = None) -> Client:
     run = storage.absolute(run.rstrip("/"))
     section = load_experiment(storage.join(run, "experiment.yaml")).cluster
     if section.kind == "kubernetes":
-        address = kubernetes.scheduler_address(run, namespace or kubernetes.own_namespace())
+        where = namespace or kubernetes.own_namespace()
+        address = kubernetes.scheduler_address(run, where, tls=section.tls)
     elif section.address is not None:
         address = section.address
     else:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import yaml
 from distributed import Client
 
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 
 PORT = 8786
 """Of every scheduler that the chart's manifest describes."""
+
+CERTIFICATES = tuple(
+    f"distributed.comm.tls.{name}" for name in ("ca-file", "client.cert", "client.key")
+)
+"""Keys of Dask's configuration that a client of a scheduler with TLS needs."""
 
 POLL_S = 2.0
 OPERATOR_S = 60.0
@@ -51,9 +57,21 @@ def cluster_name(run: str) -> str:
     return f"dhs-{hashlib.sha256(run.strip().rstrip('/').encode()).hexdigest()[:12]}"
 
 
-def scheduler_address(run: str, namespace: str) -> str:
-    """Where the scheduler of a run answers inside the Kubernetes cluster."""
-    return f"tcp://{cluster_name(run)}-scheduler.{namespace}.svc.cluster.local:{PORT}"
+def scheduler_address(run: str, namespace: str, *, tls: bool = False) -> str:
+    """Where the scheduler of a run answers inside the Kubernetes cluster.
+
+    Raises
+    ------
+    UserError
+        It speaks TLS, and Dask's configuration here names no certificate.
+    """
+    if tls and None in map(dask.config.get, CERTIFICATES):
+        raise UserError(
+            f"the scheduler of {run} speaks TLS, and Dask knows no certificate here: its keys "
+            f"{', '.join(CERTIFICATES)} name files (docs/kubernetes.md)"
+        )
+    host = f"{cluster_name(run)}-scheduler.{namespace}.svc.cluster.local"
+    return f"{'tls' if tls else 'tcp'}://{host}:{PORT}"
 
 
 def own_namespace() -> str:
@@ -114,7 +132,7 @@ def run_cluster(section: ClusterSection, run: str) -> Iterator[str]:
     try:
         with _api_said_plainly():
             _wait_for_pods(cluster, section.patience)
-        address = scheduler_address(run, driver.namespace)
+        address = scheduler_address(run, driver.namespace, tls=section.tls)
         _wait_for_a_worker(address, section.patience)
         yield address
     except Incomplete:

@@ -236,6 +236,9 @@ class ClusterSection(Section):
     """File of the DaskCluster that a driver on Kubernetes creates; the chart writes it."""
     patience: float = Field(600, gt=0)
     """Seconds that the workers of a new cluster on Kubernetes have to come up."""
+    tls: bool = False
+    """Whether the cluster on Kubernetes speaks TLS; Dask's configuration says where the certificates
+    are. The chart sets both."""
     address: str | None = None
     """A running scheduler, ``tcp://host:8786``; without one a local cluster is started."""
     workers: int | None = Field(None, ge=1, le=1024)
@@ -265,6 +268,11 @@ class ClusterSection(Section):
             raise ValueError("kind is kubernetes, which makes its own scheduler; take address out")
         if self.kind == "kubernetes" and self.manifest is None:
             raise ValueError("kind is kubernetes, but manifest names no file of a DaskCluster")
+        if self.kind != "kubernetes" and self.tls:
+            raise ValueError(
+                "tls is of a cluster that kind: kubernetes makes; a running scheduler says it in its "
+                "address, tls://host:8786"
+            )
         return self
 
 
