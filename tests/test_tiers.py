@@ -21,6 +21,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.study import load_study
 from darkhaloscope.survey import whole_bricks
+from darkhaloscope.variables import SOURCE_MODELS
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 STUDIES = {"core_neutral", "core_neutral_cluster"}
@@ -256,3 +257,17 @@ def test_a_run_begins_with_a_trial(
     monkeypatch.setattr(trial, "draw_arc", backwards)
     with pytest.raises(UserError, match="do not get brighter"):
         prepare.preflight(plan)
+
+
+def test_points_on_the_axis_are_no_fault(below: tuple[Path, Experiment]) -> None:
+    """A lens of any size magnifies them alike: their flux is no sign of a broken renderer."""
+    run, given = below
+    source = {"model": "point", "mag": 21.0}
+    raw = given.model_dump(exclude_unset=True) | {"source": source}
+    experiment = parse_experiment(raw, "points")
+    plan = prepare.plan_of(experiment)
+    rows = plan.brick_rows(str(plan.bricks[0]))
+    trial.check_trial(experiment, rows, load_brick(rows, experiment), plan.theta_e_prior())
+    points = store.read_rows(str(run), slice(0, 10**6))
+    points["src_model"].values[:] = SOURCE_MODELS.index("POINT")
+    assert trial.flux_falls(_spoil(points, "flux"), "r") == ""
