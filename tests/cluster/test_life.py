@@ -84,11 +84,14 @@ def _has_begun(notebook: str, runs: str) -> bool:
     return "True" in kube.python(notebook, runs, code)
 
 
-def test_a_worker_that_must_go_hands_on_what_it_holds(release: str, runs: str) -> None:
+def test_a_worker_of_a_drained_node_hands_on_what_it_holds(release: str, runs: str) -> None:
+    """One worker may be taken at a time, the scheduler never."""
     found = kube.dask_pods(release, runs, "worker")[0]
     worker, address = found["metadata"]["name"], found["status"]["podIP"]
-    kube.kubectl("delete", "pod", "-n", runs, worker, "--wait=false")
     scheduler = kube.dask_pods(release, runs, "scheduler")[0]["metadata"]["name"]
+    with pytest.raises(AssertionError, match="disruption budget"):
+        kube.evict(scheduler, runs)
+    kube.evict(worker, runs)
     log = ("logs", "-n", runs, scheduler)
     kube.wait_until(
         "the scheduler has retired it",
@@ -136,6 +139,18 @@ def test_the_driver_may_do_little_and_a_worker_nothing(release: str, runs: str) 
     token = ("exec", "-n", runs, worker, "--", "ls", "/var/run/secrets")
     with pytest.raises(AssertionError, match="No such file"):
         kube.kubectl(*token)
+
+
+def test_a_driver_of_a_drained_node_is_followed_by_another(release: str, runs: str) -> None:
+    """That it had to go counts as no failure of the Job."""
+    before = kube.drivers(release, runs)[-1]["metadata"]["name"]
+    kube.evict(before, runs)
+    kube.wait_until(
+        "another driver",
+        lambda: [p["metadata"]["name"] for p in kube.drivers(release, runs)] not in ([], [before]),
+        120,
+    )
+    assert kube.job_of(release, runs)["status"].get("failed", 0) == 0
 
 
 def test_a_run_is_paused_and_goes_on(release: str, runs: str, notebook: str) -> None:
