@@ -38,7 +38,7 @@ COPY --from=package /package /opt/venv
 COPY docker/entrypoint /usr/local/bin/entrypoint
 COPY docker/jupyter_server_config.py /opt/venv/etc/jupyter/
 COPY docker/warm.py /opt/warm.py
-RUN NUMBA_CACHE_DIR=/opt/numba-cache python /opt/warm.py
+RUN NUMBA_CACHE_DIR=/opt/numba-cache python /opt/warm.py && rm -r /tmp/*
 COPY notebooks/ /opt/notebooks/
 USER 1000:100
 WORKDIR /home/dhs
