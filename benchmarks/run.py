@@ -9,7 +9,9 @@ encode (rounding, Zarr objects, checksums), put and audit. ``whole_over_sum`` is
 
 Bricks are those below ``--root`` (``dhs sky``, ``--size 3600 --lrgs 0.84``), or one of noise; each stands
 for several, under other names. Beside the speed: the stored pixels against astropy's reading of the same
-files and against the independent integrator.
+files and against the independent integrator; wall time with one worker and with two, and which part of the
+cubes' bytes went from worker to worker (of two and of four); and the objects of a block put at once and one
+after the other, on a line of 30 ms.
 
     python benchmarks/run.py --quick
     dhs sky sky --bricks 3 --size 3600 --lrgs 0.84
@@ -38,10 +40,12 @@ import seaweed
 import xarray as xr
 from astropy.io import fits
 from astropy.wcs import WCS
-from distributed import Client
+from distributed import Client, Worker
+from fault_proxy import proxied
 from read import noise_brick, places_of
 from rich.console import Console
 from rich.table import Table
+from s3fs import S3FileSystem
 
 from darkhaloscope import __version__, audit, driver, lensing, prepare, storage, store, workflow
 from darkhaloscope.cluster import connect
@@ -66,7 +70,8 @@ RAW = 2 * 3 * SIZE**2 * 4
 
 KERNELS = ("get", "decode", "render", "encode", "put", "audit")
 BUCKET = "dhs-run"
-MIB = 2**20
+LATENCY_S = 0.03
+"""Of a store that is far away."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -146,6 +151,11 @@ def used() -> tuple[float, float]:
     return own.ru_utime + own.ru_stime, own.ru_maxrss / 1024
 
 
+def sent_bytes(dask_worker: Worker) -> int:
+    """What a worker has given to others so far; a block's marker to the driver among it."""
+    return int(dask_worker.transfer_outgoing_bytes_total)
+
+
 def run_blocks(client: Client, folder: str, exp: Experiment) -> dict[str, Any]:
     """Make all blocks on a client's workers: rows, seconds, the workers' CPU and memory."""
     made, layout, spec = made_of(exp)
@@ -154,6 +164,7 @@ def run_blocks(client: Client, folder: str, exp: Experiment) -> dict[str, Any]:
     markers = driver.run_blocks(client, folder, made, layout, spec, lambda *_: None)
     seconds = time.perf_counter() - start
     after = client.run(used)
+    sent = sum(client.run(sent_bytes).values())
     cpu = sum(after[worker][0] - before[worker][0] for worker in after)
     counts = [of_class for marker in markers for of_class in marker["counts"].values()]
     failed = layout.rows - sum(reasons.get("ok", 0) for reasons in counts)
@@ -166,6 +177,7 @@ def run_blocks(client: Client, folder: str, exp: Experiment) -> dict[str, Any]:
         "cpu_s": cpu,
         "rows_per_cpu_s": layout.rows / cpu,
         "worker_mib": max(memory for _, memory in after.values()),
+        "sent_of_raw": sent / (layout.rows * RAW),
     }
 
 
@@ -320,24 +332,54 @@ def measure(root: str, into: str, targets: Path, block: int) -> tuple[dict[str, 
     return found, exp
 
 
-def speed_up(root: str, into: str, targets: Path, block: int) -> dict[str, float]:
-    """Wall time of two blocks with one worker and with two."""
+def more_workers(root: str, into: str, targets: Path, block: int) -> dict[str, Any]:
+    """Wall time of a run of small blocks, and what workers sent to each other as a share of the cubes'
+    bytes, by the number of workers."""
     exp = experiment(root, targets, block)
-    seconds = {}
-    for workers in (1, 2):
+    found = {}
+    for workers in (1, 2, 4):
         place = f"{into}/{workers}"
         with connect(ClusterSection(workers=workers), place) as client:
             client.run(warm_up, f"{place}/warm", exp)
-            seconds[workers] = run_blocks(client, f"{place}/run", exp)["wall_s"]
+            found[workers] = run_blocks(client, f"{place}/run", exp)
+    seconds = {workers: row["wall_s"] for workers, row in found.items()}
     return {
-        "wall_1_s": seconds[1],
-        "wall_2_s": seconds[2],
+        "block": block,
+        "wall_s": seconds,
+        "sent_of_raw": {workers: row["sent_of_raw"] for workers, row in found.items()},
         "speed_up": seconds[1] / seconds[2],
         "load": os.getloadavg()[0],
     }
 
 
-def run(root: Path, folder: Path, *, quick: bool, serial: bool) -> dict[str, Any]:
+def put_far_away(run: str, endpoint: str) -> dict[str, Any]:
+    """Seconds of the clock to put the objects of a run's first block through a line of ``LATENCY_S``: at
+    once, as the store does, and one after the other."""
+    layout = store.layout_of_run(run)
+    cube = store.read_rows(run, layout.rows_of(0))
+    objects = {
+        name: data for name, data in store.encode_block(layout, 0, cube).items() if data is not None
+    }
+    place = f"s3://{BUCKET}/far"
+    seconds = {}
+    with proxied(endpoint, LATENCY_S) as proxy:
+        os.environ["AWS_ENDPOINT_URL"] = proxy.url
+        S3FileSystem.clear_instance_cache()
+        storage.write(f"{place}/first", b"connected")
+        start = time.perf_counter()
+        storage.write_all(f"{place}/together", objects)
+        seconds["together_s"] = time.perf_counter() - start
+        start = time.perf_counter()
+        for name, data in objects.items():
+            storage.write(f"{place}/in-turn/{name}", data)
+        seconds["in_turn_s"] = time.perf_counter() - start
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    S3FileSystem.clear_instance_cache()
+    size = sum(map(len, objects.values()))
+    return {"latency_s": LATENCY_S, "objects": len(objects), "bytes": size, **seconds}
+
+
+def run(root: Path, folder: Path, *, quick: bool, several: bool) -> dict[str, Any]:
     """All figures; ``folder`` takes some gigabytes."""
     block = BLOCK[quick]
     bricks = folder / "bricks"
@@ -347,8 +389,8 @@ def run(root: Path, folder: Path, *, quick: bool, serial: bool) -> dict[str, Any
     figures: dict[str, Any] = {"version": __version__, "block": block, "per_brick": PER_BRICK}
     figures["local"], exp = measure(str(bricks), str(folder / "local"), targets, block)
     figures["accuracy"] = accuracy(str(folder / "local" / "run"), exp, ACCURACY_ROWS[quick])
-    if serial:
-        figures["speed_up"] = speed_up(str(bricks), str(folder / "cores"), targets, block // 2)
+    if several:
+        figures["workers"] = more_workers(str(bricks), str(folder / "cores"), targets, block // 8)
     with tempfile.TemporaryDirectory(dir=folder) as server, seaweed.serve(Path(server)) as endpoint:
         os.environ.update(seaweed.CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
         s3 = fsspec.filesystem("s3")
@@ -357,6 +399,7 @@ def run(root: Path, folder: Path, *, quick: bool, serial: bool) -> dict[str, Any
             s3.put_file(str(file), f"{BUCKET}/{file.relative_to(bricks)}")
         place = f"s3://{BUCKET}"
         figures["s3"], _ = measure(place, f"{place}/runs", targets, block)
+        figures["put"] = put_far_away(str(folder / "local" / "run"), endpoint)
     for name, least in TARGETS.items():
         figures[name]["target"] = least
         figures[name]["of_seed"] = figures[name]["rows_per_cpu_s"] / SEED_RATE
@@ -394,16 +437,23 @@ def show(figures: dict[str, Any], console: Console) -> None:
         "independent integrator's",
         highlight=False,
     )
-    if "speed_up" in figures:
+    if "workers" in figures:
+        sent = {n: f"{share:.2%}" for n, share in figures["workers"]["sent_of_raw"].items()}
         console.print(
-            "from 1 to 2 cores: {speed_up:.2f} (load {load:.1f})".format(**figures["speed_up"])
+            "from 1 to 2 workers: {speed_up:.2f} (load {load:.1f}); ".format(**figures["workers"])
+            + f"sent to other workers, of the cubes' bytes, by their number: {sent}"
         )
+    console.print(
+        "{objects} objects of a block on a line of {latency_s:g} s: {together_s:.2f} s at once, "
+        "{in_turn_s:.2f} s one after the other".format(**figures["put"])
+    )
 
 
 def main() -> None:
     """Measure, print, and write the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small blocks, under 50 s")
+    parser.add_argument("--one-worker", action="store_true", help="no runs on several workers")
     parser.add_argument("--root", type=Path, help="a release's folder; default a brick of noise")
     parser.add_argument("--folder", type=Path, help="where to work, gigabytes; default temporary")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -412,7 +462,8 @@ def main() -> None:
         root = options.root or Path(folder) / "noise"
         if options.root is None:
             noise_brick(root, "0591m305", SIDE)
-        figures = run(root, Path(folder), quick=options.quick, serial=not options.quick)
+        several = not (options.quick or options.one_worker)
+        figures = run(root, Path(folder), quick=options.quick, several=several)
     show(figures, Console(width=150))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

@@ -129,17 +129,20 @@ def test_a_run_and_its_kernels_are_measured(
     monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--json", str(out)])
     running.main()
     figures = json.loads(out.read_text())
-    assert set(figures) == {"version", "block", "per_brick", "local", "accuracy", "s3"}
+    assert set(figures) == {"version", "block", "per_brick", "local", "accuracy", "s3", "put"}
     for place in ("local", "s3"):
         row = figures[place]
         assert set(row) == {
             "rows", "bricks", "visits", "failed", "wall_s", "cpu_s", "rows_per_cpu_s", "worker_mib",
             "kernels_cpu_s", "whole_over_sum", "bytes_per_pair", "of_raw", "target", "of_seed",
+            "sent_of_raw",
         }  # fmt: skip
         assert (row["rows"], row["failed"]) == (64, 0)
         assert set(row["kernels_cpu_s"]) == set(running.KERNELS)
         assert row["worker_mib"] < 1536
     assert figures["local"]["bytes_per_pair"] == figures["s3"]["bytes_per_pair"]
+    put = figures["put"]
+    assert put["in_turn_s"] > put["objects"] * put["latency_s"]
     right = figures["accuracy"]
     assert right["ctrl_steps"] <= 0.5
     assert right["arc_flux"] < 1e-3
