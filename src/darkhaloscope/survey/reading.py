@@ -45,9 +45,9 @@ class Costs:
 
 
 REMOTE = Costs(request=2.1e-3, wait=0.03, bandwidth=4e7)
-"""An object store or a web server. request: 0.2 ms of CPU (docs/reading.md) and a sixteenth of wait, as 16 are in
-flight (:data:`darkhaloscope.signed.AT_ONCE`). Assumed: wait, of an object store in the same region; bandwidth, 10 Gbit/s of a node
-shared by 32 workers."""
+"""An object store or a web server. request: 0.2 ms of CPU (docs/reading.md) and a sixteenth of wait, as 16
+are in flight (:data:`darkhaloscope.signed.AT_ONCE`). Assumed: wait, of an object store in the same region;
+bandwidth, 10 Gbit/s of a node shared by 32 workers."""
 
 LOCAL = Costs(request=1e-4, wait=0.0, bandwidth=1e9)
 """A disk: open, seek and read of fsspec's local files; a fast shared disk (both estimates)."""
