@@ -136,10 +136,35 @@ def judge(
     else:
         verdict = UNDECIDED if open_gates else PHYSICS
     failed = [g for g in required if g.outcome == "fail"]
+    return document(
+        verdict, causes, gates, open_gates, failed, physics, pairs, not_tested, "This experiment"
+    )
+
+
+def document(
+    verdict: str,
+    causes: Sequence[Cause],
+    gates: Sequence[Gate],
+    open_gates: Sequence[Gate],
+    failed: Sequence[Gate],
+    physics: str,
+    pairs: int,
+    not_tested: Sequence[str],
+    who: str,
+) -> dict[str, Any]:
+    """``verdict.json`` of a word that is decided, with its sentence.
+
+    Parameters
+    ----------
+    open_gates, failed : sequence of Gate
+        Required gates without enough evidence, and those that failed.
+    who : str
+        Who requires more, as a sentence begins: ``This experiment``.
+    """
     return {
         "schema": SCHEMA,
         "verdict": verdict,
-        "sentence": _sentence(verdict, causes, open_gates, failed, physics, pairs),
+        "sentence": _sentence(verdict, causes, open_gates, failed, physics, pairs, who),
         "causes": [
             {
                 "name": c.name,
@@ -188,6 +213,7 @@ def _sentence(
     failed: Sequence[Gate],
     physics: str,
     pairs: int,
+    who: str,
 ) -> str:
     wrong = [c for c in causes if c.kind in (BUG, SHORTCUT)]
     if wrong:
@@ -197,7 +223,7 @@ def _sentence(
         also = f" Also: {', '.join(more)}." if more else ""
         return f"{head}, {first.name}: {first.says}.{also}"
     policy = [f"{g.name} is {g.value:.3g} (limit {g.limit:g})" for g in failed]
-    tail = f" This experiment requires more: {'; '.join(policy)}." if policy else ""
+    tail = f" {who} requires more: {'; '.join(policy)}." if policy else ""
     if verdict == UNDECIDED and pairs == 0:
         return "Undecided: there is not one injection with pixels to look at; see the reasons."
     if verdict == UNDECIDED:
