@@ -56,7 +56,7 @@ def run_study(
     name = arms[0].experiment.name.removesuffix("-none")
     folder = storage.absolute((out or f"studies/{name}").rstrip("/"))
     if settings.sky is not None:
-        places = _make_sky(settings.sky, folder, workers, console)
+        places = make_sky(settings.sky, folder, workers, console)
         settings, arms = study.load_study(file, changed, places)
     with connect(arms[0].experiment.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
@@ -75,7 +75,7 @@ def run_study(
     return StudyOutcome(folder, page, found)
 
 
-def _make_sky(
+def make_sky(
     wanted: study.Sky, folder: str, workers: int | None, console: Console
 ) -> dict[str, str]:
     """The study's own sky and targets, made once."""

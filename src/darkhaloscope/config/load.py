@@ -77,7 +77,7 @@ def _with_inherited(url: str, below: tuple[str, ...]) -> dict[str, Any]:
         return document
     if not isinstance(parent, str):
         raise UserError(f"{url}: inherits is {parent!r}; it names one file, beside this one")
-    return _merged(_with_inherited(_beside(url, parent), (*below, url)), document, ())
+    return _merged(_with_inherited(beside(url, parent), (*below, url)), document, ())
 
 
 def _merged(
@@ -144,7 +144,7 @@ _PATHS = (
 )
 
 
-def _beside(url: str, path: str) -> str:
+def beside(url: str, path: str) -> str:
     """A path as it stands in the file ``url``: relative ones are taken from its folder."""
     if "://" in path or Path(path).is_absolute():
         return path
@@ -156,7 +156,7 @@ def _resolve_paths(document: dict[str, Any], url: str) -> None:
     for section, key in _PATHS:
         part = document.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = _beside(url, part[key])
+            part[key] = beside(url, part[key])
 
 
 def _set(document: dict[str, Any], dotted: str, value: Any) -> None:

@@ -123,7 +123,7 @@ def load_study(
     arms = [_arm(name, changes, document, url) for name, changes in study.arms.items()]
     arms.sort(key=lambda arm: arm.name != REFERENCE)
     for arm in arms[1:]:
-        _check_aligned(arms[0], arm, url)
+        check_aligned(arms[0].experiment, arm.experiment, f"{url}: study.arms.{arm.name}")
     return study, arms
 
 
@@ -143,11 +143,10 @@ def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url
     return Arm(name, parse_experiment(experiment, where), view)
 
 
-def _check_aligned(reference: Arm, arm: Arm, url: str) -> None:
+def check_aligned(reference: Experiment, other: Experiment, where: str) -> None:
     """Rows are compared one by one, so targets, stamps and random numbers must be the same."""
     for section in ("seed", "survey", "targets", "stamp", "plan"):
-        if getattr(reference.experiment, section) != getattr(arm.experiment, section):
+        if getattr(reference, section) != getattr(other, section):
             raise UserError(
-                f"{url}: study.arms.{arm.name} changes {section}, which all arms share; change it "
-                "for the whole study"
+                f"{where} changes {section}, which all arms share; change it for the whole study"
             )
