@@ -13,7 +13,7 @@ import torch
 from darkhaloscope.detect import Detector, ResNet18, load, make_network
 from darkhaloscope.detect.detector import save
 from darkhaloscope.errors import UserError
-from darkhaloscope.views import View
+from darkhaloscope.views import Reading
 
 
 def _torchvision_shapes() -> dict[str, tuple[int, ...]]:
@@ -97,7 +97,7 @@ def _detector(**changes: object) -> Detector:
     network.eval()
     values: dict[str, object] = {
         "network": network, "name": "small", "bands": ("g", "r", "z"), "size": 32,
-        "view": View(normalize=True), "scale": 2.0, "shift": -1.0,
+        "reading": Reading(), "slope": 2.0, "shift": -1.0,
     }  # fmt: skip
     return Detector(**(values | changes))  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def test_a_detector_read_back_scores_the_same_and_does_not_see_empty_pixels(tmp_
     digest = save(detector, str(tmp_path))
     again = load(str(tmp_path))
     assert again.digest == digest
-    assert (again.bands, again.size, again.scale) == (("g", "r", "z"), 32, 2.0)
+    assert (again.bands, again.size, again.slope) == (("g", "r", "z"), 32, 2.0)
     images = np.random.default_rng(0).normal(size=(7, 3, 32, 32)).astype(np.float32)
     nodata = np.zeros(images.shape, dtype=bool)
     nodata[2, :, :10] = True

@@ -305,6 +305,89 @@ def audit(
 
 
 @app.command()
+def train(
+    source: Annotated[str, typer.Argument(help="A detector's file (YAML), or a run's folder.")],
+    out: Out = None,
+    despite: Annotated[
+        bool,
+        typer.Option("--despite", help="Although the run's audit said bug or shortcut; recorded."),
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a network on a run; called again, it resumes. Needs darkhaloscope[detect].
+
+    Example: [bold]dhs train runs/train --out detectors/first --set training.epochs=10[/bold]
+    """
+    commands.train(
+        source, out=out, despite=despite, overrides=_parse_overrides(overrides), console=console
+    )
+
+
+@app.command()
+def ablation(
+    file: Annotated[str, typer.Argument(help="An ablation's file (YAML).")],
+    out: Out = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="Only this one beside none; may be repeated.")
+    ] = None,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a network for each fix of a data set, and compare them; called again, it resumes.
+
+    Example: [bold]dhs ablation workflows/ablation.yaml --arm mask_5[/bold]
+    """
+    commands.ablation(
+        file,
+        out=out,
+        cluster=cluster,
+        workers=workers,
+        arms=arm,
+        overrides=_parse_overrides(overrides),
+        console=console,
+    )
+
+
+ReadAhead = Annotated[int, typer.Option(min=0, max=64, help="Threads that read ahead.")]
+
+
+@app.command()
+def score(
+    folder: Annotated[str, typer.Argument(help="A detector's folder.")],
+    run: Annotated[
+        str | None, typer.Argument(help="A run's folder; default the one of the training.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Parquet file that is written.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only these: train, val, test, guard.")
+    ] = None,
+    workers: ReadAhead = 0,
+) -> None:
+    """Score every image of a run; a look at test is recorded in the detector.
+
+    Example: [bold]dhs score detectors/first runs/grid[/bold]
+    """
+    commands.score(folder, run, out=out, splits=split, workers=workers, console=console)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[str, typer.Argument(help="A detector's folder.")],
+    run: Annotated[
+        str | None, typer.Option("--run", help="Where its data set lies now, if it was moved.")
+    ] = None,
+    workers: ReadAhead = 0,
+) -> None:
+    """Judge a detector's gates on test; each look at test is recorded in it.
+
+    Example: [bold]dhs evaluate detectors/first[/bold]
+    """
+    judged = commands.evaluate(folder, run=run, workers=workers, console=console)
+    raise typer.Exit(judged.exit_code)
+
+
+@app.command()
 def status(
     folder: Annotated[str, typer.Argument(help="A run's folder: a path or any fsspec URL.")],
 ) -> None:

@@ -8,6 +8,7 @@ cache     copies of the coadds that are needed
 runs      from an experiment, or a finished data set, to a verdict
 studies   several experiments compared
 completeness  what fraction of injections is recovered
+detect    networks on a data set: trained, scored, judged
 folders   what is done with a run's folder
 tiers     what a run must have shown before a larger one starts
 checks    the renderer's physics checks
@@ -18,6 +19,7 @@ from darkhaloscope.commands.cache import cache, cache_exit_code
 from darkhaloscope.commands.checks import selftest
 from darkhaloscope.commands.common import EXIT_BUG, EXIT_INCOMPLETE, EXIT_OURS, EXIT_USER
 from darkhaloscope.commands.completeness import completeness
+from darkhaloscope.commands.detect import Ablated, Judged, ablation, evaluate, score, train
 from darkhaloscope.commands.estimate import Estimate, estimate
 from darkhaloscope.commands.folders import (
     export,
@@ -37,15 +39,19 @@ __all__ = [
     "EXIT_INCOMPLETE",
     "EXIT_OURS",
     "EXIT_USER",
+    "Ablated",
     "Estimate",
+    "Judged",
     "Outcome",
     "StudyOutcome",
+    "ablation",
     "audit_dataset",
     "cache",
     "cache_exit_code",
     "completeness",
     "demo",
     "estimate",
+    "evaluate",
     "export",
     "make_report",
     "plan",
@@ -54,10 +60,12 @@ __all__ = [
     "repair_failed",
     "run",
     "run_study",
+    "score",
     "selftest",
     "sky",
     "status",
     "targets",
+    "train",
     "verify",
     "verify_exit_code",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from darkhaloscope import storage
 from darkhaloscope.detect.networks import NETWORKS, Network, NetworkName, make_network, read_tensors
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import stamp_centre
-from darkhaloscope.views import View, mask_weight, view_pixels
+from darkhaloscope.views import Reading, Scale, mask_weight, network_input
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +39,14 @@ class Detector:
     bands : tuple of str
     size : int
         Pixels on a side.
-    view : View
+    reading : Reading
         What is done to an image before the network sees it.
-    scale, shift : float
-        Calibrated log odds are ``scale * logit + shift``.
+    scale : Scale or None
+        Of ``normalize: global``.
+    slope, shift : float
+        Calibrated log odds are ``slope * logit + shift``.
+    despite : str
+        The verdict of its data set where that was bug or shortcut; else empty.
     digest : str
         sha256 of the file of weights; empty before there is one.
     """
@@ -50,9 +55,11 @@ class Detector:
     name: NetworkName
     bands: tuple[str, ...]
     size: int
-    view: View
-    scale: float = 1.0
+    reading: Reading
+    scale: Scale | None = None
+    slope: float = 1.0
     shift: float = 0.0
+    despite: str = ""
     digest: str = ""
 
     def score(
@@ -60,6 +67,7 @@ class Detector:
         images: NDArray[np.float32],
         nodata: NDArray[np.bool_],
         target: Floats | None = None,
+        psf: Floats | None = None,
     ) -> Floats:
         """Log odds that images hold an arc, (n,) float64.
 
@@ -71,11 +79,14 @@ class Detector:
             Pixels without data.
         target : ndarray (n, 2), optional
             x and y of the targets in stamp pixels, where an input mask lies; default the centre.
+        psf : ndarray (n, band), optional
+            PSF widths in arcsec, for a detector that was trained with them.
 
         Raises
         ------
         UserError
-            Other bands or another size than it was trained on, or a pixel with data that is not finite.
+            Other bands or another size than it was trained on, a pixel with data that is not finite, or it
+            needs what is not given.
         """
         wanted = (len(self.bands), self.size, self.size)
         if images.ndim != 4 or images.shape[1:] != wanted or nodata.shape != images.shape:
@@ -84,30 +95,50 @@ class Detector:
                 f"{', '.join(map(str, wanted))}), and was given {images.shape} with nodata "
                 f"{nodata.shape}; cut other stamps, or train on these"
             )
+        if self.reading.option != "b":
+            raise UserError(
+                f"the detector was trained on option {self.reading.option} and needs a second look at each "
+                "galaxy; train one with option: b to score single images"
+            )
         bad = (~np.isfinite(images) & ~nodata).any(axis=(1, 2, 3))
         if bad.any():
             raise UserError(
                 f"{int(bad.sum())} of {len(images)} images have a pixel that is not finite, the first is "
                 f"number {int(np.flatnonzero(bad)[0])}; mark such pixels as nodata, or leave the images out"
             )
+        if self.reading.aux_psf and psf is None:
+            raise UserError(
+                "the detector was trained with PSF widths beside the images; give them as psf"
+            )
         if target is None:
             target = np.full((len(images), 2), stamp_centre(self.size))
         out = np.empty(len(images))
         for start in range(0, len(images), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            out[part] = self._logits(images[part], nodata[part], target[part])
-        return self.scale * out + self.shift
+            aux = np.zeros((len(out[part]), 0)) if psf is None else psf[part]
+            out[part] = self._logits(images[part], nodata[part], target[part], aux)
+        return self.calibrated(out)
+
+    def calibrated(self, logits: Floats) -> Floats:
+        """Log odds at even odds, from what the network gives."""
+        return self.slope * logits + self.shift
 
     def _logits(
-        self, images: NDArray[np.float32], nodata: NDArray[np.bool_], target: Floats
+        self,
+        images: NDArray[np.float32],
+        nodata: NDArray[np.bool_],
+        target: Floats,
+        aux: Floats,
     ) -> Floats:
-        plain = np.where(nodata, 0.0, images).astype(float)
-        mask = self.view.input_mask
+        plain = np.where(nodata, np.float32(0), images)
+        mask = self.reading.input_mask
         weight = None if mask is None else mask_weight(mask, self.size, target[:, 0], target[:, 1])
-        seen = view_pixels(plain, ~nodata, weight, self.view).astype(np.float32)
+        seen = network_input(plain, nodata, self.reading, weight=weight, scale=self.scale)
         device = next(self.network.parameters()).device
         with torch.inference_mode():
-            return self.network(torch.from_numpy(seen).to(device)).double().cpu().numpy()
+            beside = torch.from_numpy(aux.astype(np.float32)).to(device)
+            logit = self.network(torch.from_numpy(seen).to(device), beside)
+            return np.asarray(logit.double().cpu().numpy())
 
 
 def save(detector: Detector, folder: str) -> str:
@@ -120,8 +151,10 @@ def save(detector: Detector, folder: str) -> str:
         "network": detector.name,
         "bands": list(detector.bands),
         "size": detector.size,
-        "view": detector.view.model_dump(mode="json"),
-        "calibration": {"scale": detector.scale, "shift": detector.shift},
+        "reading": detector.reading.model_dump(mode="json"),
+        "scale": detector.scale and detector.scale._asdict(),
+        "calibration": {"slope": detector.slope, "shift": detector.shift},
+        "despite": detector.despite,
         "weights": digest,
     }
     storage.write(storage.join(folder, WEIGHTS), held.getvalue())
@@ -147,19 +180,35 @@ def load(folder: str) -> Detector:
             "right one back"
         )
     bands = tuple(document["bands"])
-    network = make_network(document["network"], len(bands), 0, seed=0)
+    reading = Reading.model_validate(document["reading"])
+    network = make_network(
+        document["network"], channels(reading, bands), auxiliary(reading, bands), seed=0
+    )
     network.load_state_dict(tensors)
     network.eval()
+    scale = document["scale"]
     return Detector(
         network,
         document["network"],
         bands,
         int(document["size"]),
-        View.model_validate(document["view"]),
-        float(document["calibration"]["scale"]),
+        reading,
+        scale and Scale(tuple(scale["mean"]), tuple(scale["std"])),
+        float(document["calibration"]["slope"]),
         float(document["calibration"]["shift"]),
+        str(document["despite"]),
         digest,
     )
+
+
+def channels(reading: Reading, bands: Sequence[str]) -> int:
+    """Channels of an image as a reading gives it."""
+    return len(bands) * (2 if reading.option == "a" else 1)
+
+
+def auxiliary(reading: Reading, bands: Sequence[str]) -> int:
+    """Inputs beside an image as a reading gives it."""
+    return len(bands) if reading.aux_psf else 0
 
 
 def _description(folder: str) -> dict[str, Any]:

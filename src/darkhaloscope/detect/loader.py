@@ -71,6 +71,7 @@ class Loader:
         self.run, self.reading, self.split, self.seed = run, reading, split, seed
         self.workers = workers
         self._reader = ChunkReader(run)
+        self.columns = self._reader.columns
         self._chosen = choose(self._reader.columns, reading, split)
         self.bands, self.size = self._reader.bands, self._reader.size
         self.channels = len(self.bands) * (2 if reading.option == "a" else 1)
@@ -93,14 +94,25 @@ class Loader:
         start = self._at[1] if self._at[0] == epoch else 0
         return self._give(self._order(epoch), epoch, start)
 
-    def in_order(self, images: tuple[int, ...] = (CTRL, STAMP)) -> Iterator[Batch]:
-        """Every chosen row once, as it lies in the store, unturned: for scores."""
-        chosen = self._chosen
-        rows = np.union1d(chosen.positive, chosen.negative)
-        arcs = np.isin(rows, chosen.positive)[:, None] & (np.array(images) == STAMP)
+    def in_order(self, rows: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """Every chosen image once, as it lies in the store, unturned: for scores.
+
+        With ``rows`` of the data set, in stored order and chosen or not, ctrl and stamp of each; the label
+        of a row that is not chosen is 0.
+        """
+        chosen, images = self._chosen, (CTRL, STAMP)
+        wanted = np.union1d(chosen.positive, chosen.negative) if rows is None else rows
+        positive = np.isin(wanted, chosen.positive)
+        label = positive[:, None] & (np.array(images) == STAMP)
         order = stored_order(
-            rows, images, arcs.astype(np.uint8), self._reader.chunk, self.reading.window
+            wanted, images, label.astype(np.uint8), self._reader.chunk, self.reading.window
         )
+        if rows is None:
+            negative = np.isin(wanted, chosen.negative)
+            keep = (
+                label | (negative[:, None] & (np.array(images) == chosen.negative_image))
+            ).ravel()
+            order = Order(*(part[keep] for part in order))
         return self._give(order, None, 0)
 
     def state(self) -> dict[str, Any]:

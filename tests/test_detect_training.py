@@ -1,0 +1,246 @@
+"""Training resumes to the bit, refuses what an audit condemned, and says what is wrong in a sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_pairs import IDENTITY, small_pairs, write_pairs
+
+from darkhaloscope import commands, detect
+from darkhaloscope.audit.intervals import auc
+from darkhaloscope.detect.calibration import calibrate, reliability
+from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config, parse_config
+from darkhaloscope.detect.loader import Batch
+from darkhaloscope.detect.training import paired_loss, pairs_of
+from darkhaloscope.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_pairs(tmp_path_factory.mktemp("run"), small_pairs(320))
+
+
+def config(run: str, **changes: Any) -> DetectorConfig:
+    document: dict[str, Any] = {
+        "run": run,
+        "reading": {"batch_size": 32, "window": 64, "batch": "paired"},
+        "training": {"epochs": 3, "patience": 3, "paired": {"weight": 0.5}},
+        "gates": {"beside": False},
+    }
+    return parse_config(document | changes)
+
+
+KILLED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from darkhaloscope import detect
+from darkhaloscope.detect.config import load_config
+seen = 0
+def on_batch(epoch, done, of):
+    global seen
+    seen += 1
+    if seen == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+detect.train(load_config(sys.argv[1]), sys.argv[2], on_batch=on_batch)
+"""
+
+
+def test_a_killed_training_ends_with_the_same_bits(run: str, tmp_path: Path) -> None:
+    whole = config(run)
+    detect.train(whole, str(tmp_path / "whole"))
+    # A checkpoint after every batch; killed within the second epoch, then within this process once more.
+    often = whole.training.model_copy(update={"checkpoint_s": 1e-9})
+    cut = whole.model_copy(update={"training": often})
+    (tmp_path / "cut.yaml").write_text(cut.to_yaml())
+    steps = -(-2 * sum(1 for _ in _rows(run, "train")) // 32)
+    arguments = [str(tmp_path / "cut.yaml"), str(tmp_path / "cut"), str(steps + 3)]
+    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True)
+    assert died.returncode == -9, died.stderr.decode()
+    starts = []
+
+    def stop(epoch: int, done: int, of: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def on_start(resumed: bool, trainer: Any) -> None:
+        starts.append((resumed, trainer.progress.epoch, trainer.train.state()["batch"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        detect.train(cut, str(tmp_path / "cut"), on_batch=stop, on_start=on_start)
+    made = detect.train(cut, str(tmp_path / "cut"), on_start=on_start)
+    assert starts[0] == (True, 1, 3)
+    assert starts[1][1] == 2
+    for name in ("model.pt", "detector.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    columns = ["epoch", "train_loss", "train_paired", "val_loss", "val_auroc", "images"]
+    told = [pd.read_parquet(tmp_path / f / "metrics.parquet")[columns] for f in ("whole", "cut")]
+    pd.testing.assert_frame_equal(*told, check_exact=True)
+    assert told[0]["train_paired"].iloc[0] > 0
+    assert made.digest == detect.load(str(tmp_path / "whole")).digest
+
+
+def _rows(run: str, split: str) -> np.ndarray:
+    return detect.Loader(run, config(run).reading, split=split, seed=1)._chosen.positive
+
+
+def test_it_stops_early_and_keeps_the_best_epoch(run: str, tmp_path: Path) -> None:
+    # A step far too long: val never gets better than after some early epoch.
+    wild = config(run, training={"epochs": 12, "patience": 2, "learning_rate": 0.5})
+    detect.train(wild, str(tmp_path / "d"))
+    metrics = pd.read_parquet(tmp_path / "d" / "metrics.parquet")
+    best = int(metrics["val_loss"].idxmin())
+    assert len(metrics) == best + 1 + 2
+    assert len(metrics) < 12
+
+
+def test_data_that_its_audit_condemned_need_despite_and_it_stays_recorded(
+    run: str, tmp_path: Path
+) -> None:
+    said = {"verdict": "shortcut", "sentence": "A shortcut, pedestal: there is one."}
+    verdict = Path(run) / "verdict.json"
+    short = config(run, training={"epochs": 1, "patience": 1})
+    folder = str(tmp_path / "d")
+    try:
+        verdict.write_text(json.dumps(said))
+        with pytest.raises(UserError, match="says shortcut: A shortcut, pedestal"):
+            detect.train(short, folder)
+        assert not Path(folder).exists()
+        detect.train(short, folder, despite=True)
+        verdict.write_text("{")
+        with pytest.raises(UserError, match="is damaged; make it again with dhs audit"):
+            detect.train(short, folder)
+    finally:
+        verdict.unlink()
+    made = detect.train(short, folder)  # the verdict is gone; what was done is not
+    assert detect.folder.read(folder)["despite"] == said  # type: ignore[index]
+    assert made.despite == detect.load(folder).despite == "shortcut"
+
+
+def test_a_folder_of_another_training_or_data_set_is_refused(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = config(run, training={"epochs": 1, "patience": 1})
+    folder = str(tmp_path / "d")
+    detect.train(short, folder)
+    other = config(run, training={"epochs": 2, "patience": 1})
+    with pytest.raises(UserError, match=r"another training: training\.epochs \(1 -> 2\)"):
+        detect.train(other, folder)
+    monkeypatch.setattr("small_pairs.IDENTITY", "22" * 32)
+    elsewhere = write_pairs(tmp_path / "run", small_pairs(320))
+    moved = short.model_copy(update={"run": elsewhere})
+    with pytest.raises(UserError, match=r"checkpoint in .* is of another data set"):
+        detect.train(moved, folder)
+    with pytest.raises(UserError, match="another data set"):
+        detect.assess(folder, run=elsewhere)
+    last = Path(folder) / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot be read .*; delete it"):
+        detect.train(short, folder)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no detector"):
+        detect.train(short, str(tmp_path / "full"))
+
+
+def test_the_file_has_the_tiers_defaults_and_says_what_is_wrong(run: str, tmp_path: Path) -> None:
+    full = parse_config({"run": run, "tier": "full"})
+    assert (full.network.name, full.reading.batch_size) == ("resnet18", 256)
+    assert (full.training.epochs, full.training.learning_rate) == (50, 1e-3)
+    assert parse_config({"run": run}).network.name == "small"
+    for wrong, match in (
+        ({}, "names no run"),
+        ({"run": run, "tier": "huge"}, "tier"),
+        ({"run": run, "training": {"epoch": 3}}, "training.epoch"),
+        ({"run": run, "training": {"paired": {"weight": 1}}}, "needs reading.batch: paired"),
+        ({"run": run, "gates": {"required": ["auc"]}}, "there is no gate 'auc'"),
+    ):
+        with pytest.raises(UserError, match=match):
+            parse_config(wrong)
+    file = tmp_path / "d.yaml"
+    file.write_text("run: here\nnetwork: {weights: w.pth}\n")
+    made = load_config(str(file), {"training.epochs": 7})
+    assert made.run == str(tmp_path / "here")
+    assert (made.network.weights, made.training.epochs) == (str(tmp_path / "w.pth"), 7)
+    assert parse_config(json.loads(json.dumps(made.model_dump(mode="json")))) == made
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            detect.train(config(run, device="cuda"), str(tmp_path / "cuda"))
+
+
+def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "d")
+    detect.train(config(run, training={"epochs": 1, "patience": 1}), folder)
+    commands.score(folder)
+    from darkhaloscope.completeness.recovered import read_scores
+
+    table, facts = read_scores(str(Path(folder) / "scores.parquet"))
+    cube = small_pairs(320)
+    injected = cube["lens_model"].values > 0
+    assert len(table) == 320 + injected.sum()
+    assert set(table["image"]) == {"ctrl", "stamp"}
+    assert facts["data_identity"] == IDENTITY
+    assert facts["detector"] == detect.load(folder).digest
+    uses = detect.folder.read(folder)["test_uses"]  # type: ignore[index]
+    assert [u["command"] for u in uses] == ["score"]
+    # The same images one by one, through the detector itself.
+    detector = detect.load(folder)
+    rows = [3, 17, 40, 101]
+    stamps = (cube["ctrl"] + cube["arc"]).isel(pair=rows).values.astype(np.float32)
+    ctrl = cube["ctrl"].isel(pair=rows).values.astype(np.float32)
+    nodata = np.zeros(stamps.shape, dtype=bool)
+    whole = detect.folder.read_table(str(Path(folder) / "scores.parquet"))
+    for name, images in (("stamp", stamps), ("ctrl", ctrl)):
+        mine = whole[(whole["image"] == name) & whole["row"].isin(rows)]
+        expected = detector.score(images, nodata)[np.isin(rows, mine["row"])]
+        np.testing.assert_allclose(mine["score"], expected, rtol=1e-4, atol=1e-4)
+
+
+# --- small pieces ---------------------------------------------------------------------------------------
+
+
+def test_pairs_are_found_and_pushed_apart_to_the_margin() -> None:
+    row = torch.tensor([5, 5, 9, 2, 9, 7])
+    image = torch.tensor([1, 0, 0, 1, 1, 0], dtype=torch.uint8)
+    stamp, ctrl = pairs_of(row, image)
+    assert sorted(zip(stamp.tolist(), ctrl.tolist(), strict=True)) == [(0, 1), (4, 2)]
+    empty = torch.zeros(6, 0)
+    batch = Batch(torch.zeros(6, 1, 2, 2), (image == 1).float(), row, image, torch.ones(6), empty)
+    embedding = torch.tensor([[1.0, 0], [2, 0], [0, 3], [1, 1], [4, 0], [1, 0]])
+    # Pair 5: the same direction, distance 0. Pair 9: at right angles, distance sqrt 2.
+    for margin, expected in ((0.5, 0.5**2 / 2), (2.0, (2.0**2 + (2 - 2**0.5) ** 2) / 2)):
+        found = paired_loss(embedding, batch, PairedLoss(weight=1, margin=margin))
+        assert float(found) == pytest.approx(expected, rel=1e-4)
+    same = torch.ones(6, 2, requires_grad=True)
+    paired_loss(same, batch, PairedLoss(weight=1)).backward()
+    assert same.grad is not None
+    assert torch.isfinite(same.grad).all()
+
+
+def test_calibration_undoes_a_known_stretch_and_reliability_sees_it() -> None:
+    rng = np.random.default_rng(3)
+    label = np.repeat([True, False], 20_000)
+    odds = rng.normal(np.where(label, 1.0, -1.0), np.sqrt(2.0))  # log odds of N(+-1, 2): themselves
+    logit = 3.0 * odds + 2.0
+    slope, shift = calibrate(logit, label)
+    assert slope == pytest.approx(1 / 3, rel=0.03)
+    assert shift == pytest.approx(-2 / 3, abs=0.03)
+    region = np.arange(40_000) % 50
+    good = reliability(slope * logit + shift, label, region, seed=1)
+    bad = reliability(logit, label, region, seed=1)
+    assert good.error < 0.02 < 0.1 < bad.lo < bad.error < bad.hi
+    assert good.curve["images"].sum() == 40_000
+    assert calibrate(logit[:10], label[:10]) == (1.0, 0.0)
+    assert auc(logit[label], logit[~label]) == pytest.approx(0.8413, abs=0.01)
