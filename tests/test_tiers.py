@@ -25,9 +25,8 @@ from darkhaloscope.variables import SOURCE_MODELS
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 STUDIES = {"core_neutral", "core_neutral_cluster"}
-TIERS = sorted(
-    p.stem for p in WORKFLOWS.glob("*.yaml") if p.stem not in {"common", "real-brick", *STUDIES}
-)
+OTHERS = {"common", "real-brick", "ablation"}
+TIERS = sorted(p.stem for p in WORKFLOWS.glob("*.yaml") if p.stem not in OTHERS | STUDIES)
 
 
 @pytest.mark.parametrize("name", TIERS)

@@ -47,6 +47,8 @@ def load_experiment(url: str, overrides: Mapping[str, Any] | None = None) -> Exp
     document = load_document(url)
     if "study" in document:
         raise UserError(f"{url} is a study of several experiments; run it with dhs study {url}")
+    if "ablation" in document:
+        raise UserError(f"{url} is an ablation of several networks; run it with dhs ablation {url}")
     replace_keys(document, overrides or {})
     return parse_experiment(document, url)
 

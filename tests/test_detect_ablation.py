@@ -1,0 +1,108 @@
+"""An ablation's file, and the sentence that its numbers support."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from darkhaloscope.config import load_experiment
+from darkhaloscope.detect.ablation import MASKED, OWN, UNFIXED, compare, load_ablation, markdown
+from darkhaloscope.errors import UserError
+
+FILE = Path(__file__).parents[1] / "workflows" / "ablation.yaml"
+
+
+def scores(
+    strength: float, regions: int = 30, seed: int = 0, own: float | None = None
+) -> pd.DataFrame:
+    """Test images of regions whose sky moves both classes; positives ``strength`` sigma higher."""
+    rng = np.random.default_rng(seed)
+    region = np.repeat([f"r{k}" for k in range(regions)], 20)
+    sky = np.repeat(rng.normal(0, 0.5, regions), 20)
+    parts = []
+    noise = rng.normal(0, 1, (2, len(region)))
+    for test, lift in ((OWN, own or strength), (UNFIXED, strength), (MASKED, strength / 2)):
+        for label in (True, False):
+            score = noise[int(label)] + sky + lift * label
+            parts.append(
+                pd.DataFrame(
+                    {"test": test, "label": label, "score": score, "region": region, "epochs": 3}
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_arms_that_differ_are_named_and_those_that_do_not_are_not() -> None:
+    found = compare(
+        {
+            "none": scores(1.5),
+            "same": scores(1.5),
+            "worse": scores(0.8, own=3.0),
+            "near": scores(1.49, seed=3),
+        },
+        seed=1,
+    )
+    table = found.table.set_index(["arm", "test"])
+    assert table.loc[("same", UNFIXED), "difference"] == 0
+    assert table.loc[("same", UNFIXED), ["difference_lo", "difference_hi"]].tolist() == [0, 0]
+    assert (
+        table.loc[("worse", UNFIXED), "difference_hi"]
+        < 0
+        < table.loc[("worse", OWN), "difference_lo"]
+    )
+    assert table.loc[("none", UNFIXED), "core_drop"] > 0.1
+    assert table.loc[("none", UNFIXED), "regions"] == 30
+    assert "lose: worse -0." in found.sentence
+    assert "not told apart from it: same, near" in found.sentence
+    assert "gain" not in found.sentence
+    text = markdown(found)
+    assert text.count("\n| `") == 4
+    assert found.sentence in text
+
+
+def test_few_regions_support_no_sentence_about_arms() -> None:
+    found = compare({"none": scores(1.5, regions=10), "worse": scores(0.2, regions=10)}, seed=1)
+    assert "10 regions of test are too few" in found.sentence
+    assert "worse" not in found.sentence
+
+
+def test_the_file_is_read_and_its_mistakes_are_said(tmp_path: Path) -> None:
+    _, arms = load_ablation(str(FILE))
+    names = [arm.name for arm in arms]
+    assert names[0] == "none"
+    study = (FILE.parent / "core_neutral.yaml").read_text()
+    for fix in (
+        "theta_e_floor",
+        "reff_cap",
+        "mixed_n",
+        "unresolved",
+        "mask_5",
+        "mask_7",
+        "mask_10",
+        "box",
+    ):
+        assert fix in names
+        assert f"{fix}:" in study
+    by_name = {arm.name: arm.config("run") for arm in arms}
+    assert by_name["raw"].reading.normalize == "raw"
+    assert by_name["none"].reading.normalize == "annulus"
+    assert by_name["paired_loss"].training.paired.weight > 0
+    assert by_name["option_c"].reading.option == "c"
+    assert not by_name["none"].gates.beside
+    assert [arm.name for arm in load_ablation(str(FILE), only=["box"])[1]] == ["none", "box"]
+    with pytest.raises(UserError, match="has no arm boxes; its arms are none, raw"):
+        load_ablation(str(FILE), only=["boxes"])
+    with pytest.raises(UserError, match="run it with dhs ablation"):
+        load_experiment(str(FILE))
+    with pytest.raises(UserError, match="has no section ablation"):
+        load_ablation(str(FILE.parent / "demo.yaml"))
+    for arm, match in (
+        ({"detector.reading.normalise": "raw"}, "arm wrong: reading.normalise"),
+        ({"fix.core_mask.radius_px": -1}, "ablation.arms.wrong"),
+        ({"stamp.size": 48}, "arms.wrong changes stamp, which all arms share"),
+    ):
+        with pytest.raises(UserError, match=match):
+            load_ablation(str(FILE), {"ablation.arms.wrong": arm})
