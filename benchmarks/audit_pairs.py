@@ -92,14 +92,7 @@ def clean(
     magnification = np.full(n, np.nan)
     for i in np.flatnonzero(injected):
         arc[i], total[i], magnification[i] = draw(columns, src_flux, psfsize, target, i)
-    ctrl = np.empty_like(arc)
-    axis = np.arange(SIZE)
-    for i in range(n):
-        r2 = (axis[None, :] - target[i, 0]) ** 2 + (axis[:, None] - target[i, 1]) ** 2
-        galaxy = np.exp(-7.67 * ((np.sqrt(r2) + 0.3) / 6) ** 0.5) * (4 + 4 * (host[i] % 7))
-        noise = gaussian_filter(rng.normal(size=(3, SIZE, SIZE)), (0, 0.5, 0.5))
-        noise *= SKY[:, None, None] / noise.std()
-        ctrl[i] = galaxy * np.array([0.4, 1.0, 1.9])[:, None, None] + noise
+    ctrl = skies(rng, target, host)
     covered = np.ones((n, 3), np.float32)
     per_band = {
         "host_mag": np.full((n, 3), 19.0, np.float32),
@@ -155,6 +148,53 @@ def clean(
         coords={"band": list(BANDS)},
     )
     return summed(ds)
+
+
+def skies(rng: np.random.Generator, target: np.ndarray, host: np.ndarray) -> np.ndarray:
+    """Galaxies at their targets on correlated noise, (pair, band, y, x) in nMgy."""
+    out = np.empty((len(target), len(BANDS), SIZE, SIZE))
+    axis = np.arange(SIZE)
+    for i in range(len(target)):
+        r2 = (axis[None, :] - target[i, 0]) ** 2 + (axis[:, None] - target[i, 1]) ** 2
+        galaxy = np.exp(-7.67 * ((np.sqrt(r2) + 0.3) / 6) ** 0.5) * (4 + 4 * (host[i] % 7))
+        noise = gaussian_filter(rng.normal(size=(3, SIZE, SIZE)), (0, 0.5, 0.5))
+        noise *= SKY[:, None, None] / noise.std()
+        out[i] = galaxy * np.array([0.4, 1.0, 1.9])[:, None, None] + noise
+    return out
+
+
+OF_ARCS = (
+    "arc", "theta_e", "lens_q", "lens_pa", "gamma1", "gamma2", "lens_dx", "lens_dy", "src_dmag", "src_reff",
+    "src_n", "src_q", "src_pa", "src_dx", "src_dy", "src_flux", "psfsize", "psf_fwhm_used", "psf_fwhm_drawn",
+    "target_x", "target_y", "arc_flux_total", "magnification", "arc_snr", "total_injected_flux",
+)  # fmt: skip
+"""Variables that an arc takes along when it is put on another galaxy."""
+
+
+def on_other_skies(ds: Ds, seed: int) -> tuple[Ds, np.ndarray]:
+    """The arcs of clean pairs dealt out anew to galaxies, on noise of their own; controls drawn anew.
+
+    Returns
+    -------
+    Dataset
+        Clean pairs that share nothing with the given ones but the set of their arcs.
+    ndarray (injection,)
+        Which injection's arc each injection has got.
+    """
+    rng = np.random.default_rng([seed, 23])
+    injected = np.flatnonzero(ds["lens_model"].values != 0)
+    others = np.flatnonzero(ds["lens_model"].values == 0)
+    dealt = rng.permutation(len(injected))
+    out = ds.copy(deep=True)
+    for name in OF_ARCS:
+        out[name].values[injected] = ds[name].values[injected[dealt]]
+    at = (SIZE - 1) / 2 + rng.uniform(-0.5, 0.5, (len(others), 2))
+    out["target_x"].values[others], out["target_y"].values[others] = at.T
+    widths = np.array([1.5, 1.3, 1.2]) * rng.uniform(0.9, 1.1, (len(others), 3))
+    out["psfsize"].values[others] = widths
+    target = np.stack([out["target_x"].values, out["target_y"].values], axis=1)
+    out["ctrl"].values[:] = skies(rng, target.astype(float), ds["host_id"].values)
+    return out, dealt
 
 
 def summed(ds: Ds) -> Ds:
@@ -239,23 +279,22 @@ def rerendered(ds: Ds, stats: dict[str, np.ndarray], spec: AuditSpec) -> dict[st
 def run_audit(
     ds: Ds,
     limits: GateLimits | None = None,
-    again: dict[str, np.ndarray] | None = None,
+    again: Callable[[dict[str, np.ndarray], AuditSpec], dict[str, np.ndarray]] | None = None,
     redraw: Redraw = redraw_plain,
     **changes: object,
 ) -> AuditResult:
     """The whole audit of a data set in memory, measured in three blocks.
 
-    ``again`` are its rows drawn again, where they are known; ``redraw`` draws more of them.
+    ``again`` gives its audit rows drawn again, where that was done before; ``redraw`` draws more of them.
     """
     spec = spec_of(ds, **changes)
     edges = np.linspace(0, ds.sizes["pair"], 4).astype(int)
     parts = [measure(ds.isel(pair=slice(a, b)), spec) for a, b in pairwise(edges)]
     stats = merge(parts, spec)
     columns = quality(ds, spec.reference_band)
-    if again is None:
-        again = rerendered(ds, stats, spec)
+    drawn = again(audit_rows(stats, spec), spec) if again else rerendered(ds, stats, spec)
     chosen = selection(ds, spec)
-    return conclude(stats, again, columns, limits or GateLimits(), spec, chosen, redraw)
+    return conclude(stats, drawn, columns, limits or GateLimits(), spec, chosen, redraw)
 
 
 def with_arc(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:

@@ -23,8 +23,21 @@ from typing import Any, NamedTuple
 import audit_pairs
 import numpy as np
 import planted
+import shared_work
 import xarray as xr
-from audit_pairs import SKY, Ds, clean, measure, names, rerendered, run_audit, spec_of, summed
+from audit_pairs import (
+    SKY,
+    AuditSpec,
+    Ds,
+    clean,
+    measure,
+    names,
+    on_other_skies,
+    rerendered,
+    run_audit,
+    spec_of,
+    summed,
+)
 from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED
 from rich.console import Console
 from rich.table import Table
@@ -32,9 +45,10 @@ from shared_work import Memo, shared
 
 from darkhaloscope import audit as package
 from darkhaloscope.audit import undrawn
+from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.hypotheses import FAMILY_RISK
 from darkhaloscope.audit.intervals import binomial_interval
-from darkhaloscope.audit.rerender import audit_rows
+from darkhaloscope.audit.spec import row_hashes
 
 CLEAN = "nothing"
 KINDS = (NOISELESS, NOISY, UNPAIRED)
@@ -57,28 +71,37 @@ Line = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """One audit of a study; ``size`` is None for clean pairs."""
+    """One audit of a study; ``size`` is None for clean pairs, whose ``sky`` above 0 is another one."""
 
     kind: str
     defect: str
     size: float | None
+    sky: int = 0
+
+
+def case_of(line: Line) -> Case:
+    """What a line of the book is about."""
+    return Case(*(line[name] for name in Case._fields))
 
 
 def sources() -> str:
     """Digest of the code that an audit's result depends on: the audit, the pairs and the plants."""
     folder = Path(str(package.__file__)).parent
-    files = [*sorted(folder.rglob("*.py")), Path(audit_pairs.__file__), Path(planted.__file__)]
+    files = [
+        *sorted(folder.rglob("*.py")),
+        *(Path(m.__file__) for m in (audit_pairs, planted, shared_work)),
+    ]
     out = hashlib.sha256()
     for file in files:
         out.update(file.name.encode() + file.read_bytes())
     return out.hexdigest()[:16]
 
 
-def cases(kinds: list[str], defects: list[str], sizes: bool) -> list[Case]:
-    """Clean pairs, then every defect that a kind of set can show."""
+def cases(kinds: list[str], defects: list[str], sizes: bool, skies: int = 0) -> list[Case]:
+    """Clean pairs, also on other skies, then every defect that a kind of set can show."""
     out = []
     for kind in kinds:
-        out.append(Case(kind, CLEAN, None))
+        out += [Case(kind, CLEAN, None, sky) for sky in range(skies + 1)]
         for name in defects:
             defect = DEFECTS[name]
             if kind in defect.kinds:
@@ -88,12 +111,11 @@ def cases(kinds: list[str], defects: list[str], sizes: bool) -> list[Case]:
 
 
 def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
-    """Clean pairs and their arcs drawn again, from the folder or drawn now."""
+    """Clean pairs and :func:`drawn_again`, from the folder or drawn now."""
     place, again = (folder / f"{name}-{pairs}-{seed}.npz" for name in ("clean", "truth"))
     if not place.exists() or not again.exists():
         ds = clean(pairs, seed=seed)
-        spec = spec_of(ds)
-        truth = rerendered(ds, measure(ds, spec), spec)
+        truth = drawn_again(ds)
         np.savez(again, **truth)
         np.savez(place, **{str(k): _plain(v.values) for k, v in ds.data_vars.items()})
         return ds, truth
@@ -105,6 +127,34 @@ def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
         )
     with np.load(again) as found:
         return ds, {k: found[k] for k in found.files}
+
+
+def hashes_of(ds: Ds, spec: AuditSpec) -> np.ndarray:
+    """Row hash of every injection, in the order of the rows."""
+    injected = ds["lens_model"].values != 0
+    return row_hashes(spec.seed, ds["brick"].values[injected], ds["slot"].values[injected])
+
+
+def drawn_again(ds: Ds) -> Truth:
+    """Every injection drawn again whole, one entry an injection."""
+    injections = int((ds["lens_model"].values != 0).sum())
+    spec = spec_of(ds, closure=injections, whole_cap=max(injections, 2000))
+    found = rerendered(ds, measure(ds, spec), spec)
+    hashes = hashes_of(ds, spec)
+    order, whole = match(hashes, found["hash"]), match(hashes, found["whole_hash"])
+    if (order < 0).any() or (whole < 0).any():
+        raise RuntimeError("an injection of a clean set was not drawn again")
+    per_row = ("core", "flux_total", "magnification", "message")
+    return {**{k: found[k][order] for k in per_row}, "whole": found["whole"][whole]}
+
+
+def of_rows(truth: Truth, ds: Ds, dealt: np.ndarray, rows: Truth, spec: AuditSpec) -> Truth:
+    """What the audit would have drawn of its rows: those of the arcs that were dealt to them."""
+    arc = dealt[match(rows["hash"], hashes_of(ds, spec))]
+    closure = rows["closure"].astype(bool)
+    out = {k: v[arc] for k, v in truth.items() if k != "whole"}
+    whole = truth["whole"][arc[closure]]
+    return {**out, "hash": rows["hash"], "whole_hash": rows["hash"][closure], "whole": whole}
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -133,16 +183,23 @@ def as_kind(ds: Ds, kind: str, seed: int) -> Ds:
 
 
 def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo) -> Line:
-    """Verdict and causes of the pairs with one defect."""
+    """Verdict and causes of the pairs with one defect, or of their arcs on another sky."""
     started = time.process_time()
-    spoilt = ds if case.size is None else DEFECTS[case.defect].plant(ds, case.size)
+    dealt = np.arange(len(truth["core"]))
+    spoilt = ds
+    if case.size is not None:
+        spoilt = DEFECTS[case.defect].plant(ds, case.size)
+    elif case.sky:
+        spoilt, dealt = on_other_skies(ds, 1000 * seed + case.sky)
     spoilt = as_kind(spoilt, case.kind, seed)
-    changes: dict[str, Any] = {}
-    if case.kind == UNPAIRED:
-        changes["paired"] = False
-        spec = spec_of(spoilt, **changes)
-        truth = undrawn(audit_rows(measure(spoilt, spec), spec), spec)
-    result = run_audit(spoilt, again=truth, redraw=memo.redraw, **changes)
+
+    def again(rows: Truth, spec: AuditSpec) -> Truth:
+        if case.kind == UNPAIRED:
+            return undrawn(rows, spec)
+        return of_rows(truth, spoilt, dealt, rows, spec)
+
+    changes: dict[str, Any] = {"paired": False} if case.kind == UNPAIRED else {}
+    result = run_audit(spoilt, again=again, redraw=memo.redraw, **changes)
     p = result.tables["tests"][["p", "p_holm"]]
     out = {
         "verdict": result.verdict["verdict"],
@@ -192,7 +249,7 @@ def study(
     """
     code, started = sources(), time.monotonic()
     done = list(finished(folder, pairs, code))
-    have = {(d["seed"], Case(d["kind"], d["defect"], d["size"])) for d in done}
+    have = {(d["seed"], case_of(d)) for d in done}
     book = folder / f"audits-{part[0]}.jsonl"
     for seed in range(max(seeds, clean_seeds)):
         mine = wanted if seed < seeds else [c for c in wanted if c.size is None]
@@ -202,7 +259,7 @@ def study(
         if time.monotonic() - started > seconds:
             break
         ds, truth = base(folder, pairs, seed)
-        with shared() as memo:
+        with shared(verdict_alone=True) as memo:
             for case in left:
                 if time.monotonic() - started > seconds:
                     break
@@ -217,7 +274,7 @@ def study(
     asked = set(wanted)
     return [
         d for d in done
-        if Case(d["kind"], d["defect"], d["size"]) in asked
+        if case_of(d) in asked
         and (d["seed"] < seeds or (d["size"] is None and d["seed"] < clean_seeds))
     ]  # fmt: skip
 
@@ -228,7 +285,7 @@ def study(
 def confusion(done: list[Line]) -> list[Line]:
     """One line a kind, defect and size: plants, alarms, right names, and how often each name came first."""
     lines = []
-    for kind, defect, size in cases(list(KINDS), list(DEFECTS), sizes=True):
+    for kind, defect, size, _ in cases(list(KINDS), list(DEFECTS), sizes=True):
         own = [d for d in done if (d["kind"], d["defect"], d["size"]) == (kind, defect, size)]
         if not own:
             continue
@@ -317,6 +374,12 @@ def main() -> None:
     parser.add_argument(
         "--clean-seeds", type=int, default=0, help="base sets audited without a defect"
     )
+    parser.add_argument(
+        "--skies",
+        type=int,
+        default=0,
+        help="clean sets a base beside its own: its arcs on other skies",
+    )
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=[NOISELESS])
     parser.add_argument(
         "--defect", nargs="+", choices=DEFECTS, default=list(DEFECTS), metavar="NAME"
@@ -338,7 +401,7 @@ def main() -> None:
         pairs, seeds, wanted = (
             given.pairs,
             given.seeds,
-            cases(given.kind, given.defect, given.sizes),
+            cases(given.kind, given.defect, given.sizes, given.skies),
         )
         if given.quick:
             pairs, seeds, wanted = QUICK_PAIRS, 1, cases([NOISELESS], list(QUICK), sizes=False)

@@ -15,7 +15,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 
+from darkhaloscope.audit.dose import DOSE_COLUMNS
 from darkhaloscope.audit.rerender import redraw_plain
 
 PURE = {
@@ -25,6 +27,13 @@ PURE = {
     "selection": "out_of_fold",
 }
 """The readers, where the audit calls them."""
+
+DESCRIBED = {
+    "core_gate.OWN_MODEL_PAIRS": 10**9,  # no stratum trains a model of its own
+    "core_gate.LEARNING_SIZES": (),  # the AUC at all pairs is of the scores at hand
+    "diagnostics.dose_table": lambda *_: pd.DataFrame(columns=DOSE_COLUMNS),
+}
+"""What only fills tables of the report, and no cause and no required gate reads."""
 
 MOST_ROWS = 100
 """Arcs of more rows than this are drawn again each time: they would fill the memory."""
@@ -66,12 +75,29 @@ def digest(*values: Any) -> bytes:
     return out.digest()
 
 
+def _no_profiles(sums: Callable[..., Any]) -> Callable[..., Any]:
+    """The sums behind the profiles of one pair: of all of them they are for tables alone."""
+
+    def of_one(ds: Any, spec: Any, use: Any, region: Any, stratum: Any) -> Any:
+        return sums(ds, spec, use[:1], region[:1], stratum[:1])
+
+    return of_one
+
+
 @contextmanager
-def shared() -> Iterator[Memo]:
-    """While it is open, the audit's readers remember what they were fitted to."""
+def shared(verdict_alone: bool = False) -> Iterator[Memo]:
+    """While it is open, the audit's readers remember what they were fitted to.
+
+    ``verdict_alone`` leaves out what only describes: verdict, causes and tests stay as they are.
+    """
     memo = Memo()
     with ExitStack() as stack:
         for room, name in PURE.items():
             module = import_module(f"darkhaloscope.audit.{room}")
             stack.enter_context(patch.object(module, name, memo(getattr(module, name))))
+        if verdict_alone:
+            for name, value in DESCRIBED.items():
+                stack.enter_context(patch(f"darkhaloscope.audit.{name}", value))
+            room = import_module("darkhaloscope.audit.measure")
+            stack.enter_context(patch.object(room, "_group_sums", _no_profiles(room._group_sums)))
         yield memo
