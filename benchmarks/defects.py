@@ -98,15 +98,16 @@ def sources() -> str:
 
 
 def cases(kinds: list[str], defects: list[str], sizes: bool, skies: int = 0) -> list[Case]:
-    """Clean pairs, also on other skies, then every defect that a kind of set can show."""
+    """Clean pairs, every defect that a kind of set can show, and clean pairs on other skies."""
     out = []
     for kind in kinds:
-        out += [Case(kind, CLEAN, None, sky) for sky in range(skies + 1)]
+        out.append(Case(kind, CLEAN, None))
         for name in defects:
             defect = DEFECTS[name]
             if kind in defect.kinds:
                 axis = defect.axis if sizes else (defect.reference,)
                 out += [Case(kind, name, size) for size in axis]
+        out += [Case(kind, CLEAN, None, sky) for sky in range(1, skies + 1)]
     return out
 
 

@@ -288,7 +288,7 @@ DEFECTS: dict[str, Defect] = {
         _psf(lambda w: nea_psf(FWHM_PER_SIGMA * w)), 1.0, DISCRETE, "psf_fwhm_as_sigma", BLUR),
     "psfsize as Moffat FWHM": _defect(
         _psf(lambda w: Psf("moffat", fwhm=w, beta=BETA)), 1.0, DISCRETE, "psf_as_moffat_fwhm", BLUR),
-    "PSF not applied": _defect(_careless(8, False), 1.0, DISCRETE, "psf_not_applied"),
+    "PSF not applied": _defect(_careless(4, False), 1.0, DISCRETE, "psf_not_applied"),
     "PSF of one band for all": _defect(_one_band_psf, 1.0, DISCRETE, "psf_of_one_band"),
     "PSF of another beta": _defect(
         _psf(lambda w: Psf("moffat", nea_fwhm=w, beta=2.5)), 1.0, DISCRETE, "psf_profile", BLUR),

@@ -365,18 +365,25 @@ def _profile(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean profiles in rings, and measured minus re-rendered in the outer annuli."""
     rows = []
-    rest, weight, light = solved.rest, solved.weight, np.abs(solved.fit.model)
-    for r in range(radial_bins(spec.size)):
-        ring = ((im.radius >= r) & (im.radius < r + 1)) & im.good
-        pixels, w = ring.sum(axis=(1, 2)).astype(float), (ring * weight).sum(axis=(1, 2))
-        left = weighted_mean(
-            ratio((rest * weight * ring).sum(axis=(1, 2)), w), w, spec.seed, 5, confidence
-        )
-        seen, drawn = (
-            np.nansum(ratio((v * ring).sum(axis=(1, 2)), pixels)) for v in (im.arc, im.again)
-        )
-        n = max(int((pixels > 0).sum()), 1)
-        granted = solved.eps * float((light * weight * ring).sum() / max(w.sum(), 1e-300))
+    n_rings = radial_bins(spec.size)
+    # Ring of each pixel of each image; what lies beyond the last, or has no data, is in one more.
+    ring = np.where(im.good, np.minimum(im.radius.astype(np.int64), n_rings), n_rings)
+    place = (ring + (n_rings + 1) * np.arange(len(ring))[:, None, None]).ravel()
+
+    def by_ring(values: Floats) -> Floats:
+        shape = (len(ring), n_rings + 1)
+        return np.bincount(place, values.ravel(), shape[0] * shape[1]).reshape(shape)
+
+    weight = solved.weight
+    pixels, weights = by_ring(im.good.astype(float)), by_ring(weight)
+    residual, lit = by_ring(solved.rest * weight), by_ring(np.abs(solved.fit.model) * weight)
+    arc, again = by_ring(im.arc), by_ring(im.again)
+    for r in range(n_rings):
+        w = weights[:, r]
+        left = weighted_mean(ratio(residual[:, r], w), w, spec.seed, 5, confidence)
+        seen, drawn = (np.nansum(ratio(v[:, r], pixels[:, r])) for v in (arc, again))
+        n = max(int((pixels[:, r] > 0).sum()), 1)
+        granted = solved.eps * float(lit[:, r].sum() / max(w.sum(), 1e-300))
         lo, hi = (left.lo, left.hi) if effective_number(w) >= MIN_EFFECTIVE else (np.nan, np.nan)
         value = 0.0 if np.isnan(left.value) else left.value
         rows.append(
