@@ -202,8 +202,12 @@ def test_a_block_decodes_whole_chunks(pairs: xr.Dataset, tmp_path: Path) -> None
 def test_rows_of_an_npz_are_those_that_were_saved(deflated: bool, tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).normal(size=(300, 2, 24, 24))
     save = np.savez_compressed if deflated else np.savez
-    save(tmp_path / "x.npz", stamp=pixels + 1, ctrl=pixels.astype(">f4"), bands=["g", "r"])
+    widths = np.asfortranarray(pixels[:, :, 0, 0] ** 2 + 1)
+    save(
+        tmp_path / "x.npz", stamp=pixels + 1, ctrl=pixels.astype(">f4"), bands=["g", "r"], psfsize=widths
+    )  # fmt: skip
     block = open_source(str(tmp_path / "x.npz")).block(slice(250, 260))
+    np.testing.assert_allclose(block["psfsize"], widths[250:260], rtol=1e-6)
     np.testing.assert_array_equal(block["ctrl"], pixels[250:260].astype("f4"))
     np.testing.assert_allclose(block["arc"], 1.0, atol=1e-6)
 

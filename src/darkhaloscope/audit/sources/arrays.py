@@ -83,7 +83,11 @@ def _members(archive: zipfile.ZipFile, file: IO[bytes], url: str) -> dict[str, A
             raise UserError(
                 f"{name} in {url} holds Python objects, which are never unpickled; save numbers or text"
             )
-        if fortran and len(shape) > 1:
+        if fortran and len(shape) == 2:  # a column with bands: it fits in memory
+            with archive.open(entry) as stream:
+                found[name] = npy.read_array(stream, allow_pickle=False)
+            continue
+        if fortran and len(shape) > 2:
             raise UserError(f"{name} in {url} is in Fortran order; save np.ascontiguousarray of it")
         if shape:
             found[name] = Member(archive, file, name, shape, dtype, header)
