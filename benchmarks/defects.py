@@ -117,8 +117,8 @@ def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
     if not place.exists() or not again.exists():
         ds = clean(pairs, seed=seed)
         truth = drawn_again(ds)
-        np.savez(again, **truth)
-        np.savez(place, **{str(k): _plain(v.values) for k, v in ds.data_vars.items()})
+        _save(again, truth)
+        _save(place, {str(k): _plain(v.values) for k, v in ds.data_vars.items()})
         return ds, truth
     dims = clean(10).data_vars
     with np.load(place) as found:
@@ -156,6 +156,14 @@ def of_rows(truth: Truth, ds: Ds, dealt: np.ndarray, rows: Truth, spec: AuditSpe
     out = {k: v[arc] for k, v in truth.items() if k != "whole"}
     whole = truth["whole"][arc[closure]]
     return {**out, "hash": rows["hash"], "whole_hash": rows["hash"][closure], "whole": whole}
+
+
+def _save(place: Path, arrays: Truth) -> None:
+    """All of it or nothing: a study may be killed at any moment."""
+    part = place.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(place)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
