@@ -305,7 +305,9 @@ def boosted(found: Findings) -> str:
         return ""
     r = line.iloc[0]
     ends = (r.excess_lo, r.excess_hi)
-    between = f" {interval(ends)}" if np.isfinite(ends).all() else ", too few regions for an interval"
+    between = (
+        f" {interval(ends)}" if np.isfinite(ends).all() else ", too few regions for an interval"
+    )
     return (
         f"Gradient boosting on profiles, scatter, quadrants and edges reads an AUC of {number(r.auc, 3)} "
         f"(re-rendered {number(r.auc_rerendered, 3)}, excess {number(r.excess, 2)}{between})."
