@@ -9,13 +9,14 @@ from typing import Any
 import defects
 import numpy as np
 import pytest
-from audit_pairs import Ds, clean, measure, rerendered, spec_of
+from audit_pairs import Ds, audit_rows, clean, measure, on_other_skies, rerendered, spec_of
 from defects import Case
 from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED, planted
 from shared_work import Memo, shared
 
 from darkhaloscope.audit.causes import Limits
 from darkhaloscope.audit.closure import closure
+from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.gates import localisation_gate, scatter_gate
 from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.audit.reasoned import reasoned
@@ -168,9 +169,31 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
     assert set(truth) == set(kept)
     fresh = clean(12, seed=3)
     spec = spec_of(fresh)
-    np.testing.assert_array_equal(
-        kept["core"], rerendered(fresh, measure(fresh, spec), spec)["core"]
-    )
+    stats = measure(fresh, spec)
+    drawn = rerendered(fresh, stats, spec)
+    mine = defects.of_rows(kept, fresh, np.arange(12), audit_rows(stats, spec), spec)
+    assert set(mine) == set(drawn)
+    for key, names in (("hash", ("core", "flux_total")), ("whole_hash", ("whole",))):
+        order = match(drawn[key], mine[key])
+        for name in names:
+            np.testing.assert_array_equal(mine[name][order], drawn[name])
+
+
+def test_arcs_on_other_skies_take_what_drew_them_along(tmp_path: Path) -> None:
+    ds, truth = defects.base(tmp_path, 12, 3)
+    other, dealt = on_other_skies(ds, 5)
+    assert sorted(dealt) == list(range(12))
+    assert (dealt != np.arange(12)).any()
+    spec = spec_of(other)
+    rows = audit_rows(measure(other, spec), spec)
+    mine = defects.of_rows(truth, other, dealt, rows, spec)
+    hashes = defects.hashes_of(other, spec)
+    stored = other["arc"].values[:12][match(mine["whole_hash"], hashes)]
+    np.testing.assert_allclose(mine["whole"], stored, atol=2e-3 * stored.max())
+    again = rerendered(other, measure(other, spec), spec)
+    order = match(again["hash"], mine["hash"])
+    np.testing.assert_array_equal(mine["core"][order], again["core"])
+    assert np.abs(other["ctrl"].values - ds["ctrl"].values).mean() > 1e-4
 
 
 def test_sets_of_other_kinds_hold_the_same_light() -> None:
