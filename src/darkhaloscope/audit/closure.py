@@ -372,7 +372,8 @@ def _profile(
 
     def by_ring(values: Floats) -> Floats:
         shape = (len(ring), n_rings + 1)
-        return np.bincount(place, values.ravel(), shape[0] * shape[1]).reshape(shape)
+        sums = np.bincount(place, values.ravel(), shape[0] * shape[1])
+        return np.asarray(sums.reshape(shape), dtype=np.float64)
 
     weight = solved.weight
     pixels, weights = by_ring(im.good.astype(float)), by_ring(weight)
