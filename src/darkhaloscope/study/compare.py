@@ -221,6 +221,8 @@ def _light(made: _Lines, arm: str, scores: Arrays, region: NDArray[np.int64], st
         if not members.any():
             continue
         mean, lo, hi, _ = region_mean(top[members, None], bottom[members, None], region[members])
+        if quantity == "small_lost":  # a fraction
+            lo, hi = np.maximum(lo, 0.0), np.minimum(hi, 1.0)
         line: dict[str, Any] = {
             "arm": arm,
             "quantity": quantity,
