@@ -10,6 +10,7 @@ import xarray as xr
 
 from darkhaloscope import storage, store
 from darkhaloscope.errors import Reason
+from darkhaloscope.geometry import nea_pixels
 from darkhaloscope.store import Layout, attributes
 from darkhaloscope.variables import SPLITS, numpy_dtype, variables_of
 
@@ -58,6 +59,7 @@ def small_pairs(
         "reason": Reason.OK, "coverage": 1.0, "psf_source": 0, "sky_sigma": SIGMA,
         "psfsize": rng.uniform(1.0, 1.6, (rows, 3)),
     }  # fmt: skip
+    numbers["psfdepth"] = 1 / (SIGMA**2 * nea_pixels(numbers["psfsize"]))
     for name, value in numbers.items():
         cube[name].values[:] = value
     cube["psf_fwhm_used"].values[injected] = cube["psfsize"].values[injected]

@@ -5,43 +5,54 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from numpy.typing import NDArray
 
+from darkhaloscope.detect.ahead import Ahead
 from darkhaloscope.detect.chunks import ChunkReader, Pixels
-from darkhaloscope.detect.order import Order, epoch_order, generator, stored_order
+from darkhaloscope.detect.making import Batch, Maker
+from darkhaloscope.detect.metadata import MetadataTest, psf_test
+from darkhaloscope.detect.order import (
+    Order,
+    ShuffleQuality,
+    epoch_order,
+    generator,
+    shuffle_quality,
+    stored_order,
+)
 from darkhaloscope.errors import UserError
+from darkhaloscope.variables import default_reference_band
 from darkhaloscope.views import (
+    COMPARISONS,
     CTRL,
     STAMP,
+    Chosen,
     Reading,
     Scale,
+    check_separability,
     choose,
-    dihedral,
-    mask_weight,
-    network_input,
+    separability,
+    standardised,
+    statistics,
+    strata,
+    used_widths,
 )
 
+__all__ = ["Batch", "Loader"]
 
-class Batch(NamedTuple):
-    """Images of both classes, ready for a network."""
+Floats = NDArray[np.float64]
+Statistics = dict[str, Floats]
 
-    images: torch.Tensor
-    """(image, channel, y, x) float32."""
-    label: torch.Tensor
-    """(image,) float32; 1 holds an arc."""
-    row: torch.Tensor
-    """(image,) int64: row of the data set."""
-    image: torch.Tensor
-    """(image,) uint8: 0 ctrl, 1 stamp."""
-    weight: torch.Tensor
-    """(image,) float32."""
-    aux: torch.Tensor
-    """(image, aux) float32."""
+SCALE_ROWS, GATE_ROWS = 2048, 512
+"""Rows that a global scale, and the gate on second looks, are measured on: about so many at most."""
+
+
+AT_ONCE = 256
+"""Images that the gate looks at together."""
 
 
 class Loader:
@@ -58,41 +69,95 @@ class Loader:
         Order, turns and noise follow from it, the epoch and the batch alone.
     workers : int
         Threads that read and prepare ahead; 0 does it when a batch is asked for.
+    scale, aux_scale : Scale, optional
+        As another loader had them; by default they are measured on the train split of this run, both
+        classes alike.
+
+    Attributes
+    ----------
+    channels, size, bands, identity
+        Of an image; ``identity`` is the data set's.
+    columns : Dataset
+        Provenance, lazy, closed lists as codes.
+    aux_scale : Scale or None
+        Mean and standard deviation of each PSF width (arcsec) that is given.
+    separability : DataFrame or None
+        Of options A and C, train: what tells the classes apart where there is no arc.
+    metadata : MetadataTest or None
+        Where PSF widths are given, or batches stratified by them, train: whether they tell the classes
+        apart.
 
     Raises
     ------
     UserError
-        The data set lacks what the reading asks for.
+        The data set lacks what the reading asks for, nothing of a class is left, or the reading gives
+        the classes away.
     """
 
     def __init__(
-        self, run: str, reading: Reading, *, split: str, seed: int, workers: int = 0
+        self,
+        run: str,
+        reading: Reading,
+        *,
+        split: str,
+        seed: int,
+        workers: int = 0,
+        scale: Scale | None = None,
+        aux_scale: Scale | None = None,
     ) -> None:
         self.run, self.reading, self.split, self.seed = run, reading, split, seed
         self.workers = workers
-        self._reader = ChunkReader(run)
-        self.columns = self._reader.columns
-        self._chosen = choose(self._reader.columns, reading, split)
-        self.bands, self.size = self._reader.bands, self._reader.size
+        self._reader = reader = ChunkReader(run, reading)
+        self.columns = reader.columns
+        self._chosen = choose(reader.columns, reading, split)
+        self.bands, self.size, self.identity = reader.bands, reader.size, reader.identity
         self.channels = len(self.bands) * (2 if reading.option == "a" else 1)
-        self.identity = str(self._reader.attributes.get("identity", ""))
-        columns = self._reader.columns
-        self._places = None
-        if reading.input_mask is not None:
-            self._places = tuple(
-                columns[name].values.astype(float) for name in ("target_x", "target_y")
-            )
-        self.scale: Scale | None = None
-        self._at = (0, 0)  # epoch, batches given
+        self._maker = Maker(reader, reading, seed, train=split == "train")
+        self._at = (0, 0)
+        """Epoch, and how many of its batches were given."""
+        self._resumed = False
+        self._stratum: NDArray[np.int16] | None = None
+        self.aux_scale: Scale | None = None
+        self.metadata: MetadataTest | None = None
+        self.separability: pd.DataFrame | None = None
+        train = self._chosen
+        if split != "train" and (reading.normalize == "global" or reading.aux_psf):
+            train = choose(reader.columns, reading, "train")
+        if reading.aux_psf or reading.stratify_psf:
+            self._read_widths(train, aux_scale)
+        if reading.option != "b" and split == "train":
+            self.separability = self._measure_separability()
+            check_separability(self.separability, reading.option)
+        if reading.normalize == "global":
+            self.scale = scale or self._measure_scale(train)
+
+    @property
+    def scale(self) -> Scale | None:
+        """Mean and standard deviation of each channel, nMgy, with ``normalize: global``."""
+        return self._maker.scale
+
+    @scale.setter
+    def scale(self, scale: Scale | None) -> None:
+        self._maker.scale = scale
 
     def batches(self, epoch: int) -> int:
         """How many batches an epoch has."""
         return -(-len(self._order(epoch).row) // self.reading.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from where :meth:`resume` said if it said this epoch."""
-        start = self._at[1] if self._at[0] == epoch else 0
+        """The batches of an epoch, from where :meth:`resume` said if it said this epoch.
+
+        The same for any number of workers. Where a window holds more rows than a batch has images, a
+        ``shuffled`` batch never holds a stamp and its ctrl.
+        """
+        start = self._at[1] if self._resumed and self._at[0] == epoch else 0
+        self._resumed = False
         return self._give(self._order(epoch), epoch, start)
+
+    def shuffle_quality(self, epoch: int = 0) -> ShuffleQuality:
+        """How near the order of an epoch is to a full shuffle, measured on that order."""
+        size, chunk = self.reading.batch_size, self._reader.chunk
+        return shuffle_quality(self._order(epoch), size, chunk)
 
     def in_order(self, rows: NDArray[np.int64] | None = None) -> Iterator[Batch]:
         """Every chosen image once, as it lies in the store, unturned: for scores.
@@ -131,10 +196,10 @@ class Loader:
         for name, value in self._who().items():
             if state.get(name) != value:
                 raise UserError(
-                    f"the position to resume from is of another {name}: {state.get(name)!r}, not {value!r}; "
+                    f"the position to resume from is of another {name} ({state.get(name)}, not {value}); "
                     "start again, or take the change back"
                 )
-        self._at = (int(state["epoch"]), int(state["batch"]))
+        self._at, self._resumed = (int(state["epoch"]), int(state["batch"])), True
 
     def _who(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.reading.model_dump_json().encode()).hexdigest()
@@ -146,122 +211,115 @@ class Loader:
         }
 
     def _order(self, epoch: int) -> Order:
-        train = self.split == "train"
         return epoch_order(
-            self._chosen, self.reading, self.seed, epoch, chunk=self._reader.chunk, train=train
+            self._chosen,
+            self.reading,
+            self.seed,
+            epoch,
+            chunk=self._reader.chunk,
+            train=self.split == "train",
+            stratum=self._stratum,
         )
 
     def _give(self, order: Order, epoch: int | None, start: int) -> Iterator[Batch]:
-        size = self.reading.batch_size
-        ends = range(start, -(-len(order.row) // size))
-        with _Ahead(self, order, epoch, self.workers) as ahead:
+        batches = -(-len(order.row) // self.reading.batch_size)
+        asked = start
+        with Ahead(self._reader, self._maker, order, epoch, self.workers) as ahead:
             waiting: deque[Future[Batch]] = deque()
-            for number in ends:
-                while len(waiting) <= self.workers and number + len(waiting) < ends.stop:
-                    waiting.append(ahead.batch(number + len(waiting)))
+            for number in range(start, batches):
+                while asked < min(number + self.workers + 1, batches):
+                    waiting.append(ahead.batch(asked))
+                    asked += 1
                 batch = waiting.popleft().result()
                 if epoch is not None:
                     self._at = (epoch, number + 1)
                 yield batch
 
-    def _make(
-        self, order: Order, part: slice, pixels: dict[int, Pixels], epoch: int | None, number: int
-    ) -> Batch:
-        """One batch from chunks in memory."""
-        row, image = order.row[part], order.image[part]
-        chunk = self._reader.chunk
-        n, bands = len(row), len(self.bands)
-        images = np.empty((n, bands, self.size, self.size), np.float32)
-        nodata = np.empty((n, self.size, self.size), np.uint8)
-        for i in range(n):
-            held, at = pixels[int(row[i]) // chunk], int(row[i]) % chunk
-            nodata[i] = held.nodata[at]
-            if image[i] == STAMP:
-                assert held.arc is not None
-                np.add(held.ctrl[at], held.arc[at], out=images[i])
-            else:
-                images[i] = held.ctrl[at]
-        bits = (np.uint8(1) << np.arange(bands, dtype=np.uint8))[:, None, None]
-        empty = (nodata[:, None] & bits) != 0
-        weight = None
-        if self.reading.input_mask is not None:
-            assert self._places is not None
-            x, y = (place[row] for place in self._places)
-            weight = mask_weight(self.reading.input_mask, self.size, x, y)
-        seen = network_input(images, empty, self.reading, weight=weight, scale=self.scale)
-        if epoch is not None and self.split == "train" and self.reading.augment:
-            turns = generator(self.seed, 2, epoch, number).integers(0, 8, n)
-            if self.reading.batch == "paired":
-                turns = np.repeat(turns[::2], 2)[:n]  # a stamp and its ctrl turn together
-            for i, k in enumerate(turns):
-                seen[i] = dihedral(seen[i].copy(), int(k))
-        return Batch(
-            torch.from_numpy(seen),
-            torch.from_numpy(order.label[part].astype(np.float32)),
-            torch.from_numpy(row.copy()),
-            torch.from_numpy(image.copy()),
-            torch.from_numpy(order.weight[part].copy()),
-            torch.zeros((n, 0)),
+    def _read_widths(self, train: Chosen, aux_scale: Scale | None) -> None:
+        reader, reading = self._reader, self.reading
+        widths = used_widths(reader.column("psfdepth"), reader.column("sky_sigma"))
+        if reading.stratify_psf:
+            band = self.bands.index(default_reference_band(self.bands))
+            both = np.union1d(self._chosen.positive, self._chosen.negative)
+            self._stratum = strata(widths[:, band], both, reading.stratify_psf)
+        if self.split == "train":
+            order = self._order(0)
+            self.metadata = psf_test(
+                widths,
+                order.row[order.label == 1],
+                order.row[order.label == 0],
+                reader.column("host_id"),
+                reader.column("region_id").astype(object),
+            )
+        if reading.aux_psf:
+            seen = np.concatenate([widths[train.positive], widths[train.negative]]).astype(float)
+            known = np.isfinite(seen)
+            seen = np.where(known, seen, 0.0)
+            own = _scale(known.sum(0).astype(float), seen.sum(0), (seen**2).sum(0))
+            self.aux_scale = aux_scale or own
+            self._maker.aux = standardised(widths, *(np.array(v) for v in self.aux_scale))
+
+    def _measure_scale(self, train: Chosen) -> Scale:
+        """Mean and standard deviation of each channel's pixels with data, of as many of either class."""
+        count, total, squares = np.zeros((3, self.channels))
+        rng = generator(0, 3, 0)  # not the loader's seed: val has the scale of train
+        for rows, kind in ((train.positive, STAMP), (train.negative, train.negative_image)):
+            for row, pixels in self._pieces(rows, SCALE_ROWS // 2):
+                image = np.full(len(row), kind, np.uint8)
+                seen, empty, weight = self._maker.shown(
+                    row, self._maker.cut(row, image, pixels), rng
+                )
+                values = seen.astype(float) if weight is None else seen * weight
+                count += (~empty).sum((0, 2, 3))
+                total += np.where(empty, 0.0, values).sum((0, 2, 3))
+                squares += np.where(empty, 0.0, values**2).sum((0, 2, 3))
+        return _scale(count, total, squares)
+
+    def _measure_separability(self) -> pd.DataFrame:
+        """Positives against negatives of the same rows, with looks of their own, many times over."""
+        rng = generator(self.seed, 4, 0)
+        rows = self._chosen.positive
+        times = 1
+        if self.reading.second_look == "noised":
+            times = -(-COMPARISONS // min(len(rows), GATE_ROWS))
+        of_row: list[NDArray[np.int64]] = []
+        found: tuple[list[Statistics], list[Statistics]] = ([], [])
+        for few, pixels in self._pieces(rows, GATE_ROWS):
+            again = np.tile(few, times)
+            for row in np.array_split(again, -(-len(again) // AT_ONCE)):
+                of_row.append(row)
+                cuts = [
+                    self._maker.cut(row, np.full(len(row), kind, np.uint8), pixels)
+                    for kind in (STAMP, CTRL)
+                ]
+                arc, sigma = cuts[0].arc, cuts[0].sigma
+                assert arc is not None
+                assert sigma is not None
+                for cut, of_class in zip(cuts, found, strict=True):
+                    looks = self._maker.looks(cut, rng)
+                    of_class.append(statistics(looks, arc, sigma, self.bands))
+        positive, negative = (
+            {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for parts in found
         )
+        return separability(positive, negative, np.concatenate(of_row))
+
+    def _pieces(
+        self, rows: NDArray[np.int64], most: int
+    ) -> Iterator[tuple[NDArray[np.int64], dict[int, Pixels]]]:
+        """At most about so many of these rows with their pixels, of chunks spread evenly over all."""
+        chunks, start, size = np.unique(
+            rows // self._reader.chunk, return_index=True, return_counts=True
+        )
+        few = max(round(most / size.mean()), 1) if len(size) else 0
+        for c in np.linspace(0, len(chunks) - 1, min(few, len(chunks))).astype(int).tolist():
+            pixels = self._reader.read(int(chunks[c]), stamps=True)
+            yield rows[start[c] : start[c] + size[c]], {int(chunks[c]): pixels}
 
 
-class _Ahead:
-    """Chunks and batches of an epoch, made by threads a window ahead; forgets what is used up."""
-
-    def __init__(self, loader: Loader, order: Order, epoch: int | None, workers: int) -> None:
-        self.loader, self.order, self.epoch = loader, order, epoch
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.chunks: dict[int, Future[Pixels]] = {}
-        self.asked = -1  # the last window whose chunks were asked for
-        self.last = int(order.window[-1]) if len(order.window) else -1
-        self.starts = np.searchsorted(order.window, np.arange(self.last + 2))
-
-    def __enter__(self) -> _Ahead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-    def batch(self, number: int) -> Future[Batch]:
-        """The batch of that number; called in order."""
-        size = self.loader.reading.batch_size
-        part = slice(number * size, min((number + 1) * size, len(self.order.row)))
-        first, last = int(self.order.window[part.start]), int(self.order.window[part.stop - 1])
-        # One window ahead of the batch, where somebody else reads it.
-        self._ask(min(last + (self.pool is not None), self.last), first)
-        chunks = {c: self.chunks[c] for c in np.unique(self._chunk(part)).tolist()}
-
-        def make() -> Batch:
-            pixels = {c: future.result() for c, future in chunks.items()}
-            return self.loader._make(self.order, part, pixels, self.epoch, number)
-
-        # The pool takes tasks in turn: all chunks of a batch are read, or being read, before it starts.
-        return self._do(make)
-
-    def _ask(self, window: int, used: int) -> None:
-        if self.asked < used - 1:
-            self.asked = used - 1
-        while self.asked < window:
-            self.asked += 1
-            part = slice(int(self.starts[self.asked]), int(self.starts[self.asked + 1]))
-            chunks = self._chunk(part)
-            stamps = np.unique(chunks[self.order.image[part] == STAMP])
-            keep = set(self._chunk(slice(int(self.starts[used]), part.stop)).tolist())
-            self.chunks = {c: f for c, f in self.chunks.items() if c in keep}
-            for c in np.unique(chunks).tolist():
-                if c not in self.chunks:
-                    want = bool(np.isin(c, stamps))
-                    self.chunks[c] = self._do(
-                        lambda c=c, want=want: self.loader._reader.read(c, stamps=want)
-                    )
-
-    def _chunk(self, part: slice) -> NDArray[np.int64]:
-        return self.order.row[part] // self.loader._reader.chunk
-
-    def _do(self, task: Any) -> Future[Any]:
-        if self.pool is not None:
-            return self.pool.submit(task)
-        done: Future[Any] = Future()
-        done.set_result(task())
-        return done
+def _scale(count: Floats, total: Floats, squares: Floats) -> Scale:
+    """Mean and standard deviation from sums; a channel without pixels, or all equal, keeps its unit."""
+    mean = total / np.maximum(count, 1)
+    variance = squares / np.maximum(count, 1) - mean**2
+    std = np.sqrt(np.where(variance > 0, variance, 1.0))
+    return Scale(tuple(mean.tolist()), tuple(std.tolist()))

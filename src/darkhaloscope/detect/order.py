@@ -102,7 +102,46 @@ def stored_order(
     _, first = np.unique(chunks, return_index=True)
     of_chunk = np.zeros(int(chunks.max()) + 1 if len(row) else 0, np.int32)
     of_chunk[chunks[first]] = first // max(window * len(images), 1)
-    return Order(row, image, label.ravel(), np.ones(len(row), np.float32), of_chunk[chunks])
+    ones = np.ones(len(row), np.float32)
+    return Order(row, image, label.ravel(), ones, of_chunk[chunks])
+
+
+class ShuffleQuality(NamedTuple):
+    """An order of positives against full shuffles of the same rows; every number would be 0 but for chance.
+
+    Spearman rank correlations of the place in the epoch with the place in the store, and of the stored
+    places of two positives that follow each other.
+    """
+
+    place: float
+    neighbours: float
+    full_shuffle: float
+    """Standard deviation of either in a full shuffle: 1 / sqrt(n - 1)."""
+    positives: int
+    """How many there are."""
+    chunks_per_batch: float
+    """Chunks of the store that a batch's positives come from, in the mean; and in a full shuffle."""
+    chunks_per_batch_full: float
+
+
+def shuffle_quality(order: Order, batch_size: int, chunk: int) -> ShuffleQuality:
+    """How near an order is to a full shuffle."""
+    row = order.row[order.label == 1]
+    n = len(row)
+    if n < 3:
+        nan = float("nan")
+        return ShuffleQuality(nan, nan, nan, n, nan, nan)
+    # A row stands once, so a Spearman correlation is Pearson's of the ranks.
+    rank = np.argsort(np.argsort(row, kind="stable"), kind="stable").astype(float)
+    place = float(np.corrcoef(np.arange(n), rank)[0, 1])
+    neighbours = float(np.corrcoef(rank[:-1], rank[1:])[0, 1])
+    each = max(batch_size // 2, 1)
+    full = np.random.default_rng(0).permutation(row)
+    mixed = [
+        float(np.mean([len(np.unique(r[i : i + each] // chunk)) for i in range(0, n, each)]))
+        for r in (row, full)
+    ]
+    return ShuffleQuality(place, neighbours, float((n - 1) ** -0.5), n, *mixed)
 
 
 def _balanced(

@@ -1,11 +1,13 @@
 """What is done with a data set as it is read, for both classes alike: no stored pixel changes.
 
-pixels    the core masked, every stamp on its own scale
-cuts      named quality sets and cuts, and what each removes
-matched   controls as bright in the core as the injections
-reading   what a network is shown: classes, order, scale
-choice    which rows that takes of a split
-inputs    from images to what a network is given
+pixels       the core masked, every stamp on its own scale
+cuts         named quality sets and cuts, and what each removes
+matched      controls as bright in the core as the injections
+reading      what a network is shown: classes, order, scale
+choice       which rows that takes of a split
+second_look  the noise of options A and C, and the gate on what it gives away
+widths       PSF widths, alike of both classes
+inputs       from images to what a network is given
 """
 
 from darkhaloscope.views.choice import CTRL, STAMP, Chosen, choose
@@ -21,8 +23,20 @@ from darkhaloscope.views.inputs import Scale, dihedral, dihedral_point, network_
 from darkhaloscope.views.matched import match_brightness
 from darkhaloscope.views.pixels import View, annulus_scale, mask_weight, normalize, view_pixels
 from darkhaloscope.views.reading import BadPixels, Faint, Reading
+from darkhaloscope.views.second_look import (
+    COMPARISONS,
+    Looks,
+    channels,
+    check_separability,
+    noise_sigma,
+    noised,
+    separability,
+    statistics,
+)
+from darkhaloscope.views.widths import standardised, strata, used_widths
 
 __all__ = [
+    "COMPARISONS",
     "CTRL",
     "QUALITY_SETS",
     "QUALITY_VERSION",
@@ -31,19 +45,29 @@ __all__ = [
     "BadPixels",
     "Chosen",
     "Faint",
+    "Looks",
     "Reading",
     "Scale",
     "View",
     "annulus_scale",
     "arc_snr_at_least",
+    "channels",
+    "check_separability",
     "choose",
     "dihedral",
     "dihedral_point",
     "mask_weight",
     "match_brightness",
     "network_input",
+    "noise_sigma",
+    "noised",
     "normalize",
     "quality_set",
     "removed",
+    "separability",
+    "standardised",
+    "statistics",
+    "strata",
+    "used_widths",
     "view_pixels",
 ]

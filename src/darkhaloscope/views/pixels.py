@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from darkhaloscope.compiled import compiled
 from darkhaloscope.config import CoreMask
 from darkhaloscope.config.base import Section
 from darkhaloscope.fix import core_weight
@@ -77,21 +78,43 @@ def outer_annulus(size: int) -> tuple[float, float]:
 
 
 def annulus_scale(images: Floats, good: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Median and 1.4826 MAD of the outer annulus, (..., band, 1, 1).
+    """Median and 1.4826 MAD of the outer annulus, (..., band, 1, 1) float64.
 
-    0 and 1 where a band has no pixel out there, or all are equal.
+    0 and 1 where a band has no pixel out there; a spread of 1 where all are equal. Pixels that are not
+    finite count as none.
     """
     size = images.shape[-1]
     centre = stamp_centre(size)
     radius = radius_map(size, centre, centre)
     inner, outer = outer_annulus(size)
-    ring = (radius >= inner) & (radius < outer)
-    pixels = np.where(good[..., ring], images[..., ring], np.nan)
-    pixels[np.isnan(pixels).all(axis=-1)] = 0.0
-    middle = np.nanmedian(pixels, axis=-1, keepdims=True)
-    spread = MAD_TO_SIGMA * np.nanmedian(np.abs(pixels - middle), axis=-1, keepdims=True)
-    spread = np.where(spread > 0, spread, 1.0)
-    return middle[..., None], spread[..., None]
+    ring = np.flatnonzero((radius >= inner) & (radius < outer))
+    shape = (*images.shape[:-2], 1, 1)
+    flat = (-1, size * size)
+    middle, spread = _ring_scale(images.reshape(flat), good.reshape(flat), ring)
+    spread *= MAD_TO_SIGMA
+    spread[spread == 0] = 1.0
+    return middle.reshape(shape), spread.reshape(shape)
+
+
+@compiled
+def _ring_scale(
+    images: Floats, good: NDArray[np.bool_], ring: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Median, and median absolute deviation, of some pixels of each image."""
+    middle, spread = np.zeros(len(images)), np.zeros(len(images))
+    held = np.empty(len(ring))
+    for i in range(len(images)):
+        count = 0
+        for pixel in ring:
+            if good[i, pixel] and np.isfinite(images[i, pixel]):
+                held[count] = images[i, pixel]
+                count += 1
+        if count:
+            middle[i] = np.median(held[:count])
+            for k in range(count):
+                held[k] = abs(held[k] - middle[i])
+            spread[i] = np.median(held[:count])
+    return middle, spread
 
 
 def normalize(images: Floats, good: NDArray[np.bool_]) -> Floats:
