@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import loader as loading
 import numpy as np
 import pytest
 import read as reading
@@ -147,3 +148,34 @@ def test_a_run_and_its_kernels_are_measured(
     assert right["ctrl_steps"] <= 0.5
     assert right["arc_flux"] < 1e-3
     assert right["arc_pixel"] < 1e-2
+
+
+@pytest.mark.long
+def test_loading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All formats give the same batches; memory does not follow the rows; figures keep their names."""
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(loading, "UNIQUE", {True: 16})
+    monkeypatch.setattr(sys, "argv", ["loader.py", "--quick", "--json", str(out)])
+    loading.main()
+    figures = json.loads(out.read_text())
+    assert set(figures) == {
+        "rows", "load", "formats", "prepared", "workers", "steps", "memory", "shuffle", "ratio",
+    }  # fmt: skip
+    assert set(figures["formats"]) == {"zarr", "npz", "parquet"}
+    for row in figures["formats"].values():
+        assert set(row) == {
+            "bytes_per_pair", "files", "same_batches", "cached_when_cold", "cold_pairs_wall_s",
+            "warm_pairs_wall_s", "warm_pairs_cpu_s",
+        }  # fmt: skip
+        assert row["same_batches"]
+    assert set(figures["ratio"]) == {
+        f"{when}_{kind}" for when in ("warm_cpu", "cold_wall") for kind in ("npz", "parquet")
+    }
+    assert set(figures["workers"]) == {
+        "threads_0", "threads_1", "threads_2", "processes_1", "processes_2",
+    }  # fmt: skip
+    assert set(figures["steps"]["small"]) == {"step_ms", "load_ms", "step_over_load"}
+    assert figures["memory"]["peak_3_mib"] < 1.2 * figures["memory"]["peak_mib"]
+    for row in figures["shuffle"]:
+        assert abs(row["neighbours"]) < 1.0
+        assert row["chunks_per_batch"] <= row["chunks_per_batch_full"]
