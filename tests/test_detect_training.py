@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,59 @@ def config(run: str, **changes: Any) -> DetectorConfig:
         "gates": {"beside": False},
     }
     return parse_config(document | changes)
+
+
+KILLED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from darkhaloscope import detect
+from darkhaloscope.detect.config import load_config
+seen = 0
+def on_batch(epoch, done, of):
+    global seen
+    seen += 1
+    if seen == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+detect.train(load_config(sys.argv[1]), sys.argv[2], on_batch=on_batch)
+"""
+
+
+def test_a_killed_training_ends_with_the_same_bits(run: str, tmp_path: Path) -> None:
+    whole = config(run)
+    detect.train(whole, str(tmp_path / "whole"))
+    # A checkpoint after every batch; killed within the second epoch, then within this process once more.
+    often = whole.training.model_copy(update={"checkpoint_s": 1e-9})
+    cut = whole.model_copy(update={"training": often})
+    (tmp_path / "cut.yaml").write_text(cut.to_yaml())
+    steps = -(-2 * sum(1 for _ in _rows(run, "train")) // 32)
+    arguments = [str(tmp_path / "cut.yaml"), str(tmp_path / "cut"), str(steps + 3)]
+    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True)
+    assert died.returncode == -9, died.stderr.decode()
+    starts = []
+
+    def stop(epoch: int, done: int, of: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def on_start(resumed: bool, trainer: Any) -> None:
+        starts.append((resumed, trainer.progress.epoch, trainer.train.state()["batch"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        detect.train(cut, str(tmp_path / "cut"), on_batch=stop, on_start=on_start)
+    made = detect.train(cut, str(tmp_path / "cut"), on_start=on_start)
+    assert starts[0] == (True, 1, 3)
+    assert starts[1][1] == 2
+    for name in ("model.pt", "detector.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    columns = ["epoch", "train_loss", "train_paired", "val_loss", "val_auroc", "images"]
+    told = [pd.read_parquet(tmp_path / f / "metrics.parquet")[columns] for f in ("whole", "cut")]
+    pd.testing.assert_frame_equal(*told, check_exact=True)
+    assert told[0]["train_paired"].iloc[0] > 0
+    assert made.digest == detect.load(str(tmp_path / "whole")).digest
+
+
+def _rows(run: str, split: str) -> np.ndarray:
+    return detect.Loader(run, config(run).reading, split=split, seed=1)._chosen.positive
 
 
 def test_it_stops_early_and_keeps_the_best_epoch(run: str, tmp_path: Path) -> None:

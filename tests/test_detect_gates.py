@@ -1,0 +1,240 @@
+"""An honest data set passes its gates; a planted shortcut fails them, however high the AUROC is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from drawn_pairs import drawn_pairs, plant_core, plant_corner
+from small_pairs import write_pairs
+
+from darkhaloscope import audit, commands, detect
+from darkhaloscope.detect.areas import area, difference, relative_drop
+from darkhaloscope.detect.assess import Assessment
+from darkhaloscope.detect.config import DetectorConfig, parse_config
+from darkhaloscope.detect.localisation import (
+    localisation,
+    neutral,
+    occlusion,
+    patch_light,
+    patch_of,
+)
+from darkhaloscope.detect.splits import shared, surroundings
+from darkhaloscope.errors import UserError
+
+ROWS = 400
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def honest() -> xr.Dataset:
+    return drawn_pairs(ROWS)
+
+
+@pytest.fixture(scope="module")
+def faint() -> xr.Dataset:
+    """Arcs that nobody can see."""
+    return drawn_pairs(ROWS, brightness=1.0)
+
+
+def config(run: str, **gates: Any) -> DetectorConfig:
+    return parse_config(
+        {
+            "run": run,
+            "reading": {"batch_size": 32, "quality": "all"},
+            "training": {"epochs": 3, "patience": 3, "learning_rate": 3e-3},
+            "gates": {"occluded": 60, "beside": False} | gates,
+        }
+    )
+
+
+def outcomes(found: Assessment) -> dict[str, str]:
+    return {g["name"]: g["outcome"] for g in found.verdict["gates"]}
+
+
+def test_honest_arcs_pass(honest: xr.Dataset, tmp_path: Path) -> None:
+    run = write_pairs(tmp_path / "run", honest)
+    (tmp_path / "d.yaml").write_text(config(run, beside=True).to_yaml())
+    folder = str(tmp_path / "d")
+    commands.train(str(tmp_path / "d.yaml"), out=folder)
+    judged = commands.evaluate(folder)
+    verdict = json.loads((tmp_path / "d" / "verdict.json").read_text())
+    assert judged.exit_code == 0
+    assert verdict["verdict"] == "physics"
+    assert set(verdict) == {
+        "schema",
+        "verdict",
+        "sentence",
+        "causes",
+        "gates",
+        "pairs",
+        "not_tested",
+    }
+    found = judged.assessment
+    assert {outcomes(found)[n] for n in detect.DetectorConfig(**_plain(run)).required} == {"pass"}
+    assert found.areas["whole"].value > 0.95
+    assert found.areas["annulus_only"].value > 0.9
+    assert found.localisation.hits > 0.8
+    assert found.localisation.chance < 0.4
+    # No claim at a rate that the negatives cannot carry, and each look at test is written down.
+    rates = found.evaluation.table.query("quantity == 'tpr'")
+    assert rates["note"].str.startswith("not_enough").all()
+    assert any("true-positive rate at 0.001" in line for line in verdict["not_tested"])
+    uses = json.loads((tmp_path / "d" / "run.json").read_text())["test_uses"]
+    assert [use["command"] for use in uses] == ["evaluate"]
+    for name in (
+        "evaluation.png",
+        "looked.png",
+        "training.png",
+        "evaluation.csv",
+        "scores.parquet",
+    ):
+        assert (tmp_path / "d" / name).stat().st_size > 0
+
+
+def _plain(run: str) -> dict[str, Any]:
+    return config(run).model_dump()
+
+
+@pytest.mark.parametrize("plant", [plant_corner, plant_core])
+def test_a_planted_shortcut_fails_though_the_auroc_is_high(
+    faint: xr.Dataset, tmp_path: Path, plant: Any
+) -> None:
+    run = write_pairs(tmp_path / "run", plant(faint))
+    folder = str(tmp_path / "d")
+    detect.train(config(run), folder)
+    found = detect.assess(folder)
+    assert found.areas["whole"].value > 0.95
+    assert outcomes(found)["auroc"] == "pass"
+    assert outcomes(found)["arc_localisation"] == "fail"
+    assert found.verdict["verdict"] == "shortcut"
+    assert audit.exit_code(found.verdict, config(run).required) == 1
+    if (
+        plant is plant_core
+    ):  # the corner lies outside what is masked: that gate alone proves nothing
+        assert outcomes(found)["core_mask_drop"] == "fail"
+    else:
+        assert outcomes(found)["core_mask_drop"] == "pass"
+
+
+# --- what the splits share -------------------------------------------------------------------------------
+
+
+def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Path) -> None:
+    split = honest["region_split"].values
+    train, test = (np.flatnonzero(split == k) for k in (0, 2))
+    clean = shared(write_pairs(tmp_path / "clean", honest), honest, size=32, seed=1)
+    assert (clean.total, clean.compared) == (0, ROWS)
+
+    def planted(name: str, **changes: Any) -> Any:
+        cube = honest.copy(deep=True)
+        for column, value in changes.items():
+            cube[column].values[test[0]] = value
+        return shared(write_pairs(tmp_path / name, cube), cube, size=32, seed=1)
+
+    assert planted("region", region_id=str(honest["region_id"].values[train[0]])).regions == 1
+    assert planted("host", host_id=honest["host_id"].values[train[0]]).hosts == 1
+    near = {k: honest[k].values[train[0]] for k in ("ra", "dec")}
+    assert planted("sky", **near).sky == 1
+    noise = np.random.default_rng(5).normal(0, 0.003, honest["ctrl"].shape[1:])
+    copied = planted("pixels", ctrl=honest["ctrl"].values[train[3]] + noise)
+    assert copied.pixels == 1
+    assert str(train[3]) in copied.examples[0]
+
+
+def test_surroundings_of_different_skies_do_not_look_alike() -> None:
+    rng = np.random.default_rng(2)
+    images = rng.normal(size=(300, 3, 64, 64))
+    match = surroundings(images) @ surroundings(images).T
+    np.testing.assert_allclose(np.diag(match), 1.0, rtol=1e-5)
+    assert np.abs(match - np.eye(300)).max() < 0.25
+
+
+# --- small pieces ----------------------------------------------------------------------------------------
+
+
+def test_hiding_a_patch_costs_what_lies_there_and_a_round_galaxy_is_not_missed() -> None:
+    y, x = np.mgrid[:32, :32]
+    galaxy = 50 * np.exp(-np.hypot(x - 15.5, y - 15.5))
+    images = np.stack([galaxy, galaxy])[:, None].astype(np.float32)
+    np.testing.assert_allclose(neutral(images), images, atol=3.0)
+    images[1, 0, 20:22, 8:10] += 5
+
+    def bright(shown: np.ndarray) -> np.ndarray:
+        return shown.sum(axis=(1, 2, 3)).astype(float)
+
+    cost = occlusion(images, bright)
+    side, step = patch_of(32)
+    i, j = np.unravel_index(cost[1].argmax(), cost[1].shape)
+    assert i * step <= 20 < 22 <= i * step + side
+    assert j * step <= 8 < 10 <= j * step + side
+
+
+def test_looking_at_arcs_passes_looking_at_one_place_does_not() -> None:
+    rng = np.random.default_rng(4)
+    n = 120
+    arcs = np.zeros((n, 32, 32))
+    place = rng.integers(4, 26, (n, 2))
+    for k, (y, x) in enumerate(place):
+        arcs[k, y : y + 2, x : x + 2] = 1
+    region = np.arange(n) // 3
+    light = patch_light(arcs).reshape(n, 15, 15)
+    looks = localisation(light, arcs, region, seed=1)
+    assert (looks.hits, looks.outcome(0.1)) == (1.0, "pass")
+    stares = np.zeros_like(light)
+    stares[:, 7, 7] = 1
+    assert localisation(stares, arcs, region, seed=1).outcome(0.1) == "fail"
+    random = localisation(rng.normal(size=light.shape), arcs, region, seed=1)
+    assert random.outcome(0.1) == "fail"
+    assert random.p > 0.001
+    assert localisation(light[:30], arcs[:30], region[:30], seed=1).outcome(0.1) == "not_enough"
+    # All arcs in one place: looking there is no sign that arcs are found.
+    same = np.repeat(arcs[:1], n, axis=0)
+    once = np.repeat(light[:1], n, axis=0)
+    assert localisation(once, same, region, seed=1).outcome(0.1) == "not_enough"
+
+
+def test_an_area_covers_the_truth_and_differences_are_paired() -> None:
+    rng = np.random.default_rng(6)
+    region = np.repeat(np.arange(40), 10)
+    inside, first = 0, None
+    for seed in range(40):
+        shift = rng.normal(0, 0.5, 40)[region]  # the sky of a region moves both classes
+        pos, neg = rng.normal(1, 1, 400) + shift, rng.normal(0, 1, 400) + shift
+        found = area(pos, neg, region, region, 40, seed)
+        lo, hi = found.interval()
+        truth = 0.736  # P(N(1, 1) > N(0, 1)), both widened by 0.5: Phi(1 / sqrt(2 + 0.5))
+        inside += lo < truth < hi
+        first = first or found
+    assert inside >= 34
+    assert first is not None
+    assert difference(first, first) == (0.0, 0.0, 0.0)
+    assert relative_drop(first, first) == (0.0, 0.0, 0.0)
+    few = area(pos[:40], neg[:40], region[:40], region[:40], 40, 1)
+    assert few.above(0.5) == "not_enough"
+
+
+def test_too_few_negatives_and_empty_classes_are_said_in_a_sentence(
+    honest: xr.Dataset, tmp_path: Path
+) -> None:
+    cube = honest.copy(deep=True)
+    cube["bad_pixel_frac"].values[:] = 0.9
+    run = write_pairs(tmp_path / "run", cube)
+    with pytest.raises(UserError, match="no injections of split train are left"):
+        detect.train(config(run), str(tmp_path / "d"))
+    place = write_pairs(tmp_path / "bare", honest)
+    group = zarr.open_group(f"{place}/stamps.zarr", mode="r+", use_consolidated=False)
+    del group["ctrl"]
+    zarr.consolidate_metadata(group.store)
+    with pytest.raises(UserError, match="no ctrl"):
+        detect.train(config(place), str(tmp_path / "e"))
