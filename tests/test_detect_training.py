@@ -21,6 +21,7 @@ from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config,
 from darkhaloscope.detect.loader import Batch
 from darkhaloscope.detect.training import paired_loss, pairs_of
 from darkhaloscope.errors import UserError
+from darkhaloscope.views.widths import used_widths
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,7 +183,8 @@ def test_the_file_has_the_tiers_defaults_and_says_what_is_wrong(run: str, tmp_pa
 
 def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "d")
-    detect.train(config(run, training={"epochs": 1, "patience": 1}), folder)
+    seen = {"batch_size": 32, "aux_psf": True, "normalize": "global"}
+    detect.train(config(run, reading=seen, training={"epochs": 1, "patience": 1}), folder)
     commands.score(folder)
     from darkhaloscope.completeness.recovered import read_scores
 
@@ -204,7 +206,8 @@ def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path
     whole = detect.folder.read_table(str(Path(folder) / "scores.parquet"))
     for name, images in (("stamp", stamps), ("ctrl", ctrl)):
         mine = whole[(whole["image"] == name) & whole["row"].isin(rows)]
-        expected = detector.score(images, nodata)[np.isin(rows, mine["row"])]
+        widths = used_widths(cube["psfdepth"].values, cube["sky_sigma"].values)[rows]
+        expected = detector.score(images, nodata, psf=widths)[np.isin(rows, mine["row"])]
         np.testing.assert_allclose(mine["score"], expected, rtol=1e-4, atol=1e-4)
 
 

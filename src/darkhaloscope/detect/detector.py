@@ -17,7 +17,7 @@ from darkhaloscope import storage
 from darkhaloscope.detect.networks import NETWORKS, Network, NetworkName, make_network, read_tensors
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import stamp_centre
-from darkhaloscope.views import Reading, Scale, mask_weight, network_input
+from darkhaloscope.views import Reading, Scale, mask_weight, network_input, standardised
 
 Floats = NDArray[np.float64]
 
@@ -41,8 +41,8 @@ class Detector:
         Pixels on a side.
     reading : Reading
         What is done to an image before the network sees it.
-    scale : Scale or None
-        Of ``normalize: global``.
+    scale, aux_scale : Scale or None
+        Of ``normalize: global``, and of the PSF widths beside images, as the train split had them.
     slope, shift : float
         Calibrated log odds are ``slope * logit + shift``.
     despite : str
@@ -57,6 +57,7 @@ class Detector:
     size: int
     reading: Reading
     scale: Scale | None = None
+    aux_scale: Scale | None = None
     slope: float = 1.0
     shift: float = 0.0
     despite: str = ""
@@ -110,12 +111,15 @@ class Detector:
             raise UserError(
                 "the detector was trained with PSF widths beside the images; give them as psf"
             )
+        widths = None
+        if self.reading.aux_psf and psf is not None and self.aux_scale is not None:
+            widths = standardised(psf.astype(np.float32), *(np.array(v) for v in self.aux_scale))
         if target is None:
             target = np.full((len(images), 2), stamp_centre(self.size))
         out = np.empty(len(images))
         for start in range(0, len(images), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            aux = np.zeros((len(out[part]), 0)) if psf is None else psf[part]
+            aux = np.zeros((len(out[part]), 0), np.float32) if widths is None else widths[part]
             out[part] = self._logits(images[part], nodata[part], target[part], aux)
         return self.calibrated(out)
 
@@ -128,7 +132,7 @@ class Detector:
         images: NDArray[np.float32],
         nodata: NDArray[np.bool_],
         target: Floats,
-        aux: Floats,
+        aux: NDArray[np.float32],
     ) -> Floats:
         plain = np.where(nodata, np.float32(0), images)
         mask = self.reading.input_mask
@@ -136,7 +140,7 @@ class Detector:
         seen = network_input(plain, nodata, self.reading, weight=weight, scale=self.scale)
         device = next(self.network.parameters()).device
         with torch.inference_mode():
-            beside = torch.from_numpy(aux.astype(np.float32)).to(device)
+            beside = torch.from_numpy(aux).to(device)
             logit = self.network(torch.from_numpy(seen).to(device), beside)
             return np.asarray(logit.double().cpu().numpy())
 
@@ -153,6 +157,7 @@ def save(detector: Detector, folder: str) -> str:
         "size": detector.size,
         "reading": detector.reading.model_dump(mode="json"),
         "scale": detector.scale and detector.scale._asdict(),
+        "aux_scale": detector.aux_scale and detector.aux_scale._asdict(),
         "calibration": {"slope": detector.slope, "shift": detector.shift},
         "despite": detector.despite,
         "weights": digest,
@@ -186,14 +191,18 @@ def load(folder: str) -> Detector:
     )
     network.load_state_dict(tensors)
     network.eval()
-    scale = document["scale"]
+    scale, aux_scale = (
+        None if found is None else Scale(tuple(found["mean"]), tuple(found["std"]))
+        for found in (document["scale"], document["aux_scale"])
+    )
     return Detector(
         network,
         document["network"],
         bands,
         int(document["size"]),
         reading,
-        scale and Scale(tuple(scale["mean"]), tuple(scale["std"])),
+        scale,
+        aux_scale,
         float(document["calibration"]["slope"]),
         float(document["calibration"]["shift"]),
         str(document["despite"]),

@@ -34,13 +34,20 @@ def loader_of(
     UserError
         The run has other bands or another size.
     """
-    loader = Loader(run, reading or detector.reading, split=split, seed=0, workers=workers)
+    loader = Loader(
+        run,
+        reading or detector.reading,
+        split=split,
+        seed=0,
+        workers=workers,
+        scale=detector.scale,
+        aux_scale=detector.aux_scale,
+    )
     if (loader.bands, loader.size) != (detector.bands, detector.size):
         raise UserError(
             f"the detector reads {''.join(detector.bands)} images of {detector.size} pixels, and {run} has "
             f"{''.join(loader.bands)} of {loader.size}; score a run like the one it was trained on"
         )
-    loader.scale = detector.scale
     return loader
 
 

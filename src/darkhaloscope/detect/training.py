@@ -322,6 +322,7 @@ def _finish(trainer: Trainer, despite: str) -> Detector:
         trainer.train.size,
         config.reading,
         trainer.train.scale,
+        trainer.train.aux_scale,
         slope,
         shift,
         despite,
