@@ -284,6 +284,60 @@ def completeness(
 
 
 @app.command()
+def lenses(
+    detector: Annotated[str, typer.Argument(help="A detector's folder.")],
+    catalogues: Annotated[list[str], typer.Argument(help="Published lenses: CSV, FITS, Parquet.")],
+    root: Annotated[str, typer.Option("--root", help="The release: a path or any fsspec URL.")],
+    targets: Annotated[str, typer.Option("--targets", help="LRGs of the same sky (dhs targets).")],
+    out: Out = None,
+    nonlenses: Annotated[
+        list[str] | None, typer.Option("--nonlenses", help="Catalogue of what is known to be none.")
+    ] = None,
+    grades: Annotated[str, typer.Option(help="Which grades count, e.g. A,B; all if empty.")] = "",
+    fpr: Annotated[float, typer.Option(help="The gate's rate among matched galaxies.")] = 1e-2,
+    least: Annotated[
+        float | None,
+        typer.Option(help="Recall that the gate asks for; default the detector's, 0.5."),
+    ] = None,
+    hemisphere: Annotated[
+        str, typer.Option(help="Where files are looked for, in turn: south,north, or none.")
+    ] = "south,north",
+    layout: Annotated[
+        str, typer.Option(help="release: as published; flat: one folder.")
+    ] = "release",
+    absent: Annotated[str, typer.Option(help="Kinds of files that the release lacks.")] = "",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Bricks that are read at once.")] = 4,
+) -> None:
+    """Recall of published lenses at a fixed false-positive rate.
+
+    Example: [bold]dhs lenses detectors/first huang2021.csv --root /data/dr10 --targets lrg.parquet[/bold]
+    """
+    if layout not in ("release", "flat"):
+        raise UserError(f"--layout is release or flat, not {layout}")
+
+    def split(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    outcome = commands.lenses(
+        detector,
+        catalogues,
+        root=root,
+        targets=targets,
+        out=out,
+        nonlenses=nonlenses or (),
+        grades=split(grades),
+        fpr=fpr,
+        least=least,
+        hemispheres=split(hemisphere),
+        layout="flat" if layout == "flat" else "release",
+        absent=split(absent),
+        threads=threads,
+        console=console,
+    )
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
 def audit(
     source: Annotated[str, typer.Argument(help="A run's folder, or any set of stamps.")],
     mapping: Annotated[

@@ -9,6 +9,7 @@ runs      from an experiment, or a finished data set, to a verdict
 studies   several experiments compared
 completeness  what fraction of injections is recovered
 detect    networks on a data set: trained, scored, judged
+lenses    published lenses, scored and held against galaxies like them
 folders   what is done with a run's folder
 tiers     what a run must have shown before a larger one starts
 checks    the renderer's physics checks
@@ -31,6 +32,7 @@ from darkhaloscope.commands.folders import (
     verify_exit_code,
 )
 from darkhaloscope.commands.inputs import plan, sky, targets
+from darkhaloscope.commands.lenses import LensOutcome, lenses
 from darkhaloscope.commands.runs import Outcome, audit_dataset, demo, make_report, run
 from darkhaloscope.commands.studies import StudyOutcome, run_study
 
@@ -42,6 +44,7 @@ __all__ = [
     "Ablated",
     "Estimate",
     "Judged",
+    "LensOutcome",
     "Outcome",
     "StudyOutcome",
     "ablation",
@@ -53,6 +56,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "lenses",
     "make_report",
     "plan",
     "repair",

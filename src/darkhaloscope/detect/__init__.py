@@ -16,6 +16,7 @@ assess        all of that, with each look at test written down
 folder        a detector's folder
 figures       pictures
 ablation      networks on the arms of a study, compared
+lenses        published lenses and galaxies like theirs: read, scored (recall, lenses_page)
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ health    whether a release can be read at all
 decode    one compressed tile to pixels
 targets   lists of targets: a user's table made uniform
 galaxies  images of real galaxies as sources, and their catalogue
+catalogues  published lenses made uniform
 selection targets out of tractor or sweep catalogues
 regions   regions of the sky, their splits, and the guard between these
 sky       a synthetic sky, laid out as a release (skysources, skylight, skyconditions,
