@@ -116,7 +116,7 @@ def runs(operator: str, store: str) -> Iterator[str]:
         "pods": "20",
     }  # fmt: skip
     # The quota asks every container for a limit of cpu; the range gives it to those without.
-    limits = [{"type": "Container", "default": {"cpu": "6"}, "max": {"memory": "8Gi"}}]
+    limits = [{"type": "Container", "default": {"cpu": "6"}, "max": {"memory": "32Gi"}}]
     meta = {"name": "quota", "namespace": RUNS}
     kube.apply(
         _namespace(RUNS, **enforce),

@@ -57,7 +57,10 @@ def install(release: str, namespace: str, values: Mapping[str, Any], *args: str)
 
 
 def uninstall(release: str, namespace: str) -> None:
+    """Also waits until its Dask cluster is gone, which no namespace may be deleted before."""
     call("helm", "uninstall", release, "-n", namespace, "--wait")
+    mine = f"darkhaloscope.io/release={release}"
+    wait_until("no Dask cluster is left", lambda: not items("daskclusters", namespace, mine), 120)
 
 
 def job_of(release: str, namespace: str) -> dict[str, Any]:
