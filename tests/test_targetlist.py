@@ -87,6 +87,17 @@ def test_what_is_not_in_order_is_read_whole(tmp_path: Path) -> None:
     assert open_targets(str(path)) is not None
 
 
+def test_a_user_s_table_may_name_its_columns_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "mine.parquet"
+    places = pd.DataFrame({"RA": [59.18, 59.19, 10.0], "DEC": [-30.5, -30.51, 0.0], "mag_r": 20.0})
+    for frame in (
+        places.assign(BRICKNAME=["0591m305", "0591m305", "0101p000"]),
+        places.rename(columns=str.lower),
+    ):
+        frame.to_parquet(path)
+        assert plan_of(experiment(path)).bricks.tolist() == ["0101p000", "0591m305"]
+
+
 def test_a_table_is_written_in_the_order_that_it_is_read_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

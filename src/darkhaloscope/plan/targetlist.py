@@ -87,14 +87,15 @@ class ParquetTargets:
         self._url = url
         try:
             fs, path = fsspec.url_to_fs(url)
+            with fs.open(path) as file:
+                schema = pq.read_schema(file)
+            self._read = [n for n in schema.names if n in _NEEDED or n.startswith(_WANTED)]
+            self.columns = frozenset(self._read)
+            if b"units" not in (schema.metadata or {}) or not self.columns >= _NEEDED:
+                raise OutOfOrderError(url)
             self._file = pq.ParquetFile(fs.open(path), read_dictionary=["brick"])
         except (OSError, ValueError, pa.ArrowException) as error:
             raise OutOfOrderError(url) from error
-        schema = self._file.schema_arrow
-        self._read = [n for n in schema.names if n in _NEEDED or n.startswith(_WANTED)]
-        self.columns = frozenset(self._read)
-        if b"units" not in (schema.metadata or {}) or not self.columns >= _NEEDED:
-            raise OutOfOrderError(url)
         groups = range(self._file.num_row_groups)
         sizes = [self._file.metadata.row_group(i).num_rows for i in groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
