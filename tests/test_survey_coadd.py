@@ -525,6 +525,56 @@ def test_a_file_of_another_brick(root: Path) -> None:
     assert "CRVAL1" in out.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("invvar", {"CRPIX1": (N + 1) / 2 + 0.5}),  # half a pixel aside
+        ("invvar", {"CRPIX2": None}),
+        ("image", {"CRVAL2": None}),
+        ("psfsize", {"CD1_1": 0.262 / 3600}),  # mirrored
+        ("image", {"CTYPE1": "RA---SIN"}),
+        ("maskbits", {"CRVAL1": None}),  # only the WISE maps go without
+        ("image", {"FILTERX": "g"}),
+        ("image", {"FILTER": "g DECam SDSS c0001 4720.0 1520.0"}),
+        ("image", {"BRICK": "0594m305"}),
+        ("psfsize", {"BRICKNAM": "0594m305"}),
+        ("invvar", {"IMTYPE": "image"}),
+        ("maskbits", {"IMTYPE": "allmask-g"}),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(
+    root: Path, kind: str, change: dict[str, object]
+) -> None:
+    band = None if kind == "maskbits" else "z"
+    pixels = mask() if band is None else planes("z")[kind]
+    header = cards(**change)
+    for name in [name for name, value in change.items() if value is None]:
+        del header[name]
+    put(root, packed(pixels, header), kind, band)
+    out = cut(root)
+    assert reasons(out) == ["corrupt_file"] * 5
+    assert (
+        next(iter(change)).rstrip("NAME").lower() in out.notes[0].lower() or "band" in out.notes[0]
+    )
+
+
+def test_a_file_s_own_cards_are_as_the_releases_write_them(root: Path) -> None:
+    """BRICKNAM and FILTER of old releases, FILTERX beside a camera's FILTER of later ones."""
+    own = {"BRICKNAM": f"{BRICK}  ", "FILTER": "z", "IMTYPE": "image"}
+    put(root, packed(planes("z")["image"], cards(**own)), "image", "z")
+    own = {"BRICK": BRICK, "FILTERX": "z", "FILTER": "zd MzLS", "IMTYPE": "invvar"}
+    put(root, packed(planes("z")["invvar"], cards(**own)), "invvar", "z")
+    assert reasons(cut(root)) == ["ok"] * 5
+
+
+def test_of_several_troubles_the_one_that_a_retry_may_mend_is_said(root: Path) -> None:
+    remove(root, "invvar-g")
+    put(root, b"no file", "image", "z")
+    out = cut(root)
+    assert reasons(out) == ["corrupt_file"] * 5
+    assert len(out.notes) == 2
+
+
 SCALE = 0.262 / 3600
 
 

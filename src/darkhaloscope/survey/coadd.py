@@ -8,7 +8,8 @@ on the rows that needed it, and a note. What the rules are:
   (``MISSING_BAND``) or no band has files at all (``MISSING_FILE``).
 - Only one of the two there, or no maskbits where the release has them: ``MISSING_FILE``. No
   psfsize: 0 for that band, so that the next width of the chain is taken, and a note.
-- Files that disagree in shape or WCS, are truncated or cannot be decoded: ``CORRUPT_FILE``. A tile
+- Files whose headers speak of another brick, band or kind of map (:mod:`.identity`), that disagree in
+  shape or WCS, are truncated or cannot be decoded: ``CORRUPT_FILE``. A tile
   that cannot be decoded costs only the rows whose stamps touch it.
 - A non-finite pixel of image or invvar is set to 0 in both, so it counts as not observed, unless
   invvar says 0 there already. A row where this meets the target's own pixel, or more than half of
@@ -33,6 +34,7 @@ from darkhaloscope.survey import maskbits as mb
 from darkhaloscope.survey.cutouts import Cutouts
 from darkhaloscope.survey.files import CoaddFile, Key, Opened, fetch_tiles, open_brick
 from darkhaloscope.survey.grid import check_same_grid, sky_to_brick, tan_wcs
+from darkhaloscope.survey.identity import check_identity
 from darkhaloscope.survey.layout import Survey
 from darkhaloscope.survey.reading import Reading
 from darkhaloscope.survey.source import CorruptFileError
@@ -154,7 +156,7 @@ class _Reader:
         for key, found in self.files.items():
             try:
                 for image in found.images if isinstance(found, CoaddFile) else ():
-                    self.check_grid(image, key[0])
+                    self.check_image(image, *key)
             except CorruptFileError as error:
                 self.files[key] = error
         if self.grid is not None and len(self.rows):
@@ -195,8 +197,11 @@ class _Reader:
             return found
         return found.images if isinstance(found, CoaddFile) else None
 
-    def check_grid(self, image: TiledImage, kind: str) -> None:
-        """All files of a brick are on one pixel grid; the first image says which."""
+    def check_image(self, image: TiledImage, kind: str, band: str | None) -> None:
+        """A file is what its name says; all of a brick are on one pixel grid, and the first image says
+        which."""
+        if image.name not in mb.WISE_BITS:
+            check_identity(image.header, self.brick, kind, band)
         if self.grid is not None:
             check_same_grid(image, self.grid)
         elif kind == "image":

@@ -11,11 +11,16 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.survey.maskbits import WISE_BITS
 from darkhaloscope.survey.source import CorruptFileError
 from darkhaloscope.survey.tiles import TiledImage
 
 SCALE_TOLERANCE = 1e-3
 """Relative (and in rad): a coadd of another pixel scale, or turned by more, is not read."""
+
+_GRID_CARDS = tuple(
+    f"{stem}{axis}" for stem in ("CTYPE", "CRVAL", "CRPIX", "CD1_", "CD2_") for axis in (1, 2)
+)
 
 
 def check_same_grid(image: TiledImage, grid: TiledImage) -> None:
@@ -25,14 +30,17 @@ def check_same_grid(image: TiledImage, grid: TiledImage) -> None:
         raise CorruptFileError(
             f"its {nx} x {ny} pixels are not the {mx} x {my} of the brick's other files"
         )
-    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
+    if image.name in WISE_BITS and "CRVAL1" not in image.header:  # These HDUs have no WCS.
+        return
+    for key in _GRID_CARDS:
         mine, other = image.header.get(key), grid.header.get(key)
-        if mine is None:  # The WISEM HDUs have no WCS.
-            continue
-        if not (isinstance(mine, int | float) and abs(mine - other) <= 1e-7):
-            raise CorruptFileError(
-                f"its {key} {mine} is not the {other} of the brick's other files"
-            )
+        if isinstance(mine, int | float) and isinstance(other, int | float):
+            same = abs(mine - other) <= (1e-10 if key.startswith("CD") else 1e-7)
+        else:
+            same = mine == other
+        if not same:
+            said = "has no" if mine is None else f"says {mine} as"
+            raise CorruptFileError(f"it {said} {key}, the brick's other files say {other}")
 
 
 def tan_wcs(header: fits.Header, pixel_scale: float = PIXEL_SCALE) -> WCS:
