@@ -342,6 +342,11 @@ def test_cache_and_then_a_run_s_first_look(
     )
     assert_one_sentence(dhs("cache", path, "--to", release), "is the release itself")
     assert_one_sentence(dhs("cache", path, "--to", "x", "--layout", "round"), "release or flat")
+    (tmp_path / "nowhere").mkdir()
+    wrong = write_experiment(tmp_path / "nowhere", survey={"root": str(tmp_path / "nowhere")})
+    nothing = dhs("cache", wrong, "--to", tmp_path / "empty")
+    assert_one_sentence(nothing, "none of the 1 bricks has an image")
+    assert "in the experiment" not in nothing.out
     sums = release / "south" / "tractor" / BRICK[:3] / f"brick-{BRICK}.sha256sum"
     sums.parent.mkdir(parents=True)
     sums.write_text(f"{'0' * 64} *{coadd(release, 'image').name}\n")

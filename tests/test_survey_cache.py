@@ -110,3 +110,21 @@ def test_only_what_is_needed_and_there_is_copied(root: Path, tmp_path: Path) -> 
     assert (done.copied, done.absent) == (5, 1)
     nowhere = cache_brick(release, copy, "0000p000")
     assert (nowhere.copied, nowhere.absent, nowhere.failed) == (0, 6, ())
+
+
+def test_another_experiment_s_bands_join_a_copy(root: Path, tmp_path: Path) -> None:
+    """Where the release has no list of checksums, the copy's own keeps those of both."""
+    where = (BRICK, *sky(XS, YS), SIZE)
+    for bands in (("g", "r"), ("r", "z")):
+        release, copy = (Survey(str(p), bands=bands) for p in (root, tmp_path / "copy"))
+        cache_brick(release, copy, BRICK)
+    whole = Survey(str(tmp_path / "copy"))
+    assert read_cutouts(whole, *where, reading=Reading(checksums=True)).ok.all()
+    assert cache_brick(Survey(str(root)), whole, BRICK).kept == FILES
+
+
+def test_bricks_without_images_are_counted(root: Path, tmp_path: Path) -> None:
+    copy = Survey(str(tmp_path / "copy"), bands=("i",))
+    none = cache_brick(Survey(str(root), bands=("i",)), copy, BRICK)
+    assert (none.images, none.copied) == (0, 1)  # its maskbits alone
+    assert cache_brick(Survey(str(root)), Survey(str(tmp_path / "copy")), BRICK).images == 3

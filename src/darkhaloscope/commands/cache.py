@@ -19,7 +19,7 @@ from darkhaloscope.progress import Bar
 from darkhaloscope.survey.cache import CachedBrick, cache_brick
 
 SHOWN = 10
-"""Files that could not be copied, of which each is named."""
+"""Files that could not be copied, and bricks without images, of which each is named."""
 
 
 def cache(
@@ -47,7 +47,8 @@ def cache(
     Raises
     ------
     UserError
-        The experiment cannot be read, the two places are the same, or the copy cannot be written.
+        The experiment cannot be read, the two places are the same, the copy cannot be written, or the
+        release has no image of any of the bricks.
     """
     console = console or Console()
     if not experiment.endswith((".yaml", ".yml")) and store.read_run(experiment) is not None:
@@ -69,6 +70,12 @@ def cache(
         for one in pool.map(partial(cache_brick, release, copy), bricks):
             done.append(one)
             bar.advance(1, skipped=not one.copied)
+    if not any(one.images for one in done):
+        raise UserError(
+            f"none of the {len(done)} bricks has an image: there is no "
+            f"{release.url('image', bricks[0], exp.survey.reference)}; check survey.root, "
+            "survey.hemisphere, survey.layout and survey.bands"
+        )
     _say(done, exp.survey.root, copy, console)
     return done
 
@@ -76,6 +83,7 @@ def cache(
 def _say(done: list[CachedBrick], root: str, copy: Any, console: Console) -> None:
     copied, kept = sum(one.copied for one in done), sum(one.kept for one in done)
     failed = [sentence for one in done for sentence in one.failed]
+    empty = [one.brick for one in done if not one.images]
     verified = sum(one.verified for one in done)
     lines = [
         f"{copied} files of {len(done)} bricks copied from {root}, "
@@ -84,6 +92,11 @@ def _say(done: list[CachedBrick], root: str, copy: Any, console: Console) -> Non
         "its checksums",
         *failed[:SHOWN],
     ]
+    if empty:
+        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+        lines.append(
+            f"{len(empty)} bricks have no image in the release: {', '.join(empty[:SHOWN])}{more}"
+        )
     if len(failed) > SHOWN:
         lines.append(f"and {len(failed) - SHOWN} more")
     if failed:

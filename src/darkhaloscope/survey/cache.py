@@ -21,6 +21,8 @@ class CachedBrick:
     Attributes
     ----------
     brick : str
+    images : int
+        Bands of which the release has an image, or does not let itself be asked.
     copied, kept, absent : int
         Files that were copied, that were there before, and that the release does not have.
     bytes : int
@@ -32,6 +34,7 @@ class CachedBrick:
     """
 
     brick: str
+    images: int = 0
     copied: int = 0
     kept: int = 0
     absent: int = 0
@@ -56,7 +59,12 @@ def cache_brick(release: Survey, copy: Survey, brick: str) -> CachedBrick:
     kept: dict[str, str] = {}
     wanted: dict[str, str] = {}
     failed: list[str] = []
-    sizes = zip(storage.stat_all(urls), storage.stat_all(targets), strict=True)
+    in_release = storage.stat_all(urls)
+    images = sum(
+        kind == "image" and not isinstance(there, FileNotFoundError)
+        for (kind, _), there in zip(keys, in_release, strict=True)
+    )
+    sizes = zip(in_release, storage.stat_all(targets), strict=True)
     for url, target, (there, here) in zip(urls, targets, sizes, strict=True):
         name = _name(url)
         if isinstance(there, storage.StorageError):
@@ -79,9 +87,12 @@ def cache_brick(release: Survey, copy: Survey, brick: str) -> CachedBrick:
             made[_name(url)] = hashlib.sha256(raw).hexdigest()
             size += len(raw)
     if made and not failed:
-        lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | made).items())]
+        # Of the other bands of an earlier copy too.
+        older = parse_sums(before or b"")
+        lines = [f"{digest}  {name}\n" for name, digest in sorted((older | kept | made).items())]
         storage.write(copy.checksums_url(brick), listed or "".join(lines).encode())
-    return CachedBrick(brick, len(made), len(kept), absent, size, listed is not None, tuple(failed))
+    counts = (images, len(made), len(kept), absent, size)
+    return CachedBrick(brick, *counts, listed is not None, tuple(failed))
 
 
 def _name(url: str) -> str:
