@@ -254,7 +254,16 @@ def catalogue(**change: object) -> pd.DataFrame:
         ({"flux_g": -1.0}, 1),
         ({"gaia_phot_g_mean_mag": 17.0}, 0),
         ({"gaia_phot_g_mean_mag": 0.0}, 1),
-        ({"fibertotflux_z": 101.0}, 0),
+        ({"gaia_phot_g_mean_mag": 18.0}, 0),
+        ({"gaia_phot_g_mean_mag": 18.001}, 1),
+        ({"fibertotflux_z": 95.9}, 1),  # 17.5 mag is 100 nMgy, dereddened by 0.96
+        ({"fibertotflux_z": 96.1}, 0),
+        ({"brick_primary": "F"}, 0),
+        ({"brick_primary": "false"}, 0),
+        ({"brick_primary": 0}, 0),
+        ({"brick_primary": "T"}, 1),
+        ({"brick_primary": "True"}, 1),
+        ({"brick_primary": 1}, 1),
     ],
 )
 def test_lrg_quality(change: dict[str, object], count: int) -> None:
@@ -364,3 +373,19 @@ def test_the_tiling_agrees_with_a_real_sweep() -> None:
     assert "BRICK_PRIMARY" not in raw.colnames
     assert brick_name(raw["RA"], raw["DEC"]).tolist() == raw["BRICKNAME"].tolist()
     assert len(select_targets([str(sweep), str(TRACTOR)], cuts="all")) == 12
+
+
+def test_a_flag_that_is_neither_yes_nor_no() -> None:
+    with pytest.raises(UserError, match=r"catalogue 1, row 1 .* the brick_primary 'maybe'"):
+        select_lrg([catalogue(brick_primary="maybe")])
+
+
+def test_a_target_id_of_64_bits_is_said_not_turned_negative() -> None:
+    rows = pd.DataFrame({"ra": [59.1, 59.2], "dec": [-30.5, -30.5]})
+    ids = np.array([1, 2**63], np.uint64)
+    with pytest.raises(UserError, match=r"row 2 .* a target_id of 2\^63 or more"):
+        normalise(rows.assign(TARGETID=ids))
+    assert normalise(rows.assign(TARGETID=ids - np.uint64(1)))["target_id"].tolist() == [
+        0,
+        2**63 - 1,
+    ]

@@ -32,6 +32,12 @@ from darkhaloscope.variables import MAG_ZERO_POINT
 # BRIGHT, GALAXY and CLUSTER: the bits that DESI's LRG selection leaves out.
 _LRG_MASKBITS = 1 << 1 | 1 << 12 | 1 << 13
 
+_FLAGS = {
+    **dict.fromkeys(("true", "t", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "0", "0.0"), False),
+}
+"""What a catalogue may write for yes and no, in lower case."""
+
 _Choice = Callable[[pd.DataFrame, str], NDArray[np.bool_]]
 
 _CATALOGUES = tuple(
@@ -242,7 +248,7 @@ def select_simple(
 
     def chosen(table: pd.DataFrame, label: str) -> NDArray[np.bool_]:
         lower = by_lower_name(table)
-        keep = _primary(table, lower)
+        keep = _primary(table, lower, label)
         if "type" in lower:
             keep &= ~table[lower["type"]].astype(str).str.strip().isin(exclude_types).to_numpy()
         for name, (low, high) in cuts.items():
@@ -291,11 +297,20 @@ def _select(sources: Iterable[str | pd.DataFrame], chosen: _Choice) -> pd.DataFr
     return whole.reset_index(drop=True)
 
 
-def _primary(table: pd.DataFrame, lower: Mapping[str, str]) -> NDArray[np.bool_]:
-    """Rows that lie in their own brick's primary area, as far as the catalogue says."""
-    if "brick_primary" in lower:
-        return np.array(table[lower["brick_primary"]], dtype=bool)
-    return np.ones(len(table), dtype=bool)
+def _primary(table: pd.DataFrame, lower: Mapping[str, str], label: str) -> NDArray[np.bool_]:
+    """Rows that lie in their own brick's primary area, as far as the catalogue says: as booleans, 0 and 1,
+    or text."""
+    if "brick_primary" not in lower:
+        return np.ones(len(table), dtype=bool)
+    said = table[lower["brick_primary"]].astype(str).str.strip().str.lower()
+    flag = said.map(_FLAGS)
+    if flag.isna().any():
+        row = int(np.flatnonzero(flag.isna())[0])
+        raise UserError(
+            f"in {label}, row {row + 1} (from 1) has the brick_primary {said.iloc[row]!r}; "
+            "write T or F, true or false, 1 or 0."
+        )
+    return np.array(flag, dtype=bool)
 
 
 def _is_north(table: pd.DataFrame) -> NDArray[np.bool_]:
@@ -335,7 +350,7 @@ def _is_lrg(table: pd.DataFrame, label: str, hemisphere: str | None) -> NDArray[
     g = MAG_ZERO_POINT - 2.5 * np.log10(np.clip(dereddened("flux", "g"), 1e-7, None))
     r, z, w1 = (flux_to_mag(dereddened("flux", band)) for band in ("r", "z", "w1"))
     fibre = flux_to_mag(dereddened("fiberflux", "z"))
-    keep = _primary(table, lower) & lrg_cuts(g, r, z, w1, fibre, south)
+    keep = _primary(table, lower, label) & lrg_cuts(g, r, z, w1, fibre, south)
     for name in ("flux_ivar_r", "flux_ivar_z", "flux_ivar_w1", "nobs_g", "nobs_r", "nobs_z"):
         if name in lower:
             keep &= column(name) > 0

@@ -227,6 +227,9 @@ def numbers(column: pd.Series) -> NDArray[np.float64]:
 def integers(column: pd.Series, label: str, name: str) -> NDArray[np.int64]:
     """A column as int64. Raises UserError, naming the rows, where it holds no whole numbers."""
     if pd.api.types.is_integer_dtype(column.dtype) and not column.isna().any():
+        if pd.api.types.is_unsigned_integer_dtype(column.dtype):
+            small = column.to_numpy(np.uint64) <= np.iinfo(np.int64).max
+            _check_rows(small, label, f"a {name} of 2^63 or more")
         return column.to_numpy(np.int64)  # Not through float: a TARGETID has 58 bits.
     values = numbers(column)
     _check_rows(np.isfinite(values) & (values == np.round(values)), label, f"no whole {name}")
