@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_brick import BRICK, XS, YS, sky, write_brick
+from small_brick import BRICK, XS, YS, path_of, sky, write_brick
 
 from darkhaloscope import prepare, storage
 from darkhaloscope.config import parse_experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.survey import Cutouts
-from darkhaloscope.survey.health import Streak, Watch, check_readable
+from darkhaloscope.survey import bricks as tiling
+from darkhaloscope.survey.health import Streak, Watch, check_not_all_fail, check_readable
 
 OK, GONE, BROKEN = Reason.OK, Reason.UNREADABLE, Reason.CORRUPT_FILE
 
@@ -129,3 +130,54 @@ def test_what_is_out_of_reach_after_the_first_brick_is_for_its_rows_to_say(
     forbidden(BRICK)
     with pytest.raises(UserError, match="Forbidden"):
         prepare.preflight(made)
+
+
+def test_bricks_that_all_fail_alike() -> None:
+    def brick(name: str, *reasons: Reason) -> Cutouts:
+        out = Cutouts.blank(name, ("r",), len(reasons), 16)
+        out.reason[:] = reasons
+        out.notes.append(f"brick {name}: image-r is corrupt.")
+        return out
+
+    bad, worse = brick("0000p000", BROKEN, BROKEN), brick("0002p000", BROKEN)
+    with pytest.raises(
+        UserError, match=r"0000p000, 0002p000\) fail alike \(corrupt_file\).*image-r"
+    ):
+        check_not_all_fail([bad, worse])
+    check_not_all_fail([bad])  # one alone may be bad luck
+    for other in ([OK, BROKEN], [Reason.MISSING_FILE], [Reason.NO_COVERAGE], []):
+        check_not_all_fail([bad, brick("0002p000", *other)])
+    nobody = brick("0000p000", Reason.CROSSES_EDGE)
+    check_not_all_fail([nobody, nobody])
+
+
+def test_a_run_that_would_fail_entirely_does_not_begin(tmp_path: Path) -> None:
+    names = [str(tiling.brick_name(59.18 + 0.3 * k, -30.5)) for k in range(6)]
+    write_brick(tmp_path)
+    good = tmp_path / "south" / "coadd" / BRICK[:3] / BRICK
+    for name in names[1:]:  # the same files: of another grid than their brick's, but sound
+        folder = tmp_path / "south" / "coadd" / name[:3] / name
+        folder.mkdir(parents=True)
+        for file in good.iterdir():
+            (folder / file.name.replace(BRICK, name)).write_bytes(file.read_bytes())
+    document = {
+        "survey": {"root": str(tmp_path), "bands": ["g", "r", "z"]},
+        "targets": {"positions": [[59.18 + 0.3 * k, -30.5] for k in range(6)]},
+        "stamp": {"size": 32},
+        "lens": {"theta_e": 0.7},
+        "source": {"mag": 21.0},
+    }
+    with pytest.raises(UserError, match=r"read.checksums is set and .*sha256sum; take it out"):
+        prepare.preflight(
+            prepare.plan_of(parse_experiment(document | {"read": {"checksums": True}}))
+        )
+    made = prepare.plan_of(parse_experiment(document))
+    assert made.bricks.tolist() == names
+    path_of(tmp_path, "image", "r").write_bytes(b"no file")
+    assert f"brick {names[2]}, read.mode" in prepare.preflight(made)  # the first is bad luck
+    for file in tmp_path.rglob("*image-r*"):
+        file.write_bytes(b"no file")
+    with pytest.raises(UserError, match=r"all rows of 4 bricks .* fail alike \(corrupt_file\)"):
+        prepare.preflight(made)
+    endless = parse_experiment(document | {"read": {"stop_after": 0}})
+    prepare.preflight(prepare.plan_of(endless))

@@ -41,7 +41,7 @@ from darkhaloscope.plan import (
 )
 from darkhaloscope.store import Layout
 from darkhaloscope.survey.bricktable import brick_widths
-from darkhaloscope.survey.health import check_readable
+from darkhaloscope.survey.health import check_not_all_fail, check_readable, shared_trouble
 from darkhaloscope.survey.maskbits import check_names
 from darkhaloscope.survey.targets import read_table
 from darkhaloscope.trial import check_trial
@@ -51,6 +51,9 @@ COUNTED_BRICKS = 256
 """Up to so many bricks, injections are counted rather than expected."""
 
 PREFLIGHT_BRICKS = 5
+
+SECOND_LOOKS = 3
+"""Further bricks that are read before a run where no row of the first can be made."""
 
 MEASURE_ROWS = 1024
 """Rows that one task of an audit reads where a data set has no shards."""
@@ -165,8 +168,9 @@ def preflight(made: Plan) -> str:
     Raises
     ------
     UserError
-        The address cannot be read, none of the first bricks has files, a band has none, or the rows of
-        the trial are wrong (:mod:`darkhaloscope.trial`).
+        The address cannot be read, none of the first bricks has files, a band has none, checksums are
+        asked for and there are none, bricks from all over the plan fail alike for their files' sake, or the
+        rows of the trial are wrong (:mod:`darkhaloscope.trial`).
     """
     exp = made.experiment
     layout = survey_of(exp)
@@ -208,11 +212,25 @@ def preflight(made: Plan) -> str:
             f"{layout.url('image', bricks[0], missing[0])}; take {missing[0]} out of survey.bands"
         )
     first = next(b for b in bricks if any(b in found for found in seen.values()))
+    if exp.read.checksums and not _may_be_there(layout.checksums_url(first), True):
+        raise UserError(
+            f"read.checksums is set and the release has no {layout.checksums_url(first)}; take it out, "
+            "or read a copy that dhs cache made: it lists them"
+        )
     rows = brick_rows(exp, made.targets_of(first), made.joint)
-    cutouts = load_brick(rows, exp)
-    check_readable(cutouts)
+    tried = [load_brick(rows, exp)]
+    check_readable(tried[0])
+    spread = np.linspace(0, len(made.bricks) - 1, SECOND_LOOKS + 1).round().astype(int)
+    others = [name for name in map(str, made.bricks[np.unique(spread)]) if name != first]
+    for name in others[-SECOND_LOOKS:] if exp.read.stop_after else []:
+        if shared_trouble(tried[-1]) is Reason.OK:
+            break
+        rows = brick_rows(exp, made.targets_of(name), made.joint)
+        tried.append(load_brick(rows, exp))
+    check_not_all_fail(tried)
+    cutouts = tried[-1]
     check_trial(exp, rows, cutouts, made.theta_e_prior())
-    return f"brick {first}, read.mode {exp.read.mode}: {cutouts.cost}{widths_known(made)}"
+    return f"brick {cutouts.brick}, read.mode {exp.read.mode}: {cutouts.cost}{widths_known(made)}"
 
 
 def _may_be_there(url: str, is_first: bool) -> bool:

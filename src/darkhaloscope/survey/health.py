@@ -28,6 +28,32 @@ def check_readable(first: Cutouts) -> None:
         )
 
 
+def shared_trouble(cutouts: Cutouts) -> Reason:
+    """The reason of the files that all rows of a brick share; OK where there is none."""
+    shared = set(map(Reason, cutouts.reason.tolist()))
+    only = shared.pop() if len(shared) == 1 else Reason.OK
+    return only if only in _OF_THE_PLACE else Reason.OK
+
+
+def check_not_all_fail(tried: Sequence[Cutouts]) -> None:
+    """Look at several bricks from all over a plan, before anything is made; one alone may be bad luck.
+
+    Raises
+    ------
+    UserError
+        All rows of all of them fail alike for their files' sake.
+    """
+    reasons = {shared_trouble(cutouts) for cutouts in tried}
+    if len(tried) > 1 and len(reasons) == 1 and Reason.OK not in reasons:
+        names = ", ".join(cutouts.brick for cutouts in tried)
+        raise UserError(
+            f"all rows of {len(tried)} bricks from all over the plan ({names}) fail alike "
+            f"({reasons.pop().text}), and nothing was written; the last one says: "
+            f"{tried[-1].notes[0].rstrip('.')}; mend it, or set read.stop_after: 0 where they have to "
+            "fail"
+        )
+
+
 @dataclass
 class Streak:
     """Bricks in a row, in the order in which they come, whose rows all fail for the same reason."""
