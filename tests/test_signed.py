@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import fsspec
 import pytest
@@ -77,3 +79,31 @@ def test_where_no_plain_request_helps_none_is_tried_again(
 def test_a_missing_object_is_a_file_not_found(fs: S3FileSystem) -> None:
     (found,) = storage.read_ranges([("s3://dhs-test/signed/nothing", 0, 10)])
     assert isinstance(found, FileNotFoundError)
+
+
+def test_a_signature_outlives_its_hour_and_a_new_hour_has_its_own(
+    fs: S3FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for in the last second of an hour, an address must still be good in the next."""
+    clock, asked = [0.0], []
+    before = signed._plain().cat_ranges
+    monkeypatch.setattr(signed, "time", SimpleNamespace(time=lambda: clock[0]))
+    signed._signed.cache_clear()
+
+    def watched(urls: list[str], *args: Any, **options: Any) -> Any:
+        asked.append(set(urls))
+        return before(urls, *args, **options)
+
+    monkeypatch.setattr(signed._plain(), "cat_ranges", watched)
+    signatures = []
+    make = fs.url
+    monkeypatch.setattr(
+        fs, "url", lambda *a, **k: (signatures.append(k["expires"]), make(*a, **k))[1]
+    )
+    for at in (7200.0, 10799.0, 10801.0):
+        clock[0] = at
+        assert read() == [DATA[a:b] for a, b in PARTS]
+    assert asked[0] == asked[1]
+    assert signatures == [7200, 7200]  # one in the first hour, one in the second
+    assert parse_qs(urlsplit(asked[2].pop()).query).keys() & {"Expires", "X-Amz-Expires"}
+    signed._signed.cache_clear()
