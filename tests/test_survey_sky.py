@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from darkhaloscope.survey import (
     sky_bricks,
 )
 from darkhaloscope.survey.bricks import brick_bounds, brick_centre, brick_name
-from darkhaloscope.survey.sky import _sources_on
+from darkhaloscope.survey.sky import MOST_BRICKS, _sources_on
 from darkhaloscope.survey.skyconditions import SKY_SIGMA, coadd_noise, conditions, g_band_of
 from darkhaloscope.survey.skyfiles import brick_wcs
 from darkhaloscope.survey.tiles import read_images
@@ -51,6 +52,15 @@ def test_a_contiguous_patch() -> None:
     west, east, *_ = brick_bounds(names)
     for row in np.unique(dec):
         np.testing.assert_allclose(np.sort(west[dec == row])[1:], np.sort(east[dec == row])[:-1])
+
+
+def test_the_largest_patch_meets_itself_nowhere() -> None:
+    side = math.isqrt(MOST_BRICKS)
+    dec = -29.75 + 0.25 * np.arange(side + 1)
+    west, east, *_ = brick_bounds(brick_name(np.full(side + 1, 55.0), dec))
+    around = np.round(360 / (east - west)).astype(int)
+    assert around[:side].min() >= side
+    assert around.min() < side + 1  # a row and a column more would
 
 
 def test_it_reads_as_a_release(sky: SkySummary) -> None:
@@ -108,6 +118,12 @@ def test_headers_and_compression(sky: SkySummary) -> None:
     assert names == ["MASKBITS", "WISEM1", "WISEM2"]
     assert fits.getdata(path).dtype.newbyteorder("=") == np.int32
     assert fits.getheader(sky.survey.tractor_url(brick), 1)["SYNTH"] is True
+    places = [sky.survey.url("image", brick, "r"), sky.survey.url("maskbits", brick)]
+    for place in [*places, sky.survey.tractor_url(brick)]:
+        with fits.open(place) as hdus:
+            for hdu in hdus:
+                assert hdu.header["SYNTH"] is True
+                assert "nothing here was observed" in str(hdu.header["COMMENT"])
 
 
 def lag(noise: np.ndarray, dx: int, dy: int) -> float:
@@ -340,12 +356,14 @@ def test_coverage_differs_between_bricks() -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least 128"):
-        make_sky(str(tmp_path), bricks=1, size=100)
+    for size in (100, 3700):
+        with pytest.raises(UserError, match="it takes 128 to 3600"):
+            make_sky(str(tmp_path), bricks=1, size=size)
     with pytest.raises(UserError, match="at least 4"):
         make_sky(str(tmp_path), bricks=1, size=302)
-    with pytest.raises(UserError, match="at least one brick"):
-        make_sky(str(tmp_path), bricks=0)
+    for count in (0, MOST_BRICKS + 1):
+        with pytest.raises(UserError, match="a sky has 1 to 170569 bricks"):
+            make_sky(str(tmp_path), bricks=count)
     with pytest.raises(UserError, match="bands of a sky"):
         make_brick(str(tmp_path), sky_bricks(1)[0], bands="gy")
     with pytest.raises(UserError, match="LRGs"):

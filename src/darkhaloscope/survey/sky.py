@@ -51,6 +51,12 @@ RELEASE = 10_000
 REAL_LRGS = 0.84
 """LRGs per 512 x 512 pixels in the real sky: 605 deg^-2 (Zhou et al. 2023)."""
 
+MOST_BRICKS = 413**2
+"""A patch of more would go around the sky in its northernmost row: that has 414 bricks at 73.25 deg."""
+
+MOST_PIXELS = 3600
+"""Side of a brick in the releases; a larger one would reach over its neighbours."""
+
 _SATURATION = 50.0  # nMgy in a pixel
 _DISC = 50.0  # pixels that are masked about a bright star
 _EDGE = 49.0  # pixels that primary sources keep off the edge: stamps of 96 fit
@@ -82,18 +88,17 @@ class SkySummary:
 def sky_bricks(count: int) -> tuple[str, ...]:
     """Names of a contiguous patch of bricks of the tiling, rows upward from (55, -29.75) deg.
 
-    Raises UserError for less than one.
+    Raises UserError for less than one, or more than :data:`MOST_BRICKS`.
     """
-    if count < 1:
-        raise UserError(f"a sky has at least one brick, not {count}.")
+    if not 1 <= count <= MOST_BRICKS:
+        raise UserError(f"a sky has 1 to {MOST_BRICKS} bricks, not {count}.")
     columns = math.ceil(math.sqrt(count))
-    names = []
-    for k in range(count):
-        dec = -29.75 + tiling.BRICK_SIZE * (k // columns)
-        first = str(tiling.brick_name(55.0, dec))
-        west, east, _, _ = tiling.brick_bounds(first)
-        width = float(east) - float(west)
-        names.append(str(tiling.brick_name(float(west) + width * (k % columns + 0.5), dec)))
+    names: list[str] = []
+    for row in range(math.ceil(count / columns)):
+        dec = -29.75 + tiling.BRICK_SIZE * row
+        west, east, _, _ = (float(v) for v in tiling.brick_bounds(tiling.brick_name(55.0, dec)))
+        ra = west + (east - west) * (np.arange(min(columns, count - len(names))) + 0.5)
+        names += tiling.brick_name(ra, np.full(len(ra), dec)).tolist()
     return tuple(names)
 
 
@@ -175,7 +180,7 @@ def make_brick(
     Parameters
     ----------
     root_url, brick, size, seed, lrgs, bands
-        See :func:`make_sky`. Bytes of one band's files do not depend on the other bands.
+        See :func:`make_sky`. Pixels of one band do not depend on the other bands.
     g_band : {'normal', 'empty', 'absent'}, optional
         ``empty``: g files are there, and 0 everywhere. ``absent``: there are none. By default what
         :func:`~darkhaloscope.survey.skyconditions.g_band_of` says of the brick.
@@ -227,9 +232,9 @@ def make_brick(
 
 
 def _check(size: int, bands: Sequence[str], lrgs: float) -> None:
-    if size < 128 or not skyfiles.hcompress_holds(size):
+    if not 128 <= size <= MOST_PIXELS or not skyfiles.hcompress_holds(size):
         raise UserError(
-            f"a brick of {size} pixels cannot be made: it takes at least 128, and by "
+            f"a brick of {size} pixels cannot be made: it takes 128 to {MOST_PIXELS}, and by "
             f"{skyfiles.TILE} a remainder of 0 or at least 4."
         )
     if not bands or set(bands) - set(ALL_BANDS):

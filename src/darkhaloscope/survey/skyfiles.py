@@ -1,6 +1,6 @@
 """Files of the synthetic sky: the release's cards, compression and names.
 
-Every header says that the content is synthetic (``SYNTH = T``).
+Every header, of HDU 0 too, says that the content is synthetic (``SYNTH = T``).
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"  # then flags (1 byte) and the time (4 bytes): RFC
 
 _UNITS = {"image": "nanomaggy", "invvar": "1/nanomaggy^2", "psfsize": "arcsec"}
 
+_SYNTHETIC: list[tuple[str, Any]] = [
+    ("SYNTH", True),
+    ("COMMENT", "Synthetic sky of Dark Halo Scope: nothing here was observed."),
+]
+
 
 def brick_wcs(brick: str, size: int) -> WCS:
     """TAN WCS of a brick's coadd: the brick's centre at the image's centre, North up, East left."""
@@ -52,8 +57,7 @@ def header(
     ra0, ra1, dec0, dec1 = (float(value) for value in bricks.brick_bounds(brick))
     ra, dec = (float(value) for value in bricks.brick_centre(brick))
     cards: list[tuple[str, Any]] = [
-        ("SYNTH", True),
-        ("COMMENT", "Synthetic sky of Dark Halo Scope: no pixel here was observed."),
+        *_SYNTHETIC,
         ("BRICK", brick),
         ("BRICKID", int(bricks.brick_id_of(brick))),
         ("RAMIN", ra0),
@@ -98,7 +102,7 @@ def pack_maskbits(
 ) -> bytes:
     """maskbits and its two WISE maps, in the HDUs MASKBITS, WISEM1 and WISEM2."""
     hdus = [_compressed("maskbits", mask, cards, 1, name="MASKBITS")]
-    synth = fits.Header([("SYNTH", True)])
+    synth = fits.Header(_SYNTHETIC)
     hdus += [
         _compressed("wise", plane, synth, 1, name=f"WISEM{number}")
         for number, plane in enumerate(wise, start=1)
@@ -133,7 +137,7 @@ def _to_bytes(hdus: list[Any]) -> bytes:
     sink = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)
-        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(sink)
+        fits.HDUList([fits.PrimaryHDU(header=fits.Header(_SYNTHETIC)), *hdus]).writeto(sink)
     return _without_gzip_times(sink.getvalue())
 
 
@@ -171,9 +175,8 @@ def pack_catalogue(columns: dict[str, NDArray[Any]], brick: str) -> bytes:
     for name, values in columns.items():
         rows[name] = values
     table = fits.BinTableHDU(rows)
-    table.header["SYNTH"] = True
+    table.header.extend(fits.Header(_SYNTHETIC))
     table.header["BRICK"] = brick
-    table.header["COMMENT"] = "Synthetic sky of Dark Halo Scope: no row here was observed."
     return _to_bytes([table])
 
 
