@@ -23,6 +23,8 @@ HEAD = [
     "core, leak, (b), small", "note",
 ]  # fmt: skip
 RULES = ("core_auc", "leak", "physics_loss", "small_lost")
+LABEL_ROOM, LABEL_GAP = 0.15, 0.016
+"""Of the names beside points, in units of AUC: room at the right, and between two lines."""
 MARKS = {"pass": "✓", "fail": "✗", "not_enough": "?"}
 
 
@@ -136,7 +138,11 @@ def _front(axes: Axes, found: Conclusion) -> None:
     axes.set_title("what a fix buys and costs", loc="left", fontweight="bold")
     axes.set_xlabel("core AUC in excess of physics")
     axes.set_ylabel("(b) AUC on unfixed arcs, profile reader")
-    for line in points.to_dict("records"):
+    lines = points.to_dict("records")
+    places = _label_heights(
+        [float(line["x"]) for line in lines], [float(line["y"]) for line in lines]
+    )
+    for line, height in zip(lines, places, strict=True):
         arm = str(line["arm"])
         x, y, *ends = (float(line[c]) for c in ("x", "y", "x_lo", "x_hi", "y_lo", "y_hi"))
         x_lo, x_hi, y_lo, y_hi = np.nan_to_num(np.abs(np.array(ends) - [x, x, y, y]))
@@ -145,11 +151,25 @@ def _front(axes: Axes, found: Conclusion) -> None:
             [x], [y], xerr=[[x_lo], [x_hi]], yerr=[[y_lo], [y_hi]], fmt="o", color=colour,
             markerfacecolor="white" if line["note"] else colour, elinewidth=1.0,
         )  # fmt: skip
-        axes.annotate(arm, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
+        axes.annotate(
+            arm, (x, y), xytext=(x + 0.02, height), va="center", fontsize=8, color=INK,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5},
+        )  # fmt: skip
     front = points[points["arm"].isin(found.pareto)].sort_values("x")
     step_x, step_y = (front[column].to_numpy(float) for column in ("x", "y"))
     axes.step(step_x, step_y, where="post", color=EXPECTED, linewidth=1.0)
     axes.axvline(0.0, color=MUTED, linewidth=0.8, linestyle="--")
+    axes.set_xlim(right=max(0.0, float(points["x"].max())) + LABEL_ROOM)
+
+
+def _label_heights(x: list[float], y: list[float]) -> list[float]:
+    """Heights of the labels: those of points, pushed down where labels of one side would overlap."""
+    heights = list(y)
+    last = {True: np.inf, False: np.inf}
+    for i in sorted(range(len(y)), key=lambda i: -y[i]):
+        side = x[i] > -LABEL_ROOM
+        heights[i] = last[side] = min(y[i], last[side] - LABEL_GAP)
+    return heights
 
 
 def _strata(axes: Axes, found: Conclusion, arms: list[str]) -> None:
@@ -172,7 +192,7 @@ def _grid(
     for i, row in enumerate(values):
         for k, value in enumerate(row):
             text = f"{value:.2f}" if np.isfinite(value) else "–"
-            bright = np.isfinite(value) and 0.15 < value < 0.85
+            bright = not np.isfinite(value) or 0.15 < value < 0.85
             axes.text(
                 k, i, text, ha="center", va="center", fontsize=8, color=INK if bright else "white"
             )
