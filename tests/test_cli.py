@@ -238,7 +238,10 @@ def test_a_missing_reference_band_fails_rows(
     # Another brick has the band, so that it is this brick that lacks it, not the release.
     other = release / "south" / "coadd" / "059" / "0591m302"
     other.mkdir()
-    shutil.copy(coadd(release, "image"), other / "legacysurvey-0591m302-image-r.fits.fz")
+    copy = other / "legacysurvey-0591m302-image-r.fits.fz"
+    shutil.copy(coadd(release, "image"), copy)
+    with fits.open(copy, mode="update", disable_image_compression=True) as hdus:
+        hdus[1].header["BRICK"] = "0591m302"
     for kind in ("image", "invvar"):
         coadd(release, kind).unlink()
     targets = tmp_path / "targets.csv"

@@ -238,7 +238,9 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     assert len(inside) > 0
     for kind in ("fixed", "negative", "unfixed", "ctrl"):
         assert not data[f"linear_{kind}"][:, inside].any()
-    np.testing.assert_array_equal(*(results[n].scores["physics_pos"] for n in ("input", "none")))
+    # Two fits of the same pixels: the last bit of a BLAS sum follows where an array lies in memory.
+    physics = (results[n].scores["physics_pos"] for n in ("input", "none"))
+    np.testing.assert_allclose(*physics, rtol=1e-12)
     # What is read on unfixed arcs is the arm's own classes' doing.
     for name in ("capped", "matched"):
         taught, plain = (results[n].scores["b_linear_whole_pos"] for n in (name, "none"))
