@@ -10,6 +10,7 @@ import fsspec
 import pytest
 import seaweed
 from distributed import Client, LocalCluster
+from shared_work import shared
 
 DATA = Path(__file__).parent / "data"
 
@@ -45,3 +46,18 @@ def threads() -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="module")
+def remembered() -> Iterator[None]:
+    """Audits of much the same pairs, one after another, fit the same readers to the same numbers once."""
+    with shared():
+        yield
+
+
+@pytest.fixture(scope="module")
+def verdict_alone() -> Iterator[None]:
+    """As ``remembered``, and what no cause and no gate reads is left out; ``test_defects.py`` sees to it
+    that no verdict changes by that."""
+    with shared(verdict_alone=True):
+        yield

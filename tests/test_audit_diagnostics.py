@@ -16,6 +16,8 @@ from darkhaloscope.audit.hypotheses import Hypothesis, holm, judged
 from darkhaloscope.audit.leak_map import BLOCK, linear_scores
 from darkhaloscope.audit.selection import class_auc
 
+pytestmark = pytest.mark.usefixtures("remembered")
+
 UNIT = SKY[None, :, None, None]
 
 

@@ -19,6 +19,8 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.prepare import AuditSettings, spec_of_source
 
+pytestmark = pytest.mark.usefixtures("remembered")
+
 
 @pytest.fixture(scope="module")
 def pairs() -> xr.Dataset:

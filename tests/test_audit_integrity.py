@@ -11,6 +11,8 @@ from audit_pairs import clean, names, run_audit, summed, with_arc
 
 from darkhaloscope.audit.integrity import CHECKS, offenders
 
+pytestmark = pytest.mark.usefixtures("remembered")
+
 Ds = xr.Dataset
 
 

@@ -9,6 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from darkhaloscope.audit.noise import Noise, noise_of
 
+pytestmark = pytest.mark.usefixtures("remembered")
+
 UNIT = SKY[None, :, None, None]
 
 

@@ -27,6 +27,8 @@ from planted import planted
 from darkhaloscope.audit import GateLimits, exit_code, to_json
 from darkhaloscope.geometry import radius_map, stamp_centre
 
+pytestmark = pytest.mark.usefixtures("verdict_alone")
+
 UNIT = SKY[None, :, None, None]
 RADIUS = radius_map(SIZE, stamp_centre(SIZE), stamp_centre(SIZE))
 

@@ -8,8 +8,18 @@ from typing import Any
 
 import defects
 import numpy as np
+import pandas as pd
 import pytest
-from audit_pairs import Ds, audit_rows, clean, measure, on_other_skies, rerendered, spec_of
+from audit_pairs import (
+    Ds,
+    audit_rows,
+    clean,
+    measure,
+    on_other_skies,
+    rerendered,
+    run_audit,
+    spec_of,
+)
 from defects import Case
 from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED, planted
 from shared_work import Memo, shared
@@ -205,3 +215,13 @@ def test_sets_of_other_kinds_hold_the_same_light() -> None:
     gap = (noisy["arc"] - ds["arc"]).values[:12] / ds["sky_sigma"].values[:12, :, None, None]
     assert gap.std() == pytest.approx(defects.EACH_NOISE * np.sqrt(2), rel=0.02)
     assert not noisy["arc"].values[12:].any()
+
+
+def test_what_only_describes_changes_no_verdict() -> None:
+    """The study, and tests of verdicts, leave it out."""
+    for ds in (clean(PAIRS, seed=5), planted(clean(PAIRS, seed=5), "pedestal")):
+        whole = run_audit(ds)
+        with shared(verdict_alone=True):
+            bare = run_audit(ds)
+        assert bare.verdict == whole.verdict
+        pd.testing.assert_frame_equal(bare.tables["tests"], whole.tables["tests"])

@@ -22,7 +22,7 @@ import zarr
 from distributed import LocalCluster
 from rich.console import Console
 
-from darkhaloscope import commands
+from darkhaloscope import cluster, commands
 from darkhaloscope.errors import Incomplete, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -311,7 +311,10 @@ def test_damage_is_verified_repaired_and_made_again(
     assert commands.verify_exit_code(commands.verify(str(folder), console=quiet)) == 0
 
 
-def test_a_scheduler_that_is_not_there_begins_nothing(tmp_path: Path, quiet: Console) -> None:
+def test_a_scheduler_that_is_not_there_begins_nothing(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "2s")
     with pytest.raises(UserError, match="cannot reach"):
         commands.run(
             EXPERIMENT, out=str(tmp_path / "run"), cluster="tcp://127.0.0.1:9", console=quiet

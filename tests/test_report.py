@@ -23,6 +23,8 @@ from darkhaloscope.report import write_report
 from darkhaloscope.report.examples import arc_gain, choose, examples, rgb
 from darkhaloscope.report.style import number
 
+pytestmark = pytest.mark.usefixtures("remembered")
+
 ANCHORS = (
     "verdict", "gates", "examples", "columns", "profiles", "annulus", "core", "zero-dose", "closure",
     "residual", "footprint", "core-shape", "growth", "leak-map", "selection", "alignment", "groups",
