@@ -10,6 +10,7 @@ import fsspec
 import pytest
 import seaweed
 from distributed import Client, LocalCluster
+from matplotlib.figure import Figure
 from shared_work import shared
 
 DATA = Path(__file__).parent / "data"
@@ -60,4 +61,12 @@ def verdict_alone() -> Iterator[None]:
     """As ``remembered``, and what no cause and no gate reads is left out; ``test_defects.py`` sees to it
     that no verdict changes by that."""
     with shared(verdict_alone=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Reports at which nobody looks have none: they are most of the time of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda *_, **__: None)
         yield

@@ -19,7 +19,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.prepare import AuditSettings, spec_of_source
 
-pytestmark = pytest.mark.usefixtures("remembered")
+pytestmark = pytest.mark.usefixtures("remembered", "no_pictures")
 
 
 @pytest.fixture(scope="module")

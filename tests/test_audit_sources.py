@@ -32,6 +32,8 @@ from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Mapping, Stacks, encode_stamp, export_rows, load_mapping
 from darkhaloscope.prepare import AuditSettings, spec_of_source
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 N = 120
 
 

@@ -16,6 +16,8 @@ from astropy.io import fits
 
 from darkhaloscope import cli
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "workflows" / "real-brick.yaml"
 BRICK = "0591m305"

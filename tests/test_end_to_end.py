@@ -25,6 +25,8 @@ from rich.console import Console
 from darkhaloscope import cluster, commands
 from darkhaloscope.errors import Incomplete, UserError
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "workflows" / "real-brick.yaml")
 SMALL = {"plan.repeats": 1, "lens.theta_e": [0.8, 1.6], "targets.positions": []}

@@ -23,6 +23,8 @@ from darkhaloscope.errors import Incomplete, UserError
 from darkhaloscope.mapping import import_rows, load_mapping
 from darkhaloscope.variables import BY_NAME, SPLITS
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 QUIET = Console(quiet=True)
 BANDS = list(test_store.BANDS)
 PHYSICAL = {

@@ -27,6 +27,8 @@ from darkhaloscope.store import Layout
 from darkhaloscope.survey import galaxy_image
 from darkhaloscope.variables import LENS_MODELS, SOURCE_MODELS, VARIABLES
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 BRICK = "0591m305"
 PLACES = [(59.1072292, -30.4899081), (59.1030888, -30.4869181), (59.1090, -30.4870)]
 SHAPE = {

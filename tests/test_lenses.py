@@ -23,6 +23,8 @@ from darkhaloscope.survey import Survey, bricks, read_targets, skyfiles
 from darkhaloscope.survey.catalogues import read_catalogues
 from darkhaloscope.views import Reading
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 DATA = Path(__file__).parent / "data"
 CATALOGUES = sorted(str(path) for path in (DATA / "catalogues").glob("*.csv"))
 QUIET = Console(quiet=True)

@@ -27,6 +27,8 @@ from darkhaloscope.status import status_of
 from darkhaloscope.store import Layout
 from darkhaloscope.workflow import KERNELS, Kernels
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:

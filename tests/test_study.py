@@ -25,6 +25,8 @@ from darkhaloscope.study.readers import READERS, across
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
 from darkhaloscope.survey import Cutouts
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 N, REGIONS = 600, 30
 
 

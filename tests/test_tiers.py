@@ -23,6 +23,8 @@ from darkhaloscope.study import load_study
 from darkhaloscope.survey import whole_bricks
 from darkhaloscope.variables import SOURCE_MODELS
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 STUDIES = {"core_neutral", "core_neutral_cluster"}
 OTHERS = {"common", "real-brick", "ablation"}

@@ -24,6 +24,8 @@ from darkhaloscope.mapping import load_mapping
 from darkhaloscope.storage import read_objects
 from darkhaloscope.store import Verification, export_tables, repair_run, verify_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "workflows" / "real-brick.yaml")
 QUIET = Console(quiet=True)
