@@ -35,7 +35,7 @@ demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes
 	$(BIN)/dhs demo --out $(OUT)
 
 test: $(VENV)/test lint  ## unit, property and end-to-end tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not cluster"
 
 test-long: $(VENV)/test  ## what takes minutes: bricks of full size and the like
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
