@@ -25,6 +25,7 @@ N = np.arange(640)
 INJECTED = N % 4 != 3
 TRAIN = np.isin(N // 10 % 6, [0, 1, 3, 4]) & (N % 10 != 0)
 SMALL: dict[str, Any] = {"batch_size": 32, "window": 64}
+STORED: dict[str, Any] = {"dither": False}  # tests/test_dither.py is about the other way
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,9 @@ def test_other_negatives_are_as_many_and_drawn_anew_each_epoch(
 def test_pixels_are_the_stores_as_the_reading_says(run: str, pairs: xr.Dataset) -> None:
     """Unturned they are ctrl and ctrl + arc (+ extra); turned they are one of eight of these."""
     for negatives in ("ctrl", "matched"):
-        for b in loader(run, normalize="raw", negatives=negatives, augment=False).epoch(0):
+        for b in loader(run, normalize="raw", negatives=negatives, augment=False, **STORED).epoch(
+            0
+        ):
             row, stamp = b.row.numpy(), (b.image.numpy() == 1)[:, None, None, None]
             light = pairs["arc"].values[row] + pairs["extra"].values[row]
             assert (b.images.numpy() == pairs["ctrl"].values[row] + light * stamp).all()
@@ -144,7 +147,7 @@ def test_pixels_are_the_stores_as_the_reading_says(run: str, pairs: xr.Dataset) 
 
 
 def test_the_scale_is_that_of_the_train_split_whatever_is_read(run: str, pairs: xr.Dataset) -> None:
-    train, val = (loader(run, split, seed, normalize="global", aux_psf=True)
+    train, val = (loader(run, split, seed, normalize="global", aux_psf=True, **STORED)
                   for split, seed in (("train", 4), ("val", 5)))  # fmt: skip
     assert train.scale is not None
     assert train.scale == val.scale  # val is a thousand times as bright, and nobody looked
@@ -225,7 +228,12 @@ def test_a_second_run_is_another_look_at_the_same_rows(
     other = pairs.copy(deep=True)
     other["ctrl"].values[:] += np.random.default_rng(1).normal(0, SIGMA, other["ctrl"].shape)
     second = write_pairs(tmp_path / "second", other, KINDS)
-    keys = {"option": "c", "second_look": "reobserved", "normalize": "raw", "augment": False}
+    keys = {
+        "option": "c",
+        "second_look": "reobserved",
+        "normalize": "raw",
+        "augment": False,
+    } | STORED
     found = loader(run, second_run=second, **keys)
     a = loader(run, second_run=second, **(keys | {"option": "a"}))
     assert a.channels == 6
@@ -245,7 +253,7 @@ def test_a_second_run_is_another_look_at_the_same_rows(
 
 
 def test_scores_read_every_image_once_in_order(run: str, pairs: xr.Dataset) -> None:
-    found = list(loader(run, "val", workers=2).in_order())
+    found = list(loader(run, "val", workers=2, **STORED).in_order())
     row, image, label = (
         torch.cat([getattr(b, name) for b in found]).numpy() for name in ("row", "image", "label")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_a_detector_read_back_scores_the_same_and_does_not_see_empty_pixels(tmp_
     np.testing.assert_array_equal(first, again.score(images, nodata))
     images[nodata] = np.nan
     np.testing.assert_array_equal(first, again.score(images, nodata))
+
+
+def test_a_detector_of_before_there_was_a_dither_is_read_without(tmp_path: Path) -> None:
+    save(_detector(), str(tmp_path))
+    path = tmp_path / "detector.json"
+    document = json.loads(path.read_text())
+    assert document["reading"].pop("dither")
+    assert load(str(tmp_path)).reading.dither
+    path.write_text(json.dumps(document))
+    assert not load(str(tmp_path)).reading.dither
 
 
 def test_images_that_it_cannot_read_are_refused(tmp_path: Path) -> None:

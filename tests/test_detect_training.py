@@ -21,7 +21,7 @@ from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config,
 from darkhaloscope.detect.loader import Batch
 from darkhaloscope.detect.training import paired_loss, pairs_of
 from darkhaloscope.errors import UserError
-from darkhaloscope.views.widths import used_widths
+from darkhaloscope.views import CTRL, STAMP, dithered, used_widths
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,6 +207,8 @@ def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path
     for name, images in (("stamp", stamps), ("ctrl", ctrl)):
         mine = whole[(whole["image"] == name) & whole["row"].isin(rows)]
         widths = used_widths(cube["psfdepth"].values, cube["sky_sigma"].values)[rows]
+        kind = np.full(len(rows), STAMP if name == "stamp" else CTRL)
+        images = dithered(images, cube["sky_sigma"].values[rows], np.array(rows), kind)
         expected = detector.score(images, nodata, psf=widths)[np.isin(rows, mine["row"])]
         np.testing.assert_allclose(mine["score"], expected, rtol=1e-4, atol=1e-4)
 

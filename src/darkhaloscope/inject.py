@@ -21,6 +21,7 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE, nea_pixels
 from darkhaloscope.survey import Cutouts, Reading, Survey, galaxy_image, read_cutouts
 from darkhaloscope.variables import (
+    CTRL_STEPS_PER_SIGMA,
     LENS_MODELS,
     NEGATIVE_KINDS,
     NO_PSF,
@@ -42,9 +43,6 @@ ARC_MANTISSA_BITS = 10
 """Kept bits of the mantissa of arc and invvar: each pixel moves by at most 2^-11 of itself."""
 
 CORE_MATCHED = NEGATIVE_KINDS.index("core_matched")
-
-CTRL_STEPS_PER_SIGMA = 16
-"""The rounding step of ctrl is the power of two at or below sky sigma / 16."""
 
 
 def survey_of(experiment: Experiment) -> Survey:

@@ -24,6 +24,9 @@ PLANE: Dims = ("pair", "y", "x")
 MAG_ZERO_POINT = 22.5
 """AB magnitude of 1 nMgy."""
 
+CTRL_STEPS_PER_SIGMA = 16
+"""The rounding step of ctrl is the power of two at or below sky sigma / 16."""
+
 LENS_MODELS = ("CONTROL", "SIS", "SIE", "EPL")
 SOURCE_MODELS = ("NONE", "SERSIC", "POINT", "BULGE_DISC", "IMAGE")
 SPLITS = ("train", "val", "test", "guard")

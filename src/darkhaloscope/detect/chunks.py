@@ -65,11 +65,11 @@ class ChunkReader:
         self.bands: tuple[str, ...] = tuple(str(b) for b in self.columns["band"].values)
         self.identity = str(self.columns.attrs.get("identity", ""))
         self.has_invvar = reading.option != "b" and "invvar" in self._arrays
-        self._second: ChunkReader | None = None
+        self.second: ChunkReader | None = None
         if reading.second_run is not None:
             alone = reading.model_copy(update={"option": "b", "second_run": None})
-            self._second = ChunkReader(reading.second_run, alone)
-            self._check_second(self._second)
+            self.second = ChunkReader(reading.second_run, alone)
+            self._check_second(self.second)
 
     def column(self, name: str) -> NDArray[Any]:
         """A variable of provenance, whole.
@@ -118,5 +118,5 @@ class ChunkReader:
         arc = found.get("arc")
         if arc is not None and "extra" in found:
             arc = arc + found["extra"]
-        second = None if self._second is None else self._second.read(chunk, stamps=False)
+        second = None if self.second is None else self.second.read(chunk, stamps=False)
         return Pixels(found["ctrl"], arc, found["nodata"], found.get("invvar"), second)

@@ -72,6 +72,9 @@ class Detector:
     ) -> Floats:
         """Log odds that images hold an arc, (n,) float64.
 
+        Nothing is dithered here: a survey's own pixels lie on no comb. Those of a data set do, and a loader
+        dithers them first (:func:`darkhaloscope.views.dithered`).
+
         Parameters
         ----------
         images : ndarray (n, band, y, x)
@@ -185,7 +188,8 @@ def load(folder: str) -> Detector:
             "right one back"
         )
     bands = tuple(document["bands"])
-    reading = Reading.model_validate(document["reading"])
+    # What was trained before there was a dither was shown the comb.
+    reading = Reading.model_validate({"dither": False, **document["reading"]})
     network = make_network(
         document["network"], channels(reading, bands), auxiliary(reading, bands), seed=0
     )

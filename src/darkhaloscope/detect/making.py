@@ -13,12 +13,14 @@ from darkhaloscope.detect.chunks import ChunkReader, Pixels
 from darkhaloscope.detect.order import Order, generator
 from darkhaloscope.errors import UserError
 from darkhaloscope.views import (
+    SECOND,
     STAMP,
     Looks,
     Reading,
     Scale,
     channels,
     dihedral,
+    dithered,
     mask_weight,
     network_input,
     noise_sigma,
@@ -47,7 +49,7 @@ class Batch(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Images as they lie in the data set, (image, band, y, x), nMgy."""
+    """Images of the data set, (image, band, y, x), nMgy, dithered where the reading says so."""
 
     images: Images
     arc: Images | None
@@ -82,7 +84,10 @@ class Maker:
         if reading.input_mask is not None:
             columns = (reader.column(name) for name in ("target_x", "target_y"))
             self._places = tuple(values.astype(float) for values in columns)
-        self._sky = reader.column("sky_sigma") if reading.option != "b" else None
+        self._sky = reader.column("sky_sigma") if reading.dither or reading.option != "b" else None
+        self._second_sky = self._sky
+        if reader.second is not None and self._sky is not None:
+            self._second_sky = reader.second.column("sky_sigma")
 
     def cut(
         self, row: NDArray[np.int64], image: NDArray[np.uint8], pixels: Mapping[int, Pixels]
@@ -124,8 +129,15 @@ class Maker:
         if ctrl is not None:
             self._check_finite(ctrl, empty_second, row)
         sigma = None
-        if self._sky is not None:
+        if two:
+            assert self._sky is not None
             sigma = noise_sigma(self._sky[row], invvar, empty)
+        if self.reading.dither:
+            assert self._sky is not None
+            assert self._second_sky is not None
+            images = dithered(images, self._sky[row], row, image)
+            if ctrl is not None:
+                ctrl = dithered(ctrl, self._second_sky[row], row, np.full_like(image, SECOND))
         return Cut(images, arc, ctrl, empty, empty_second, sigma)
 
     def _check_finite(self, images: Images, empty: Mask, row: NDArray[np.int64]) -> None:

@@ -4,6 +4,7 @@ pixels       the core masked, every stamp on its own scale
 cuts         named quality sets and cuts, and what each removes
 matched      controls as bright in the core as the injections
 reading      what a network is shown: classes, order, scale
+dither       the comb of the store's rounding, hidden in both classes
 choice       which rows that takes of a split
 second_look  the noise of options A and C, and the gate on what it gives away
 widths       PSF widths, alike of both classes
@@ -19,6 +20,7 @@ from darkhaloscope.views.cuts import (
     quality_set,
     removed,
 )
+from darkhaloscope.views.dither import SECOND, dithered, rounding_step
 from darkhaloscope.views.inputs import Scale, dihedral, dihedral_point, network_input
 from darkhaloscope.views.matched import match_brightness
 from darkhaloscope.views.pixels import View, annulus_scale, mask_weight, normalize, view_pixels
@@ -41,6 +43,7 @@ __all__ = [
     "QUALITY_SETS",
     "QUALITY_VERSION",
     "REMOVED_COLUMNS",
+    "SECOND",
     "STAMP",
     "BadPixels",
     "Chosen",
@@ -56,6 +59,7 @@ __all__ = [
     "choose",
     "dihedral",
     "dihedral_point",
+    "dithered",
     "mask_weight",
     "match_brightness",
     "network_input",
@@ -64,6 +68,7 @@ __all__ = [
     "normalize",
     "quality_set",
     "removed",
+    "rounding_step",
     "separability",
     "standardised",
     "statistics",

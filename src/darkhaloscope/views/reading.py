@@ -72,6 +72,9 @@ class Reading(Section):
     normalize: Literal["raw", "annulus", "global"] = "annulus"
     """``raw``: nMgy. ``annulus``: each image by its own outer annulus. ``global``: one mean and one
     standard deviation a channel, of both classes of the train split."""
+    dither: bool = True
+    """Add noise one rounding step wide to every image, whatever its class: the store's ``ctrl`` lies on
+    multiples of that step, and ``ctrl + arc`` does not."""
     input_mask: CoreMask | None = None
     augment: bool = True
     """Flips and quarter turns about (N - 1) / 2, in training."""
