@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from scipy.stats import binomtest, norm
 from typer.testing import CliRunner
 
 from darkhaloscope import cli, completeness, inject, prepare, store
+from darkhaloscope.commands.completeness import record_look
 from darkhaloscope.completeness.axes import BY_NAME
 from darkhaloscope.completeness.fraction import Scored, Sure
 from darkhaloscope.completeness.function import dump
@@ -355,13 +358,32 @@ def _call(*args: str) -> Any:
     return CliRunner().invoke(cli.app, ["completeness", *args])
 
 
-def test_a_run_from_the_terminal(run: str, tmp_path: Path) -> None:
+TORCHLESS = """
+import sys
+class Nobody:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Nobody())
+from darkhaloscope import cli
+cli.main()
+"""
+
+
+def test_a_run_from_the_terminal_without_torch(run: str, tmp_path: Path) -> None:
     scores = tmp_path / "scores.parquet"
     scores.write_bytes(_scores(run))
+    (tmp_path / "detector.json").write_text('{"weights": "d"}')
+    (tmp_path / "run.json").write_text('{"schema": 1, "kind": "detector", "test_uses": [{}]}')
     out = tmp_path / "out"
-    done = _call(run, "--scores", str(scores), "--fpr", "0.05", "--out", str(out))
-    assert done.exit_code == 0, done.output
-    assert done.output.startswith("Recovered fraction of the planned test injections (")
+    args = ["completeness", run, "--scores", str(scores), "--fpr", "0.05", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", TORCHLESS, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Recovered fraction of the planned test injections (")
+    uses = "Counting this one, test was shown to this detector 2 times."
+    assert uses in done.stdout
+    assert len(json.loads((tmp_path / "run.json").read_text())["test_uses"]) == 2
+    assert completeness.load(str(out / "completeness.json")).about["test_uses"] == 2
     table = pd.read_parquet(out / "completeness.parquet")
     planned = store.open_run(run, split="test")
     n = int((planned["lens_model"] != "CONTROL").sum())
@@ -374,6 +396,27 @@ def test_a_run_from_the_terminal(run: str, tmp_path: Path) -> None:
     page = (out / "completeness.html").read_text()
     assert "data:image/svg+xml" in page
     assert "Empty bins: theta_e: " in page
+    assert uses in page
+
+
+def test_a_look_at_test_is_written_down_where_the_detector_is(run: str, tmp_path: Path) -> None:
+    identity = store.open_dataset(run).attrs["identity"]
+    detector = tmp_path / "detector"
+    detector.mkdir()
+    (detector / "detector.json").write_text('{"weights": "d"}')
+    (detector / "run.json").write_text('{"schema": 1, "kind": "detector", "test_uses": []}')
+    beside, elsewhere = (str(f / "scores.parquet") for f in (detector, tmp_path))
+    said = {"detector": "d", "data_identity": identity}
+    there = said | {"folder": str(detector)}
+    assert record_look(beside, said, identity) == 1
+    assert record_look(elsewhere, there, identity) == 2
+    # Nobody knows whose test that was: it lies elsewhere, or other weights lie there.
+    assert record_look(elsewhere, said, identity) is None
+    assert record_look(elsewhere, there | {"detector": "e"}, identity) is None
+    # Scores of another data set are refused before test is seen.
+    assert record_look(beside, said, "another") is None
+    uses = json.loads((detector / "run.json").read_text())["test_uses"]
+    assert [(use["command"], use["data"]) for use in uses] == [("completeness", identity)] * 2
 
 
 def test_what_cannot_be_measured_is_said_in_a_sentence(run: str, tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path
     assert facts["detector"] == detect.load(folder).digest
     uses = detect.folder.read(folder)["test_uses"]  # type: ignore[index]
     assert [u["command"] for u in uses] == ["score"]
-    # The same images one by one, through the detector itself.
+    assert facts["folder"] == folder
+    # The same images one by one, through the detector itself, dithered as the loader does.
     detector = detect.load(folder)
     rows = [3, 17, 40, 101]
     stamps = (cube["ctrl"] + cube["arc"]).isel(pair=rows).values.astype(np.float32)

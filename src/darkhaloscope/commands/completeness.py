@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -35,7 +36,8 @@ def completeness(
     run : str
         A finished run's folder.
     scores : str, optional
-        ``scores.parquet`` of a detector; recovered is a score above the threshold of ``fpr``.
+        ``scores.parquet`` of a detector; recovered is a score above the threshold of ``fpr``. Each call is
+        recorded in the detector's ``run.json``, as every look at test.
     fpr : float, optional
         False-positive rate on val's galaxies; 1e-3 if not given.
     criterion : str, optional
@@ -67,17 +69,42 @@ def completeness(
     if scores is not None:
         table, metadata = of.read_scores(scores)
         rate = 1e-3 if fpr is None else fpr
+        uses = record_look(scores, metadata, rows.identity)
         recovered = of.by_scores(rows, table, metadata, rate, seed=seed, label=scores)
+        recovered.facts["test_uses"] = uses
     else:
         assert rule is not None
         recovered = of.by_criterion(rows, rule)
     found = of.measure(rows, recovered, over=over, priors=weighed, seed=seed)
+    if scores is not None:
+        found.notes.append(_said(recovered.facts["test_uses"]))
     folder = storage.absolute((out or storage.join(run, "completeness")).rstrip("/"))
     page = _write(folder, run, found)
     for line in (found.sentence, *found.notes):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"page:    {page}", soft_wrap=True, highlight=False, markup=False)
     return found
+
+
+def record_look(scores: str, metadata: Mapping[str, Any], identity: str) -> int | None:
+    """Write down this look at test in the detector's folder; None where the folder is not found.
+
+    Scores of another data set are refused later, and show nothing of test.
+    """
+    folder = of.detector_of(scores, metadata)
+    if folder is None or metadata.get("data_identity") != identity:
+        return None
+    digest = str(metadata.get("detector", ""))
+    return of.record_test_use(folder, "completeness", data=identity, detector=digest)
+
+
+def _said(uses: int | None) -> str:
+    if uses is None:
+        return (
+            "This look at test is recorded nowhere: the folder of the detector that made these scores is "
+            "neither beside them nor where they say; score again with dhs score."
+        )
+    return f"Counting this one, test was shown to this detector {uses} times."
 
 
 def _write(folder: str, run: str, found: of.Measured) -> str:

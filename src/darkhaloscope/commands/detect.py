@@ -174,7 +174,7 @@ def score(
         detect.folder.record_test_use(folder, "score", data=identity, detector=detector.digest)
     with Bar(console, "score", 1, "images") as bar:
         table = detect.score_run(detector, run, splits=wanted, workers=workers, on_rows=bar.reached)
-    detect.write_scores(path, table, detector, identity)
+    detect.write_scores(path, table, detector, identity, folder)
     console.print(f"{len(table)} scores -> {path}", soft_wrap=True, highlight=False)
     return table
 

@@ -8,6 +8,7 @@ prior      weights that turn the run's prior into another
 measure    all of it: curves, a grid, what was removed
 function   the grid as a function of its axes, in a file that a population study loads
 page       pictures and one HTML page
+record     each look at test, in the folder of the detector that was looked at
 
 Of the core package: no torch. ``load(file)`` gives the function.
 """
@@ -17,6 +18,7 @@ from darkhaloscope.completeness.function import Completeness, load
 from darkhaloscope.completeness.measure import Measured, measure
 from darkhaloscope.completeness.page import completeness_page
 from darkhaloscope.completeness.prior import Prior, parse_priors, prior_weights
+from darkhaloscope.completeness.record import detector_of, record_test_use
 from darkhaloscope.completeness.recovered import (
     Criterion,
     Recovered,
@@ -41,6 +43,7 @@ __all__ = [
     "by_criterion",
     "by_scores",
     "completeness_page",
+    "detector_of",
     "fractions",
     "load",
     "measure",
@@ -49,5 +52,6 @@ __all__ = [
     "prior_weights",
     "read_injections",
     "read_scores",
+    "record_test_use",
     "threshold_at",
 ]

@@ -182,7 +182,7 @@ def _scores(
     table = score_run(
         detector, run, workers=workers, on_rows=lambda done, of: on_step("images scored", done, of)
     )
-    write_scores(path, table, detector, identity)
+    write_scores(path, table, detector, identity, folder)
     return table
 
 

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import datetime
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +15,31 @@ import torch
 import yaml
 
 from darkhaloscope import __version__, storage, store
+from darkhaloscope.completeness.record import RUN, SCHEMA, record_test_use, write_record
+from darkhaloscope.completeness.record import read_record as read
 from darkhaloscope.detect.config import DetectorConfig, parse_config
 from darkhaloscope.errors import UserError
 
-SCHEMA = 1
-RUN, CONFIG, METRICS, SCORES, VERDICT = (
-    "run.json", "config.yaml", "metrics.parquet", "scores.parquet", "verdict.json",
+__all__ = [
+    "CONFIG",
+    "LENSES",
+    "METRICS",
+    "RUN",
+    "SCORES",
+    "VERDICT",
+    "claim",
+    "read",
+    "read_table",
+    "record_test_use",
+    "require",
+    "write_table",
+]
+
+CONFIG, METRICS, SCORES, VERDICT = (
+    "config.yaml", "metrics.parquet", "scores.parquet", "verdict.json",
 )  # fmt: skip
+LENSES = "lenses"
+"""Below the folder: what ``dhs lenses`` wrote."""
 
 
 def claim(
@@ -88,31 +104,9 @@ def claim(
         document["despite"] = before["despite"] or document["despite"]
         document["test_uses"] = before["test_uses"]
         document["version"] = before["version"]
-    _write(folder, document)
+    write_record(folder, document)
     storage.write(storage.join(folder, CONFIG), config.to_yaml().encode())
     return before is not None
-
-
-def read(folder: str) -> dict[str, Any] | None:
-    """``run.json`` of a detector's folder; None where there is none.
-
-    Raises
-    ------
-    UserError
-        It is damaged, or of something that is no detector.
-    """
-    path = storage.join(folder, RUN)
-    try:
-        document = json.loads(storage.read(path))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or document.get("kind") != "detector":
-        raise UserError(f"{path} is damaged or not a detector's; choose a new --out")
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {document.get('schema')}; this version reads {SCHEMA}")
-    return document
 
 
 def require(folder: str) -> tuple[dict[str, Any], DetectorConfig]:
@@ -126,25 +120,6 @@ def require(folder: str) -> tuple[dict[str, Any], DetectorConfig]:
     return document, config
 
 
-def record_test_use(folder: str, command: str, **what: Any) -> int:
-    """Write down that test was looked at, before it is; gives how many times that makes.
-
-    Parameters
-    ----------
-    command : str
-        ``score``, ``evaluate``, …
-    what
-        Further facts, as JSON takes them.
-    """
-    document = read(folder)
-    if document is None:
-        raise UserError(f"{folder} holds no detector (no {RUN}); make one with dhs train")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    document["test_uses"].append({"command": command, "time": now, **what})
-    _write(folder, document)
-    return len(document["test_uses"])
-
-
 def write_table(url: str, table: pd.DataFrame) -> None:
     """A table as Parquet."""
     held = io.BytesIO()
@@ -155,7 +130,3 @@ def write_table(url: str, table: pd.DataFrame) -> None:
 def read_table(url: str) -> pd.DataFrame:
     """A Parquet file as a table."""
     return pd.read_parquet(io.BytesIO(storage.read(url)))
-
-
-def _write(folder: str, document: Mapping[str, Any]) -> None:
-    storage.write(storage.join(folder, RUN), json.dumps(document, indent=1).encode())

@@ -118,11 +118,17 @@ def identity_of(run: str) -> str:
     return str(store.open_dataset(run).attrs.get("identity", ""))
 
 
-def write_scores(url: str, table: pd.DataFrame, detector: Detector, identity: str) -> None:
-    """Write scores with what they are of in the schema's metadata, key ``darkhaloscope``."""
+def write_scores(
+    url: str, table: pd.DataFrame, detector: Detector, identity: str, folder: str
+) -> None:
+    """Write scores with what they are of in the schema's metadata, key ``darkhaloscope``.
+
+    ``folder`` is the detector's: whoever looks at test through these scores writes it down there.
+    """
     facts = {
         "data_identity": identity,
         "detector": detector.digest,
+        "folder": storage.absolute(folder),
         "view": detector.reading.model_dump(mode="json"),
         "score": "log odds at even odds, calibrated on val",
         "despite": detector.despite,
