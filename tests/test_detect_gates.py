@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def outcomes(found: Assessment) -> dict[str, str]:
     return {g["name"]: g["outcome"] for g in found.verdict["gates"]}
 
 
-def test_honest_arcs_pass(honest: xr.Dataset, tmp_path: Path) -> None:
+def test_honest_arcs_pass(
+    honest: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_pairs(tmp_path / "run", honest)
-    (tmp_path / "d.yaml").write_text(config(run, beside=True).to_yaml())
+    deployed = config(run, beside=True).model_copy(update={"deploy": True})
+    (tmp_path / "d.yaml").write_text(deployed.to_yaml())
     folder = str(tmp_path / "d")
-    commands.train(str(tmp_path / "d.yaml"), out=folder)
+    made = commands.train(str(tmp_path / "d.yaml"), out=folder)
+    of_lenses = tmp_path / "d" / "lenses" / "verdict.json"
+    of_lenses.parent.mkdir()
+    of_lenses.write_text(json.dumps(_lenses(made.digest)))
     judged = commands.evaluate(folder)
     verdict = json.loads((tmp_path / "d" / "verdict.json").read_text())
     assert judged.exit_code == 0
@@ -81,7 +88,9 @@ def test_honest_arcs_pass(honest: xr.Dataset, tmp_path: Path) -> None:
         "not_tested",
     }
     found = judged.assessment
-    assert {outcomes(found)[n] for n in detect.DetectorConfig(**_plain(run)).required} == {"pass"}
+    assert {outcomes(found)[n] for n in deployed.required} == {"pass"}
+    assert outcomes(found)["real_lens_recall"] == "pass"
+    assert not any("real lenses" in line for line in verdict["not_tested"])
     assert found.areas["whole"].value > 0.95
     assert found.areas["annulus_only"].value > 0.9
     assert found.localisation.hits > 0.8
@@ -100,10 +109,39 @@ def test_honest_arcs_pass(honest: xr.Dataset, tmp_path: Path) -> None:
         "scores.parquet",
     ):
         assert (tmp_path / "d" / name).stat().st_size > 0
+    # Deployed without a look at real lenses, or after one that failed; what else it showed, it has shown.
+    again = {
+        "assess._masked": {name: a for name, a in found.areas.items() if name != "whole"},
+        "assess._look": (found.looked, found.localisation),
+        "assess.shared": found.splits,
+        "assess.evaluate": found.evaluation,
+        "figures.png": b"",
+    }
+    for name, value in again.items():
+        module, function = name.split(".")  # the package has a function of the module's name
+        place = sys.modules[f"darkhaloscope.detect.{module}"]
+        monkeypatch.setattr(place, function, lambda *_, value=value, **__: value)
+    for document, outcome, word, code in (
+        (None, "not_enough", "undecided", 3),
+        (_lenses("other weights"), "not_enough", "undecided", 3),
+        (_lenses(made.digest, 0.2, "fail"), "fail", "physics", 1),
+    ):
+        of_lenses.unlink(missing_ok=True)
+        if document is not None:
+            of_lenses.write_text(json.dumps(document))
+        judged = commands.evaluate(folder)
+        assert outcomes(judged.assessment)["real_lens_recall"] == outcome
+        assert (judged.assessment.verdict["verdict"], judged.exit_code) == (word, code)
+    assert judged.assessment.test_uses == 4
 
 
-def _plain(run: str) -> dict[str, Any]:
-    return config(run).model_dump()
+def _lenses(detector: str, value: float = 0.8, outcome: str = "pass") -> dict[str, Any]:
+    """What dhs lenses leaves."""
+    gate = {
+        "name": "real_lens_recall", "value": value, "interval": [value - 0.1, value + 0.1], "limit": 0.5,
+        "outcome": outcome,
+    }  # fmt: skip
+    return {"gates": [gate], "fpr": 0.01, "detector": detector, "not_tested": []}
 
 
 @pytest.mark.parametrize("plant", [plant_corner, plant_core])

@@ -294,7 +294,10 @@ def lenses(
         list[str] | None, typer.Option("--nonlenses", help="Catalogue of what is known to be none.")
     ] = None,
     grades: Annotated[str, typer.Option(help="Which grades count, e.g. A,B; all if empty.")] = "",
-    fpr: Annotated[float, typer.Option(help="The gate's rate among matched galaxies.")] = 1e-2,
+    fpr: Annotated[
+        float | None,
+        typer.Option(help="The gate's rate among matched galaxies; default the detector's, 0.01."),
+    ] = None,
     least: Annotated[
         float | None,
         typer.Option(help="Recall that the gate asks for; default the detector's, 0.5."),

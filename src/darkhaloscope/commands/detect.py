@@ -188,6 +188,8 @@ def evaluate(
 ) -> Judged:
     """Evaluate a detector on test and judge its gates; each call is recorded in the detector.
 
+    The gate ``real_lens_recall`` is taken from what ``dhs lenses`` wrote below the detector.
+
     Parameters
     ----------
     folder : str
@@ -197,6 +199,7 @@ def evaluate(
     """
     from darkhaloscope import detect
     from darkhaloscope.detect import figures
+    from darkhaloscope.detect.recall import measured_gate
 
     console = console or Console()
     folder = storage.absolute(folder.rstrip("/"))
@@ -206,8 +209,18 @@ def evaluate(
     def on_step(what: str, done: int, of: int) -> None:
         bars.setdefault(what, Bar(console, what, of, "")).reached(done, of)
 
+    of_lenses = measured_gate(
+        storage.join(folder, detect.folder.LENSES, detect.folder.VERDICT),
+        detect.load(folder).digest,
+        config.gates.real_lens_fpr,
+        config.gates.real_lens_recall,
+    )
     found = detect.assess(
-        folder, run=None if run is None else storage.absolute(run), workers=workers, on_step=on_step
+        folder,
+        run=None if run is None else storage.absolute(run),
+        workers=workers,
+        further=() if of_lenses is None else (of_lenses,),
+        on_step=on_step,
     )
     table = found.evaluation.table
     detect.folder.write_table(storage.join(folder, "evaluation.parquet"), table)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from darkhaloscope.detect.lenses import Scorer
     from darkhaloscope.detect.recall import Recall
 
-LEAST = 0.5
-"""Recall that the gate asks for unless something else says."""
+LEAST, RATE = 0.5, 1e-2
+"""Recall that the gate asks for, at which false-positive rate, unless something else says."""
 HEMISPHERES: tuple[str, ...] = ("south", "north", "none")
 
 
@@ -47,7 +47,7 @@ def lenses(
     out: str | None = None,
     nonlenses: Sequence[str] = (),
     grades: Sequence[str] = (),
-    fpr: float = 1e-2,
+    fpr: float | None = None,
     least: float | None = None,
     hemispheres: Sequence[str] = ("south", "north"),
     layout: Literal["release", "flat"] = "release",
@@ -76,7 +76,8 @@ def lenses(
         Which grades count; all if empty.
     fpr, least : float
         The gate: recall of at least ``least`` at this rate among matched galaxies; by default what the
-        detector's ``config.yaml`` says (``gates.real_lens_recall``), else 0.5.
+        detector's ``config.yaml`` says (``gates.real_lens_fpr``, ``gates.real_lens_recall``), else 0.01 and
+        0.5.
     hemispheres : sequence of str
         Folders of the release in which files are looked for, in turn; ``none`` for releases without.
     deploy : bool, optional
@@ -100,9 +101,11 @@ def lenses(
     if isinstance(detector, str):
         settings = _settings(detector)
         deploy = bool(settings.get("deploy", False)) if deploy is None else deploy
-        least = _limit(settings) if least is None else least
-        out = out or storage.join(detector, "lenses")
+        least = _gate(settings, "real_lens_recall") if least is None else least
+        fpr = _gate(settings, "real_lens_fpr") if fpr is None else fpr
+        out = out or storage.join(detector, detect.folder.LENSES)
     least = LEAST if least is None else least
+    fpr = RATE if fpr is None else fpr
     if not 0.0 < least <= 1.0:
         raise UserError(f"the recall that the gate asks for lies between 0 and 1, not at {least:g}")
     if out is None:
@@ -124,7 +127,7 @@ def lenses(
         scored = score(planned, found, surveys, threads=threads, on_brick=bar.reached)
     result = recall(scored.table, fpr, least)
     table = scored.table.assign(rank=ranks(scored.table))
-    document = verdict(result, table, bool(deploy))
+    document = verdict(result, table, bool(deploy), fpr, str(getattr(found, "digest", "")))
     page, figures = lenses_page(name, scored, result, found.bands)
     files: dict[str, bytes] = {
         "lenses.csv": table.to_csv(index=False).encode(),
@@ -170,7 +173,7 @@ def _settings(folder: str) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _limit(settings: dict[str, Any]) -> float | None:
+def _gate(settings: dict[str, Any], name: str) -> float | None:
     gates = settings.get("gates")
-    limit = gates.get("real_lens_recall") if isinstance(gates, dict) else None
-    return float(limit) if isinstance(limit, int | float) else None
+    value = gates.get(name) if isinstance(gates, dict) else None
+    return float(value) if isinstance(value, int | float) else None

@@ -142,7 +142,7 @@ def assess(
         areas=areas,
         splits=common,
         despite=document["despite"],
-        not_tested=_not_tested(found, common, areas, config),
+        not_tested=_not_tested(found, common, areas, gates),
     )
     storage.write(storage.join(folder, folders.VERDICT), to_json(verdict).encode())
     return Assessment(verdict, found, areas, where, common, uses, looked)
@@ -306,7 +306,7 @@ def _unmeasured(name: str, limit: float) -> Gate:
 
 
 def _not_tested(
-    found: Evaluation, common: Shared, areas: Mapping[str, Area], config: DetectorConfig
+    found: Evaluation, common: Shared, areas: Mapping[str, Area], gates: Sequence[Gate]
 ) -> list[str]:
     table = found.table
     rates = table[
@@ -318,7 +318,7 @@ def _not_tested(
     ]
     if "core_only" not in areas:
         said.append("networks of the core and of the annulus alone: gates.beside is false")
-    if DEPLOYED not in config.required:
+    if DEPLOYED not in {gate.name for gate in gates}:
         said.append("real lenses: dhs lenses measures their recall")
     said.append(
         f"near-duplicate pixels: of {common.compared:,} galaxies the surroundings were compared, not turned "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from darkhaloscope import storage
 from darkhaloscope.audit.intervals import MIN_REGIONS, Outcome
 from darkhaloscope.audit.verdict import Gate
 from darkhaloscope.completeness import threshold_at
@@ -135,10 +137,13 @@ def _sentence(gate: Gate, found: Fractions | None, fpr: float, table: pd.DataFra
     )
 
 
-def verdict(found: Recall, rows: pd.DataFrame, required: bool) -> dict[str, object]:
+def verdict(
+    found: Recall, rows: pd.DataFrame, required: bool, fpr: float, detector: str
+) -> dict[str, object]:
     """The gate as ``verdict.json`` holds gates; a failure is policy, no diagnosis.
 
-    As in an audit: it changes the exit code where the gate is required, not the word.
+    As in an audit: it changes the exit code where the gate is required, not the word. ``fpr`` is the gate's
+    rate, ``detector`` the digest of the weights that scored: :func:`measured_gate` compares both.
     """
     gate = found.gate
 
@@ -161,6 +166,52 @@ def verdict(found: Recall, rows: pd.DataFrame, required: bool) -> dict[str, obje
             }
         ],
         "required": [gate.name] if required else [],
+        "fpr": fpr,
+        "detector": detector,
         "pairs": int((rows["outcome"] == "scored").sum()),
         "not_tested": list(missing),
     }
+
+
+def measured_gate(url: str, detector: str, fpr: float, least: float) -> Gate | None:
+    """The gate as ``dhs lenses`` measured it of these weights; None where it has not.
+
+    Parameters
+    ----------
+    url : str
+        The ``verdict.json`` that ``dhs lenses`` wrote.
+    detector : str
+        Digest of the weights.
+    fpr, least : float
+        What the detector's file asks for: a gate of another rate or limit decides nothing.
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
+    nan = float("nan")
+    try:
+        document = json.loads(storage.read(url))
+        found = next(g for g in document["gates"] if g["name"] == GATE)
+        value, lo, hi = (
+            nan if v is None else float(v) for v in (found["value"], *found["interval"])
+        )
+        limit, outcome = float(found["limit"]), found["outcome"]
+        rate, weights = float(document["fpr"]), str(document["detector"])
+        missing = " ".join(document["not_tested"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise UserError(f"{url} is damaged; make it again with dhs lenses") from None
+    if weights != detector:
+        outcome, missing = "not_enough", f"{GATE} was measured of other weights: dhs lenses again"
+    elif (rate, limit) != (fpr, least):
+        outcome = "not_enough"
+        missing = (
+            f"{GATE} was measured at a rate of {rate:g} against {limit:g}, and the detector's file asks for "
+            f"{least:g} at {fpr:g}: dhs lenses again, without --fpr and --least"
+        )
+    elif outcome not in ("pass", "fail"):
+        outcome = "not_enough"
+    return Gate(GATE, value, (lo, hi), least, outcome, missing)
