@@ -13,15 +13,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from darkhaloscope import cli, commands, lensing
+from darkhaloscope.audit.verdict import Gate, exit_code
+from darkhaloscope.detect import lenses as reader
 from darkhaloscope.detect.detector import Detector, save
-from darkhaloscope.detect.lenses import plan
+from darkhaloscope.detect.lenses import plan, score
 from darkhaloscope.detect.networks import make_network
-from darkhaloscope.detect.recall import recall
+from darkhaloscope.detect.recall import measured_gate, recall, verdict
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.survey import Survey, bricks, read_targets, skyfiles
 from darkhaloscope.survey.catalogues import read_catalogues
-from darkhaloscope.views import Reading
+from darkhaloscope.views import Reading, Scale
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -177,7 +179,8 @@ def test_planted_lenses_are_found_and_the_gate_says_so(
         "root": root, "targets": table, "absent": ("maskbits", "psfsize"), "fpr": 0.05,
         "console": QUIET,
     }  # fmt: skip
-    done = commands.lenses(RingReader(), CATALOGUES, out=str(tmp_path / "out"), **how)
+    done = commands.lenses(RingReader(), CATALOGUES, out=str(tmp_path / "out"), deploy=True, **how)
+    assert done.exit_code == 0
     broken.write_bytes(whole)
     rows = pd.read_parquet(tmp_path / "out" / "lenses.parquet")
     lenses = rows[rows["kind"] == "lens"]
@@ -205,16 +208,33 @@ def test_planted_lenses_are_found_and_the_gate_says_so(
     assert page.count("data:image/png") == min(len(found), 12) + len(seen - found)
     document = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert document["gates"][0]["name"] == "real_lens_recall"
+    _check_measured_gate(str(tmp_path / "out" / "verdict.json"), gate)
     for least, outcome, code in ((0.97, "fail", 1), (0.75, "not_enough", 3), (0.4, "pass", 0)):
-        again = commands.lenses(
-            RingReader(),
-            CATALOGUES[:],
-            out=str(tmp_path / "again"),
-            least=least,
-            deploy=True,
-            **how,
-        )
-        assert (again.recall.gate.outcome, again.exit_code) == (outcome, code)
+        again = recall(rows, 0.05, least)
+        assert again.gate.outcome == outcome
+        assert exit_code(verdict(again, rows, True, 0.05, ""), (again.gate.name,)) == code
+
+
+def _check_measured_gate(url: str, gate: Gate) -> None:
+    """What dhs evaluate takes from it: the gate of the same weights, rate and limit, or none that decides."""
+    assert measured_gate(url, "", 0.05, 0.5) == gate
+    for asked, says in (
+        (("other", 0.05, 0.5), "other weights"),
+        (("", 0.01, 0.5), "at a rate of 0.05 against 0.5"),
+        (("", 0.05, 0.9), "asks for 0.9 at 0.05"),
+    ):
+        found = measured_gate(url, *asked)
+        assert found is not None
+        assert (found.outcome, found.limit) == ("not_enough", asked[2])
+        assert says in found.missing
+    path = Path(url)
+    assert measured_gate(str(path.with_name("none.json")), "", 0.05, 0.5) is None
+    whole = path.read_text()
+    for broken in (whole[:200], "[]", "{}", whole.replace("real_lens_recall", "recall")):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="is damaged; make it again with dhs lenses"):
+            measured_gate(url, "", 0.05, 0.5)
+    path.write_text(whole)
 
 
 def _rows(lenses: int, bricks_: int, shift: float) -> pd.DataFrame:
@@ -245,10 +265,12 @@ def test_too_few_galaxies_or_bricks_decide_nothing() -> None:
 
 def test_real_pixels_without_a_lens_from_the_terminal(real_root: str, tmp_path: Path) -> None:
     """The real brick's galaxies are scored as known non-lenses; published lenses have no pixels here."""
-    network = make_network("small", 3, 0, seed=1)
+    network = make_network("small", 3, 3, seed=1)
     network.eval()
     folder = tmp_path / "detector"
-    save(Detector(network, "small", BANDS, 64, Reading()), str(folder))
+    scale = Scale((1.3, 1.2, 1.1), (0.1, 0.1, 0.1))
+    detector = Detector(network, "small", BANDS, 64, Reading(aux_psf=True), aux_scale=scale)
+    digest = save(detector, str(folder))
     (folder / "config.yaml").write_text("deploy: true\n")
     none = str(DATA / "targets-0591m305.csv")
     args = ["lenses", str(folder), *CATALOGUES, "--root", real_root, "--targets", none]
@@ -261,8 +283,61 @@ def test_real_pixels_without_a_lens_from_the_terminal(real_root: str, tmp_path: 
     assert len(known) == len(read_targets(none))
     assert set(known["outcome"]) == {"scored"}
     assert np.isfinite(known["score"]).all()
+    said = json.loads((folder / "lenses" / "verdict.json").read_text())
+    assert (said["detector"], said["fpr"]) == (digest, 0.01)
     assert set(rows.loc[rows["kind"] == "lens", "reason"]) == {"missing_file", "grade_b", "grade_c"}
     (folder / "config.yaml").write_text("deploy: false\n")
     assert CliRunner().invoke(cli.app, [*args, "--grades", "A"]).exit_code == 0
     with pytest.raises(UserError, match="no lens of the catalogues is left"):
         raise CliRunner().invoke(cli.app, [*args, "--grades", "Z"]).exception  # type: ignore[misc]
+
+
+class WidthReader:
+    """Remembers what it is given beside the images."""
+
+    bands, size, needs_psf = BANDS, 64, True
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def score(self, images: Any, nodata: Any, target: Any = None, *, psf: Any) -> Any:
+        assert len(psf) == len(images)
+        self.seen.append(psf)
+        return psf.sum(axis=1)
+
+
+def test_psf_widths_reach_a_detector_that_was_trained_with_them(
+    real_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an experiment would take them: the map's, else the reference band's; no row is scored without."""
+    table = str(DATA / "targets-0591m305.csv")
+    planned = plan(read_catalogues(CATALOGUES), read_targets(table), 64, read_catalogues([table]))
+    planned = planned[planned["kind"] == "nonlens"]
+    survey = Survey(real_root, "south", BANDS)
+    spy = WidthReader()
+    made = score(planned, spy, [survey])
+    given = np.concatenate(spy.seen)
+    brick = planned["brick"].iloc[0]
+    places = (planned[name].to_numpy(float) for name in ("ra", "dec"))
+    cut = reader.read_cutouts(survey, str(brick), *places, 64)
+    np.testing.assert_array_equal(given, cut.psfsize)
+    assert (given > 0.5).all()
+    assert len(np.unique(given[0])) == 3
+
+    def patchy(*args: Any) -> Any:
+        found = read(*args)
+        found.psfsize[1:, 0] = 0
+        found.psfsize[0] = 0
+        return found
+
+    read = reader.read_cutouts
+    monkeypatch.setattr(reader, "read_cutouts", patchy)
+    spy = WidthReader()
+    again = score(planned, spy, [survey])
+    np.testing.assert_array_equal(np.concatenate(spy.seen), cut.psfsize[1:, [1, 1, 2]])
+    assert again.table["reason"].tolist()[:2] == ["psf_missing", "ok"]
+    assert again.table["outcome"].tolist()[:2] == ["not_scored", "scored"]
+    assert set(made.table["outcome"]) == {"scored"}
+    absent = Survey(real_root, "south", BANDS, absent=frozenset({"psfsize"}))
+    with pytest.raises(UserError, match="the release is said to have no psfsize"):
+        score(planned, WidthReader(), [absent])

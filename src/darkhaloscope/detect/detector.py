@@ -63,6 +63,11 @@ class Detector:
     despite: str = ""
     digest: str = ""
 
+    @property
+    def needs_psf(self) -> bool:
+        """Whether :meth:`score` needs PSF widths."""
+        return self.reading.aux_psf
+
     def score(
         self,
         images: NDArray[np.float32],
@@ -84,7 +89,8 @@ class Detector:
         target : ndarray (n, 2), optional
             x and y of the targets in stamp pixels, where an input mask lies; default the centre.
         psf : ndarray (n, band), optional
-            PSF widths in arcsec, for a detector that was trained with them.
+            PSF widths in arcsec, for a detector that was trained with them (:attr:`needs_psf`):
+            noise-equivalent, as ``psf_fwhm_used``; NaN where there is none.
 
         Raises
         ------

@@ -14,8 +14,10 @@ from scipy.spatial import cKDTree
 
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.inject import choose_widths
 from darkhaloscope.survey import Cutouts, Survey, read_cutouts
 from darkhaloscope.survey.catalogues import chord, unit_vectors
+from darkhaloscope.variables import default_reference_band
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +33,10 @@ TOLERANCE = {"r": 0.5, "g-r": 0.3, "r-z": 0.3}
 
 
 class Scorer(Protocol):
-    """What a detector must be: see :class:`darkhaloscope.detect.Detector`."""
+    """What a detector must be: see :class:`darkhaloscope.detect.Detector`.
+
+    One whose ``needs_psf`` is true is given PSF widths as well, ``psf=`` (n, band) in arcsec.
+    """
 
     @property
     def bands(self) -> tuple[str, ...]: ...
@@ -190,6 +195,9 @@ def score(
 ) -> Scored:
     """Read the stamps of all planned rows, brick by brick, and score them.
 
+    A detector that needs PSF widths gets them as an experiment would choose them: the map's at the
+    target, else the reference band's. A row without any is not scored, as an experiment would not inject it.
+
     Parameters
     ----------
     planned : DataFrame
@@ -202,7 +210,19 @@ def score(
         Bricks that are read at once.
     on_brick : callable, optional
         Called with bricks done and bricks in all.
+
+    Raises
+    ------
+    UserError
+        The detector needs PSF widths, and a release is said to have none.
     """
+    needs_psf = bool(getattr(detector, "needs_psf", False))
+    score_images: Callable[..., Floats] = detector.score  # with psf= where it is needed
+    if needs_psf and any("psfsize" in survey.absent for survey in surveys):
+        raise UserError(
+            "the detector was trained with PSF widths beside the images, and the release is said to have no "
+            "psfsize; take psfsize out of what is absent, or train with reading.aux_psf: false"
+        )
     table = planned.copy()
     images: dict[int, NDArray[np.float32]] = {}
     nodata: dict[int, NDArray[np.bool_]] = {}
@@ -231,17 +251,36 @@ def score(
             for (_, rows), cut in zip(some, pool.map(read, some), strict=True):
                 notes += cut.notes
                 numbers = rows.index.to_numpy()
-                table.loc[numbers, "reason"] = [Reason(int(code)).text for code in cut.reason]
-                table.loc[numbers, "outcome"] = np.where(cut.ok, "scored", "not_scored")
-                ok = np.flatnonzero(cut.ok)
+                reason, good, beside = cut.reason, cut.ok, {}
+                if needs_psf:
+                    widths, known = _widths(cut)
+                    reason = np.where(good & ~known, int(Reason.PSF_MISSING), reason)
+                    good = good & known
+                    beside = {"psf": widths[good]}
+                table.loc[numbers, "reason"] = [Reason(int(code)).text for code in reason]
+                table.loc[numbers, "outcome"] = np.where(good, "scored", "not_scored")
+                ok = np.flatnonzero(good)
                 if not len(ok):
                     continue
                 lost = cut.invvar[ok] <= 0
                 where = np.stack([cut.target_x[ok], cut.target_y[ok]], axis=1)
-                table.loc[numbers[ok], "score"] = detector.score(cut.image[ok], lost, where)
+                table.loc[numbers[ok], "score"] = score_images(cut.image[ok], lost, where, **beside)
                 for k, i in enumerate(ok):
                     if rows["kind"].iloc[i] == LENS:
                         images[int(numbers[i])], nodata[int(numbers[i])] = cut.image[i], lost[k]
             if on_brick is not None:
                 on_brick(first + len(some), len(groups))
     return Scored(table, images, nodata, notes)
+
+
+def _widths(cut: Cutouts) -> tuple[Floats, NDArray[np.bool_]]:
+    """PSF widths of a brick's targets, (target, band) arcsec, and whether each band with pixels has one."""
+    reference = cut.bands.index(default_reference_band(cut.bands))
+    covered = cut.coverage > 0
+    none = np.zeros(len(cut.bands))
+    chosen = [
+        choose_widths(at_target.astype(float), none, here, reference).used
+        for at_target, here in zip(cut.psfsize, covered, strict=True)
+    ]
+    widths = np.stack(chosen)
+    return widths, np.asarray((np.isfinite(widths) | ~covered).all(axis=1))
