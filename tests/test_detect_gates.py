@@ -19,6 +19,7 @@ from darkhaloscope import audit, commands, detect
 from darkhaloscope.detect.areas import area, difference, relative_drop
 from darkhaloscope.detect.assess import Assessment
 from darkhaloscope.detect.config import DetectorConfig, parse_config
+from darkhaloscope.detect.gates import judge, split_gate
 from darkhaloscope.detect.localisation import (
     localisation,
     neutral,
@@ -184,6 +185,25 @@ def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Pat
     assert planted("host", host_id=honest["host_id"].values[train[0]]).hosts == 1
     near = {k: honest[k].values[train[0]] for k in ("ra", "dec")}
     assert planted("sky", **near).sky == 1
+    # A source galaxy that is in two splits; -1, no image, is no galaxy that rows share.
+    none = np.full(ROWS, -1)
+    images = none.copy()
+    images[[train[0], test[0], test[1]]] = 4711, 4711, 42
+    for number, values in enumerate((none, images)):
+        cube = honest.assign(src_image=("pair", values))
+        found = shared(write_pairs(tmp_path / f"image{number}", cube), cube, size=32, seed=1)
+        assert (found.sources, found.total) == (number, number)
+        assert split_gate(found).outcome == ("fail" if number else "pass")
+    assert found.examples == ("sources 4711 in train and test",)
+    ends = np.arange(4)
+    nowhere = localisation(np.zeros((0, 1, 1)), np.zeros((0, 32, 32)), ends[:0], seed=1)
+    whole = area(ends + 1.0, ends + 0.0, ends, ends, 4, 1)
+    verdict = judge(
+        [split_gate(found)], ("split_integrity",), images=8, found=nowhere, areas={"whole": whole},
+        splits=found, despite={}, not_tested=(),
+    )  # fmt: skip
+    assert verdict["verdict"] == "bug"
+    assert "sources 4711 in train and test" in verdict["sentence"]
     noise = np.random.default_rng(5).normal(0, 0.003, honest["ctrl"].shape[1:])
     copied = planted("pixels", ctrl=honest["ctrl"].values[train[3]] + noise)
     assert copied.pixels == 1
