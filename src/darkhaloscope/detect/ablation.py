@@ -19,19 +19,18 @@ import numpy as np
 import pandas as pd
 import torch
 from distributed import Client, as_completed
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from darkhaloscope import __version__, driver, prepare, storage, store
 from darkhaloscope.audit.intervals import MIN_REGIONS
 from darkhaloscope.config import Experiment, load_document, parse_experiment, replace_keys
-from darkhaloscope.config.base import Section
 from darkhaloscope.detect.areas import Area, area, difference, region_numbers, relative_drop
 from darkhaloscope.detect.config import DetectorConfig, parse_config
 from darkhaloscope.detect.detector import load
 from darkhaloscope.detect.scores import loader_of
 from darkhaloscope.detect.training import plane_of, scored, train
 from darkhaloscope.errors import UserError
-from darkhaloscope.study.arms import REFERENCE, Sky, check_aligned
+from darkhaloscope.study.arms import REFERENCE, Sky, WithArms, check_aligned, take_section
 
 VERSION = 1
 """Raised when what is measured of an arm changes: finished arms are then measured again."""
@@ -47,7 +46,7 @@ COLUMNS = [
 OnStep = Callable[[str, int, int], None]
 
 
-class Ablation(Section):
+class Ablation(WithArms):
     """The section ``ablation``."""
 
     sky: Sky | None = None
@@ -111,19 +110,7 @@ def load_ablation(
     """
     document = load_document(url)
     replace_keys(document, {**(overrides or {}), **(places or {})})
-    section = document.pop("ablation", None)
-    if not isinstance(section, dict):
-        raise UserError(f"{url} has no section ablation; workflows/ablation.yaml is one that has")
-    try:
-        settings = Ablation.model_validate(section)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{url}: ablation.{where} is wrong: {first['msg']}") from None
-    if settings.arms.get(REFERENCE) != {}:
-        raise UserError(
-            f"{url}: ablation.arms needs an arm {REFERENCE}: {{}}, which nothing is done to"
-        )
+    settings = take_section(document, "ablation", Ablation, url)
     names = [n for n in settings.arms if only is None or n in only or n == REFERENCE]
     if unknown := sorted(set(only or ()) - set(settings.arms)):
         raise UserError(f"{url} has no arm {unknown[0]}; its arms are {', '.join(settings.arms)}")

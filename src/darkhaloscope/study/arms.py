@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -44,7 +44,17 @@ class Rules(Section):
     """At most this fraction of the small lenses is lost."""
 
 
-class Study(Section):
+class WithArms(Section):
+    """A section that compares arms; one of them is ``none``."""
+
+    arms: dict[str, dict[str, Any]]
+    """What each arm changes, by dotted key."""
+
+
+Compares = TypeVar("Compares", bound=WithArms)
+
+
+class Study(WithArms):
     """The section ``study``."""
 
     pairs: int = Field(2000, ge=50)
@@ -107,24 +117,47 @@ def load_study(
     """
     document = load_document(url)
     replace_keys(document, {**(overrides or {}), **(places or {})})
-    section = document.pop("study", None)
-    if not isinstance(section, dict):
-        raise UserError(f"{url} has no section study; an experiment is run with dhs run {url}")
-    try:
-        study = Study.model_validate(section)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{url}: study.{where} is wrong: {first['msg']}") from None
-    if study.arms.get(REFERENCE) != {}:
-        raise UserError(
-            f"{url}: study.arms needs an arm {REFERENCE}: {{}}, which nothing is done to"
-        )
+    study = take_section(document, "study", Study, url)
     arms = [_arm(name, changes, document, url) for name, changes in study.arms.items()]
     arms.sort(key=lambda arm: arm.name != REFERENCE)
     for arm in arms[1:]:
         check_aligned(arms[0].experiment, arm.experiment, f"{url}: study.arms.{arm.name}")
     return study, arms
+
+
+def take_section(document: dict[str, Any], name: str, model: type[Compares], url: str) -> Compares:
+    """Take the section that compares arms out of an experiment's document, and check it.
+
+    Parameters
+    ----------
+    document : dict
+        The whole file; what is left is an experiment.
+    name : str
+        Of the section.
+    model : type
+        What it must be.
+    url : str
+        The file, for errors.
+
+    Raises
+    ------
+    UserError
+        There is no such section, a mistake in it, or no arm ``none`` that nothing is done to.
+    """
+    section = document.pop(name, None)
+    if not isinstance(section, dict):
+        raise UserError(f"{url} has no section {name}; an experiment is run with dhs run {url}")
+    try:
+        made = model.model_validate(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{url}: {name}.{where} is wrong: {first['msg']}") from None
+    if made.arms.get(REFERENCE) != {}:
+        raise UserError(
+            f"{url}: {name}.arms needs an arm {REFERENCE}: {{}}, which nothing is done to"
+        )
+    return made
 
 
 def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url: str) -> Arm:
