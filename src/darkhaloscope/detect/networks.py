@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +155,32 @@ def make_network(
     return network
 
 
+def read_saved(path: str, otherwise: str, device: torch.device | str = "cpu") -> Any:
+    """What torch saved in a file or URL: tensors and plain values alone, nothing in it is run.
+
+    Parameters
+    ----------
+    otherwise : str
+        What to do, or what it should be, where it cannot be read: the end of the sentence.
+    device : torch.device or str
+        Where tensors go.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    UserError
+        It is damaged, or holds something else.
+    """
+    data = storage.read(path)
+    try:
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001 (a damaged archive shows itself in many ways)
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__}); {otherwise}"
+        ) from None
+
+
 def read_tensors(path: str) -> dict[str, Tensor]:
     """A state dict from a file or URL; nothing in it is run.
 
@@ -164,14 +190,12 @@ def read_tensors(path: str) -> dict[str, Tensor]:
         There is no file, or it holds something else than tensors by name.
     """
     try:
-        found = torch.load(io.BytesIO(storage.read(path)), map_location="cpu", weights_only=True)
+        found = read_saved(
+            path,
+            "it must hold a state dict of tensors alone, as torch.save(model.state_dict(), …) writes it",
+        )
     except FileNotFoundError:
         raise UserError(f"there is no file of weights {path}; check the path") from None
-    except Exception as error:  # noqa: BLE001 (a damaged archive shows itself in many ways)
-        raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}); it must hold a state dict of "
-            "tensors alone, as torch.save(model.state_dict(), …) writes it"
-        ) from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise UserError(
             f"{path} holds no state dict of tensors; save it with torch.save(model.state_dict(), …)"

@@ -23,7 +23,7 @@ from darkhaloscope.detect.calibration import calibrate
 from darkhaloscope.detect.config import DetectorConfig, PairedLoss
 from darkhaloscope.detect.detector import Detector, auxiliary, save
 from darkhaloscope.detect.loader import Batch, Loader
-from darkhaloscope.detect.networks import Network, make_network
+from darkhaloscope.detect.networks import Network, make_network, read_saved
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import radius_map, stamp_centre
 
@@ -161,17 +161,14 @@ class Trainer:
             It cannot be read, or is of another training.
         """
         path = storage.join(self.folder, CHECKPOINT)
+        again = "delete it, and the training starts again"
         try:
-            data = storage.read(path)
+            found = read_saved(path, again, self.device)
         except FileNotFoundError:
             return False
-        try:
-            found = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
-            schema = found["schema"]
-        except Exception as error:  # noqa: BLE001 (a damaged archive shows itself in many ways)
-            raise UserError(
-                f"{path} cannot be read ({type(error).__name__}); delete it, and the training starts again"
-            ) from None
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if schema is None:
+            raise UserError(f"{path} holds no checkpoint; {again}")
         if schema != SCHEMA:
             raise UserError(f"{path} has schema {schema}; this version reads {SCHEMA}")
         self.train.resume(found["loader"])
