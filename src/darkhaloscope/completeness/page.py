@@ -36,9 +36,9 @@ NAMES = {"all": "all planned", "clean": "clean", "no_psf_fallback": "no PSF fall
 def completeness_page(run: str, found: Measured) -> tuple[str, dict[str, Figure]]:
     """The page as HTML and its pictures by name; the same results give the same text."""
     figures = pictures(found)
-    text = resources.files("darkhaloscope.completeness").joinpath("completeness.html.j2")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(text.read_text("utf-8")).render(
+    page = filled(
+        "darkhaloscope.completeness",
+        "completeness.html.j2",
         run=run,
         sentence=found.sentence,
         notes=found.notes,
@@ -52,6 +52,13 @@ def completeness_page(run: str, found: Measured) -> tuple[str, dict[str, Figure]
         number=number,
     )
     return page, figures
+
+
+def filled(package: str, template: str, **values: object) -> str:
+    """A package's HTML template with its values filled in: escaped, and none of them missing."""
+    text = resources.files(package).joinpath(template).read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(text).render(**values)
 
 
 def _said(table: pd.DataFrame, word: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from darkhaloscope.completeness.page import filled
 from darkhaloscope.detect.lenses import CONTROL, LENS, NONLENS, Scored
 from darkhaloscope.detect.recall import Recall
 from darkhaloscope.report.examples import rgb
@@ -38,9 +37,9 @@ def lenses_page(
     """The page as HTML and its pictures by name; the same results give the same text."""
     table = scored.table
     figures = {"rank": _ranks(table, found), "scores": _scores(table, found)}
-    text = resources.files("darkhaloscope.detect").joinpath("lenses.html.j2").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(text).render(
+    page = filled(
+        "darkhaloscope.detect",
+        "lenses.html.j2",
         detector=detector,
         sentence=found.sentence,
         outcome=found.gate.outcome,
