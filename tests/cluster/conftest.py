@@ -1,11 +1,14 @@
-"""A cluster with the Dask operator, an S3 server, and a namespace that accepts restricted pods only."""
+"""A cluster with the Dask operator, an S3 server, and a namespace a file of tests that accepts restricted
+pods only. The files run side by side: what they share is made once, by whoever needs it first, and taken
+away by the process that began them all."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import certificates
@@ -17,7 +20,6 @@ from setting import (
     IMAGE,
     KEY,
     OPERATOR,
-    RUNS,
     SECRET,
     STORE,
     TOOLS,
@@ -26,10 +28,10 @@ from setting import (
 )
 
 Values = dict[str, Any]
+Once = Callable[[str, Callable[[], Any]], Any]
 
-
-ORDER = ("test_run", "test_wrong", "test_life", "test_orphans", "test_hub", "test_volume")
-"""What matters most comes first: time may run out."""
+ORDER = ("test_run", "test_life", "test_wrong", "test_hub", "test_orphans", "test_volume")
+"""What takes longest, and matters most, comes first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,11 +49,46 @@ def _namespace(name: str, **labels: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What the files shared is taken away, once all of them have ended."""
+    if hasattr(session.config, "workerinput") or "KUBECONFIG" not in os.environ:
+        return
+    found = set(kube.kubectl("get", "namespaces", "-o", "name").split())
+    if f"namespace/{OPERATOR}" in found:
+        kube.call("helm", "uninstall", "dask-operator", "-n", OPERATOR, "--wait")
+        crds = kube.kubectl("get", "crd", "-o", "name").split()
+        kube.kubectl("delete", *[crd for crd in crds if crd.endswith(".kubernetes.dask.org")])
+    ours = [name for name in (OPERATOR, STORE) if f"namespace/{name}" in found]
+    if ours:
+        kube.kubectl("delete", "namespace", *ours)
+
+
 @pytest.fixture(scope="session")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """Make something once for all processes, whose result others read; it can be written as JSON."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base if worker_id == "master" else base.parent
+
+    def make(name: str, how: Callable[[], Any]) -> Any:
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = folder / f"{name}.json"
+            if not made.exists():
+                made.write_text(json.dumps(how()))
+            return json.loads(made.read_text())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def operator(once: Once, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The Dask operator, from its own chart; gives its namespace."""
     if "KUBECONFIG" not in os.environ:
         pytest.skip("KUBECONFIG is not set; `make test-cluster` says how to get a cluster")
+    return str(once("operator", lambda: _install_operator(tmp_path_factory)))
+
+
+def _install_operator(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("operator")
     where = "import dask_kubernetes, pathlib; print(pathlib.Path(dask_kubernetes.__file__).parent)"
     package = kube.call("docker", "run", "--rm", "--entrypoint", "python", TOOLS, "-c", where)
@@ -65,16 +102,16 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "helm", "upgrade", "--install", "dask-operator", str(folder / "chart"), "-n", OPERATOR,
         "--set", f"image.name={name}", "--set", f"image.tag={tag}", "--wait",
     )  # fmt: skip
-    yield OPERATOR
-    kube.call("helm", "uninstall", "dask-operator", "-n", OPERATOR, "--wait")
-    crds = kube.kubectl("get", "crd", "-o", "name").split()
-    kube.kubectl("delete", *[crd for crd in crds if crd.endswith(".kubernetes.dask.org")])
-    kube.kubectl("delete", "namespace", OPERATOR)
+    return OPERATOR
 
 
 @pytest.fixture(scope="session")
-def store() -> Iterator[str]:
+def store(once: Once) -> str:
     """SeaweedFS with one user; gives the endpoint that pods reach."""
+    return str(once("store", _start_store))
+
+
+def _start_store() -> str:
     actions = ["Read", "Write", "List", "Tagging"]  # and no Admin, who makes buckets by writing
     credentials = [{"accessKey": KEY, "secretKey": SECRET}]
     users = {"identities": [{"name": "dhs", "credentials": credentials, "actions": actions}]}
@@ -103,13 +140,13 @@ def store() -> Iterator[str]:
     kube.kubectl("wait", "-n", STORE, "--for=condition=Ready", "pod/s3", "--timeout=90s")
     bucket = ("exec", "-i", "-n", STORE, "s3", "--", "weed", "shell")
     kube.kubectl(*bucket, given="s3.bucket.create -name dhs\n")
-    yield ENDPOINT
-    kube.kubectl("delete", "namespace", STORE)
+    return ENDPOINT
 
 
-@pytest.fixture(scope="session")
-def runs(operator: str, store: str) -> Iterator[str]:
-    """The namespace of the runs: restricted, with quota and range, with the credentials of the store."""
+@pytest.fixture(scope="module")
+def runs(operator: str, store: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The namespace of a file of tests: restricted, with quota and range, with the store's credentials."""
+    namespace = request.module.__name__.replace("test_", "dhs-")
     enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
     quota = {
         "requests.cpu": "8", "requests.memory": "16Gi", "limits.cpu": "100", "limits.memory": "32Gi",
@@ -117,18 +154,18 @@ def runs(operator: str, store: str) -> Iterator[str]:
     }  # fmt: skip
     # The quota asks every container for a limit of cpu; the range gives it to those without.
     limits = [{"type": "Container", "default": {"cpu": "6"}, "max": {"memory": "32Gi"}}]
-    meta = {"name": "quota", "namespace": RUNS}
+    meta = {"name": "quota", "namespace": namespace}
     kube.apply(
-        _namespace(RUNS, **enforce),
+        _namespace(namespace, **enforce),
         {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": quota}},
         {"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": {"limits": limits}},
-        credentials("s3", SECRET),
+        credentials("s3", SECRET, namespace),
     )
-    yield RUNS
-    kube.kubectl("delete", "namespace", RUNS)
+    yield namespace
+    kube.kubectl("delete", "namespace", namespace)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tls(runs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Certificates in the Secret ``tls``; gives its data."""
     made = certificates.make(tmp_path_factory.mktemp("tls"))
@@ -137,7 +174,7 @@ def tls(runs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def notebook(runs: str, store: str) -> str:
     """A pod of the image that may attach to runs; gives its name."""
     env = [
@@ -151,9 +188,13 @@ def notebook(runs: str, store: str) -> str:
     return "notebook"
 
 
-@pytest.fixture(scope="session")
-def sky(notebook: str, runs: str) -> str:
+@pytest.fixture(scope="module")
+def sky(once: Once, notebook: str, runs: str) -> str:
     """A synthetic release and its targets in the store; gives the bucket."""
+    return str(once("sky", lambda: _make_sky(notebook, runs)))
+
+
+def _make_sky(notebook: str, runs: str) -> str:
     made = kube.python(
         notebook, runs,
         "from darkhaloscope import commands\n"
@@ -164,14 +205,19 @@ def sky(notebook: str, runs: str) -> str:
     return "s3://dhs"
 
 
-@pytest.fixture(scope="session")
-def local(notebook: str, runs: str, sky: str) -> tuple[dict[str, str], int]:
+@pytest.fixture(scope="module")
+def local(once: Once, notebook: str, runs: str, sky: str) -> tuple[dict[str, str], int]:
     """Hashes and exit code of the small experiment in one pod, without any cluster."""
-    code = kube.run_in_a_pod(notebook, runs, EXPERIMENT, "s3://dhs/local")
-    return kube.hashes(notebook, runs, "local"), code
+
+    def run() -> tuple[dict[str, str], int]:
+        code = kube.run_in_a_pod(notebook, runs, EXPERIMENT, "s3://dhs/local")
+        return kube.hashes(notebook, runs, "local"), code
+
+    hashes, code = once("local", run)
+    return hashes, code
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def values(sky: str) -> Values:
     """Values of a small run; ``run.out`` is the caller's."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from setting import STORE
 
 CHART = Path(__file__).parents[2] / "helm" / "darkhaloscope"
 T = TypeVar("T")
@@ -133,13 +134,25 @@ def python(pod: str, namespace: str, code: str, seconds: float = 300) -> str:
     return kubectl(*command, given=code, seconds=seconds)
 
 
-def blocks_done(pod: str, namespace: str, run: str) -> int:
-    """Blocks of a run in the bucket that are whole, as a pod with the credentials sees them."""
-    code = (
-        "import fsspec\nfs = fsspec.filesystem('s3')\n"
-        f"print(len(fs.glob('dhs/{run}/blocks/*.json')))"
-    )
-    return int(python(pod, namespace, code).splitlines()[-1])
+LISTED = """
+import json, urllib.error, urllib.request
+url = "http://127.0.0.1:8888/buckets/dhs/{run}/blocks/?limit=100000"
+try:
+    page = urllib.request.urlopen(urllib.request.Request(url, headers={{"Accept": "application/json"}}))
+    found = json.load(page)["Entries"] or []
+except urllib.error.HTTPError as error:
+    if error.code != 404:
+        raise
+    found = []
+print(sum(one["FullPath"].endswith(".json") for one in found))
+"""
+
+
+def blocks_done(run: str) -> int:
+    """Blocks of a run in the bucket that are whole. The store itself is asked: that is soon said, where a
+    pod of the image would spend seconds of processor time on its imports."""
+    command = ("exec", "-i", "-n", STORE, "s3", "--", "/opt/venv/bin/python", "-")
+    return int(kubectl(*command, given=LISTED.format(run=run)))
 
 
 HASHES = """

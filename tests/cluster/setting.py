@@ -7,7 +7,7 @@ from typing import Any
 
 IMAGE = os.environ.get("DHS_TEST_IMAGE", "darkhaloscope:dev")
 TOOLS = os.environ.get("DHS_TEST_TOOLS", "dhs-test-tools:dev")
-OPERATOR, STORE, RUNS = "dask-operator", "dhs-store", "dhs-runs"
+OPERATOR, STORE = "dask-operator", "dhs-store"
 KEY, SECRET = "dhs", "not-a-secret"
 ENDPOINT = f"http://s3.{STORE}.svc.cluster.local:8333"
 
@@ -46,10 +46,10 @@ def pod(name: str, namespace: str, image: str, args: list[str], **more: Any) -> 
     }
 
 
-def credentials(name: str, secret: str) -> dict[str, Any]:
+def credentials(name: str, secret: str, namespace: str) -> dict[str, Any]:
     """A Secret with S3 credentials, as a user makes one."""
     values = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": secret}
-    meta = {"name": name, "namespace": RUNS}
+    meta = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": values}
 
 

@@ -30,7 +30,7 @@ PICTURES = os.environ.get("DHS_TEST_PICTURES")
 
 
 @pytest.fixture(scope="module")
-def release(values: dict[str, Any], notebook: str, runs: str) -> Iterator[str]:
+def release(values: dict[str, Any], runs: str) -> Iterator[str]:
     """A run that lasts until it is taken away, with one worker or two as there is to do."""
     given = copy.deepcopy(values)
     given["run"]["out"] = RUN
@@ -40,7 +40,7 @@ def release(values: dict[str, Any], notebook: str, runs: str) -> Iterator[str]:
     given["metrics"] = {"annotations": True}
     given["logs"] = "json"
     kube.install(RELEASE, runs, given)
-    done = functools.partial(kube.blocks_done, notebook, runs, "watched")
+    done = functools.partial(kube.blocks_done, "watched")
     kube.wait_until("a block is whole", done, 300)
     yield RELEASE
     kube.uninstall(RELEASE, runs)

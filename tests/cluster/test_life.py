@@ -16,12 +16,19 @@ RELEASE = "life"
 
 KNOCK = """
 import socket
-for port in (8786, 8787, 8788, 8789):
+from concurrent.futures import ThreadPoolExecutor
+
+def knock(port):
     try:
         socket.create_connection(({host!r}, port), timeout=3).close()
-        print(port, "answers")
+        return "answers"
     except OSError as error:
-        print(port, type(error).__name__)
+        return type(error).__name__
+
+ports = (8786, 8787, 8788, 8789)
+with ThreadPoolExecutor(4) as pool:
+    for port, said in zip(ports, pool.map(knock, ports), strict=True):
+        print(port, said)
 """
 
 
@@ -58,6 +65,7 @@ def test_strangers_get_no_answer_and_a_notebook_does(
     worker = kube.dask_pods(release, runs, "worker")[0]["status"]["podIP"]
     for namespace in (runs, STORE):
         kube.apply(pod("stranger", namespace, IMAGE, ["sleep", "infinity"]))
+    for namespace in (runs, STORE):
         kube.kubectl(
             "wait", "-n", namespace, "--for=condition=Ready", "pod/stranger", "--timeout=60s"
         )
@@ -75,13 +83,8 @@ client = darkhaloscope.connect("s3://dhs/life/")
 print(sorted(client.scheduler_info()["workers"]).__len__(), "workers")
 print(client.submit(sum, [40, 2]).result())
 """
-    kube.wait_until("the run has begun", lambda: _has_begun(notebook, runs), 90)
+    kube.wait_until("the run has begun", lambda: kube.blocks_done("life"), 90)
     assert kube.python(notebook, runs, code).split() == ["2", "workers", "42"]
-
-
-def _has_begun(notebook: str, runs: str) -> bool:
-    code = "import fsspec; print(fsspec.filesystem('s3').exists('dhs/life/blocks/000000.json'))"
-    return "True" in kube.python(notebook, runs, code)
 
 
 def test_a_worker_of_a_drained_node_hands_on_what_it_holds(release: str, runs: str) -> None:
@@ -106,9 +109,9 @@ def test_a_worker_of_a_drained_node_hands_on_what_it_holds(release: str, runs: s
     assert not kube.kubectl("get", "events", "-n", runs, "--field-selector", about, "-o", "name")
 
 
-def test_nothing_is_compiled_in_a_pod(release: str, runs: str, notebook: str) -> None:
+def test_nothing_is_compiled_in_a_pod(release: str, runs: str) -> None:
     """A worker that has rendered has no compiled function but the image's."""
-    kube.wait_until("the run has begun", lambda: _has_begun(notebook, runs), 90)
+    kube.wait_until("the run has begun", lambda: kube.blocks_done("life"), 90)
     worker = kube.dask_pods(release, runs, "worker")[0]["metadata"]["name"]
     baked, now = (
         kube.kubectl(
@@ -153,8 +156,8 @@ def test_a_driver_of_a_drained_node_is_followed_by_another(release: str, runs: s
     assert kube.job_of(release, runs)["status"].get("failed", 0) == 0
 
 
-def test_a_run_is_paused_and_goes_on(release: str, runs: str, notebook: str) -> None:
-    kube.wait_until("the run has begun", lambda: _has_begun(notebook, runs), 180)
+def test_a_run_is_paused_and_goes_on(release: str, runs: str) -> None:
+    kube.wait_until("the run has begun", lambda: kube.blocks_done("life"), 180)
     job = kube.job_of(release, runs)["metadata"]["name"]
 
     def suspend(yes: bool) -> None:
@@ -163,10 +166,10 @@ def test_a_run_is_paused_and_goes_on(release: str, runs: str, notebook: str) -> 
 
     suspend(True)
     kube.wait_until("the driver has ended", lambda: not kube.drivers(release, runs), 180)
-    before = kube.blocks_done(notebook, runs, "life")
+    before = kube.blocks_done("life")
     assert kube.dask_pods(release, runs, "scheduler"), "its cluster waits"
     suspend(False)
-    kube.wait_until("a block more", lambda: kube.blocks_done(notebook, runs, "life") > before, 180)
+    kube.wait_until("a block more", lambda: kube.blocks_done("life") > before, 180)
     assert kube.ended(release, runs) is None
 
 

@@ -69,8 +69,7 @@ def test_only_who_has_a_certificate_is_answered(
     orphans: None, notebook: str, runs: str, tls: dict[str, str], tmp_path: Path
 ) -> None:
     """A notebook that the policies let through: plain, with another authority's, with the right one."""
-    exists = "import fsspec; print(fsspec.filesystem('s3').glob('dhs/orphan-tls/blocks/*.json'))"
-    kube.wait_until("a block is whole", lambda: "json" in kube.python(notebook, runs, exists), 120)
+    kube.wait_until("a block is whole", lambda: kube.blocks_done("orphan-tls"), 120)
     other = certificates.make(tmp_path)
     code = KNOCK.format(run="s3://dhs/orphan-tls", namespace=runs, other=other, ours=tls)
     said = kube.python(notebook, runs, code).split("\n")

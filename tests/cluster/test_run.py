@@ -39,7 +39,7 @@ def test_the_bytes_of_a_local_run(
     given = copy.deepcopy(values)
     given["run"]["out"] = "s3://dhs/undisturbed"
     said = kube.install(RELEASE, runs, given)
-    assert said.count("kubectl -n dhs-runs") == 3  # the notes
+    assert said.count(f"kubectl -n {runs}") == 3  # the notes
     try:
         ends_with(code, runs)
         assert kube.hashes(notebook, runs, "undisturbed") == expected
@@ -88,10 +88,10 @@ def test_kills_do_not_change_a_byte(
         for component in ("told to stop", "worker", "driver", "scheduler"):
             kube.wait_until(
                 f"a block more than {done}",
-                lambda: kube.blocks_done(notebook, runs, "killed") > done,  # noqa: B023 (called at once)
+                lambda: kube.blocks_done("killed") > done,  # noqa: B023 (called at once)
                 180,
             )
-            done = kube.blocks_done(notebook, runs, "killed")
+            done = kube.blocks_done("killed")
             assert kube.ended(RELEASE, runs) is None, f"ended before the {component} was killed"
             (_told_to_stop if component == "told to stop" else _kill(component))(runs)
         ends_with(code, runs)
