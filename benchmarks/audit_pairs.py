@@ -152,14 +152,25 @@ def clean(
 
 def skies(rng: np.random.Generator, target: np.ndarray, host: np.ndarray) -> np.ndarray:
     """Galaxies at their targets on correlated noise, (pair, band, y, x) in nMgy."""
-    out = np.empty((len(target), len(BANDS), SIZE, SIZE))
+    light = galaxies(target, host)
+    return light + sky_noise(rng, light.shape)
+
+
+def galaxies(target: np.ndarray, host: np.ndarray) -> np.ndarray:
+    """A galaxy at each target, (pair, band, y, x) in nMgy."""
     axis = np.arange(SIZE)
-    for i in range(len(target)):
-        r2 = (axis[None, :] - target[i, 0]) ** 2 + (axis[:, None] - target[i, 1]) ** 2
-        galaxy = np.exp(-7.67 * ((np.sqrt(r2) + 0.3) / 6) ** 0.5) * (4 + 4 * (host[i] % 7))
-        noise = gaussian_filter(rng.normal(size=(3, SIZE, SIZE)), (0, 0.5, 0.5))
-        noise *= SKY[:, None, None] / noise.std()
-        out[i] = galaxy * np.array([0.4, 1.0, 1.9])[:, None, None] + noise
+    dx, dy = axis - target[:, :1], axis - target[:, 1:]
+    r = np.sqrt(dx[:, None, :] ** 2 + dy[:, :, None] ** 2)
+    light = np.exp(-7.67 * ((r + 0.3) / 6) ** 0.5) * (4 + 4 * (host % 7))[:, None, None]
+    return light[:, None] * np.array([0.4, 1.0, 1.9])[:, None, None]
+
+
+def sky_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Correlated noise of one sky sigma, (pair, band, y, x) in nMgy."""
+    out = np.empty(shape)
+    for i in range(len(out)):
+        noise = gaussian_filter(rng.normal(size=shape[1:]), (0, 0.5, 0.5))
+        out[i] = noise * (SKY[:, None, None] / noise.std())
     return out
 
 
@@ -195,6 +206,23 @@ def on_other_skies(ds: Ds, seed: int) -> tuple[Ds, np.ndarray]:
     target = np.stack([out["target_x"].values, out["target_y"].values], axis=1)
     out["ctrl"].values[:] = skies(rng, target.astype(float), ds["host_id"].values)
     return out, dealt
+
+
+def of_two_exposures(ds: Ds, seed: int, each: float = 1.0) -> Ds:
+    """The same galaxies and arcs, stamp and ctrl each with all its noise of its own (``each`` sky sigma).
+
+    What two exposures of one sky are, with nothing in common but the light: as clean as one exposure is.
+    """
+    rng = np.random.default_rng([seed, 29])
+    injected = ds["lens_model"].values != 0
+    target = np.stack([ds["target_x"].values, ds["target_y"].values], axis=1).astype(float)
+    light = galaxies(target, ds["host_id"].values)
+    ctrl, other = (light + each * sky_noise(rng, light.shape) for _ in range(2))
+    gap = np.where(injected[:, None, None, None], other - ctrl, 0.0)
+    out = ds.copy()
+    out["ctrl"] = (ds["ctrl"].dims, ctrl.astype(np.float32))
+    out["arc"] = (ds["arc"].dims, (ds["arc"].values + gap).astype(np.float32))
+    return summed(out)
 
 
 def summed(ds: Ds) -> Ds:

@@ -5,10 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from audit_pairs import REGIONS, SCALE, Ds, clean, measure, rerendered, spec_of, with_arc
+from audit_pairs import (
+    REGIONS,
+    SCALE,
+    SKY,
+    Ds,
+    clean,
+    galaxies,
+    measure,
+    of_two_exposures,
+    rerendered,
+    sky_noise,
+    spec_of,
+    with_arc,
+)
 from planted import careless, planted
 
-from darkhaloscope.audit.alignment import alignment, target_tests
+from darkhaloscope.audit.alignment import MOST, _strange, alignment, target_tests
 from darkhaloscope.audit.alternatives import alternatives, changed
 from darkhaloscope.audit.causes import Limits
 from darkhaloscope.audit.closure import Closure
@@ -197,3 +210,47 @@ def test_medians_are_those_of_numpy(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(medians(values), np.nanmedian(values, axis=1))
     assert np.isnan(medians(np.full((1, 3), np.nan))).all()
     assert medians(np.zeros((2, 0))).shape == (2,)
+
+
+EXPOSURES = 120
+
+
+def strange(light: np.ndarray, each: float, common: float) -> float:
+    """Fraction of the stamps that are called another's, outside 8 px: galaxies (row, y, x), one band."""
+    rng = np.random.default_rng(3)
+    shape = (len(light), 3, *light.shape[1:])
+    noises = [sky_noise(rng, shape)[:, 1] / SKY[1] for _ in range(3)]
+    ctrl, seen = (light + common * noises[0] + each * own for own in noises[1:])
+    axis = np.arange(light.shape[-1]) - (light.shape[-1] - 1) / 2
+    good = np.hypot(axis[:, None], axis[None, :]) > 8
+    return float(np.mean([_strange(seen[k], ctrl, good, k) for k in range(len(light))]))
+
+
+def test_where_there_is_nothing_but_noise_no_ctrl_is_another_s() -> None:
+    host = np.arange(EXPOSURES)
+    target = np.random.default_rng(1).uniform(23, 24, (EXPOSURES, 2))
+    scattered = galaxies(target, host)[:, 1] / SKY[1]
+    skies = {
+        "blank": 0 * scattered,
+        "one galaxy": np.repeat(scattered[:1], EXPOSURES, axis=0),
+        "galaxies": scattered,
+        "gradients": 0 * scattered + np.linspace(-1, 1, 48) * (host % 5 - 2)[:, None, None],
+    }
+    for each, common in ((1.0, 0.0), (0.7, 1.0), (0.0, 1.0)):
+        for name, light in skies.items():
+            assert strange(light, each, common) == 0.0, (name, each, common)
+
+
+def test_two_exposures_of_one_sky_show_one_target() -> None:
+    """And a third that is of another shows another, under the same noise."""
+    ds = of_two_exposures(clean(PAIRS), 1)
+    for spoilt, low, high in (
+        (ds, 0.0, 0.0),
+        (planted(ds, "ctrl of another target", 0.6), 0.3, 0.6),
+    ):
+        spec = spec_of(spoilt)
+        stats = measure(spoilt, spec)
+        stamps = whole_stamps(stats, rerendered(clean(PAIRS), stats, spec), spec)
+        table, _ = alignment(stamps, stats, spec)
+        assert len(table) == min(PAIRS, MOST)
+        assert low <= table["strange"].mean() <= high

@@ -15,6 +15,7 @@ from darkhaloscope.audit.hypotheses import Hypothesis, p_above
 from darkhaloscope.audit.intervals import Floats
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.noise import TO_SIGMA
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.geometry import core_slice
 
@@ -26,6 +27,10 @@ CLEAR = 0.02
 NOISE = 3.0
 RIVALS = 4
 """Other rows' ctrl that a stamp is held against, beside its own."""
+LAG = 4
+"""Pixels apart: the noise of a coadd is alike in neighbours, a galaxy still is this far from each other."""
+SURE = 6.0
+"""How much worse than a rival's a ctrl must be, in units of what noise makes of it."""
 ELSEWHERE = 0.05
 """Fraction of the pairs that may look more like another row's ctrl than like their own."""
 ALIGNMENT_COLUMNS = ["hash", "theta_e", "dx", "dy", "correlation", "strange"]
@@ -72,7 +77,7 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     -------
     DataFrame
         ``dx, dy`` in pixels and the correlation of each pair, outside its arc; ``strange`` is 1 where a
-        stamp is more like one of four other rows' ctrl than like its own.
+        stamp is certainly more like one of four other rows' ctrl than like its own.
     DataFrame
         Mean of the core's ``stamp - shifted ctrl`` in sky sigma a pixel, for ctrl moved by -1..1 pixels.
     """
@@ -111,14 +116,41 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
 
 
 def _strange(seen: Floats, ctrl: Floats, good: NDArray[np.bool_], k: int) -> float:
-    """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0, missing for too few."""
+    """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0, missing for too few.
+
+    Nearer by more than noise makes it: where stamp and ctrl have noise each of its own, and nothing else is
+    in sight, every ctrl is as near as any other.
+    """
     n = len(ctrl)
     if good.sum() < 50 or n <= RIVALS:
         return float("nan")
     # Rows are in the order of their hashes: those that follow are any others.
     rivals = [(k + 1 + step * (n // (RIVALS + 1))) % n for step in range(RIVALS)]
-    own, *other = (float(((seen - ctrl[j])[good] ** 2).sum()) for j in (k, *rivals))
-    return float(own > min(other))
+    own, own_error = _structure(seen - ctrl[k], good)
+    other = [_structure(seen - ctrl[j], good) for j in rivals]
+    return float(any(own - value > SURE * np.hypot(own_error, error) for value, error in other))
+
+
+def _structure(gap: Floats, good: NDArray[np.bool_]) -> tuple[float, float]:
+    """Square of what is not noise in a difference of two images, a pixel, and what noise makes of that.
+
+    Products of pixels :data:`LAG` apart, from which noise drops out, whatever its level; a sky level and
+    a gradient that the two images do not share are taken off.
+    """
+    y, x = np.nonzero(good)
+    plane = np.stack([np.ones(len(x)), x, y], axis=1)
+    level, *_ = np.linalg.lstsq(plane, gap[good], rcond=None)
+    flat = np.where(good, 0.0, np.nan)
+    flat[good] = gap[good] - plane @ level
+    left, right = flat[:, :-LAG], flat[:, LAG:]
+    both = np.isfinite(left) & np.isfinite(right)
+    n = int(both.sum())
+    if n < 2:
+        return 0.0, float("inf")
+    left, right = left[both], right[both]
+    step = right - left
+    noise = (TO_SIGMA * float(np.median(np.abs(step - np.median(step))))) ** 2 / 2.0
+    return float((left * right).mean()), noise * np.sqrt(2.0 / n)
 
 
 def target_tests(
