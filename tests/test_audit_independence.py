@@ -112,3 +112,20 @@ def test_strange_psf_widths_are_listed() -> None:
     assert list(low["outliers_low"]) == [1]
     assert list(table[table["band"] == "z"]["outliers_high"]) == [2, 2]
     assert not (table["band"] == "r").any()
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.02, 0.1])
+def test_a_grid_dealt_out_in_full_to_every_region_is_no_dependence(missing: float) -> None:
+    """Five values to five rows of each region: the rest of a full list is unlike, by -1 / 4."""
+    columns = _columns()
+    region = np.arange(N) % REGIONS
+    row = np.arange(N) // REGIONS
+    columns["lens_model"].values[:] = (row < 5) * 2
+    columns["src_dmag"].values[:] = np.array([0.5, 1.0, 1.5, 2.0, 2.5])[(row + region) % 5]
+    gone = np.random.default_rng(2).random(N) < missing
+    columns["src_dmag"].values[gone] = np.nan
+    found = selection(columns, _spec(columns))
+    table = found.dependence.set_index(["parameter", "sky"])
+    assert table.loc[("src_dmag", "region"), "correlation"] == pytest.approx(-0.25, abs=0.05)
+    assert table.loc[("src_dmag", "region"), "p"] > 0.5
+    assert "parameters_dependent" not in {c.name for c in judged(found.tests(0.02, 20))[1]}

@@ -52,7 +52,9 @@ def independence(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
     Returns
     -------
     DataFrame
-        :data:`INDEPENDENCE_COLUMNS`; ``p`` that the correlation, of either sign, is within its tolerance.
+        :data:`INDEPENDENCE_COLUMNS`; ``p`` that the correlation is within its tolerance: of either sign, but
+        within regions a positive one only, since a list of values dealt out in full to every region makes
+        m rows of it as unlike as -1 / (m - 1).
     """
     region = spec.region_keys(columns["region_id"].values[rows].astype(object))
     keys, group = np.unique(region, return_inverse=True)
@@ -65,7 +67,8 @@ def independence(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
                 continue
             product = _ranks(drawn[use]) * _ranks(sky[use])
             value, error, n = _clustered(product, np.ones(use.sum()), group[use])
-            lines.append((name, label, *_line(value, error, n), int(use.sum()), n))
+            p = min(1.0, 2.0 * p_above(abs(value), CORRELATED, error, n))
+            lines.append((name, label, *_line(value, error, n), p, int(use.sum()), n))
         use = np.isfinite(drawn)
         if use.sum() < FEWEST or np.ptp(drawn[use]) == 0 or len(keys) == use.sum():
             continue
@@ -76,7 +79,8 @@ def independence(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
         value, error, n = _clustered(
             products.astype(float), count * (count - 1), np.arange(len(keys))
         )
-        lines.append((name, REGION, *_line(value, error, n), int(use.sum()), n))
+        p = p_above(value, CORRELATED, error, n)
+        lines.append((name, REGION, *_line(value, error, n), p, int(use.sum()), n))
     return pd.DataFrame(lines, columns=INDEPENDENCE_COLUMNS)
 
 
@@ -156,7 +160,7 @@ def _clustered(top: Floats, bottom: Floats, group: NDArray[np.int64]) -> tuple[f
     return value, float(np.sqrt((rest**2).sum() * n / (n - 1))) / total, n
 
 
-def _line(value: float, error: float, n: int) -> tuple[float, float, float, float]:
-    lo, hi = t_interval(value, value + error * np.array([-1.0, 1.0]) * np.sqrt((n - 1) / n / 2), n)
-    p = min(1.0, 2.0 * p_above(abs(value), CORRELATED, error, n))
-    return value, lo, hi, p
+def _line(value: float, error: float, n: int) -> tuple[float, float, float]:
+    """The correlation with its interval."""
+    ends = t_interval(value, value + error * np.array([-1.0, 1.0]) * np.sqrt((n - 1) / n / 2), n)
+    return value, *ends
