@@ -7,7 +7,9 @@ import pytest
 from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, with_arc
 from scipy.ndimage import gaussian_filter
 
+from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.noise import Noise, noise_of
+from darkhaloscope.audit.one_class import noise_tests
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -69,3 +71,31 @@ def test_level_and_correlation_are_those_that_were_made() -> None:
     assert found.correlation == pytest.approx(neighbours, abs=0.05)
     assert found.there
     assert not noise_of(0.1 * arc, arc, np.ones(arc.shape, dtype=bool)).there
+
+
+@pytest.mark.parametrize(("added", "size"), [(0.0, 0.0), (0.5, 0.5)])
+def test_the_slope_of_a_bright_arc_is_no_noise(added: float, size: float) -> None:
+    rng = np.random.default_rng(8)
+    axis = np.arange(SIZE) - (SIZE - 1) / 2
+    radius = np.hypot(axis[:, None], axis[None, :])
+    arc = 3000.0 * np.exp(-0.5 * ((radius - 8) / 3) ** 2) + 100 / (1 + (radius / 8) ** 2)
+    shape = (60, 1, SIZE, SIZE)
+    ctrl = rng.normal(size=shape)
+    stamps = Stamps(
+        ctrl, ctrl + arc + added * rng.normal(size=shape), ctrl + arc, np.ones(shape, bool),
+        np.arange(60, dtype=np.uint64) % 30, np.arange(60), np.arange(60, dtype=np.uint64), np.arange(60),
+    )  # fmt: skip
+    (test,) = noise_tests(stamps, 20)
+    assert test.value == pytest.approx(size, abs=0.05)
+    assert (test.p < 1e-6) == (added > 0)
+
+
+def test_an_arc_that_is_not_as_promised_is_no_noise() -> None:
+    axis = np.arange(SIZE) - (SIZE - 1) / 2
+    arc = 300.0 * np.exp(-0.5 * np.hypot(axis[:, None], axis[None, :]) / 3)
+    ctrl = np.random.default_rng(8).normal(size=(60, 1, SIZE, SIZE))
+    key = np.arange(60, dtype=np.uint64)
+    stamps = Stamps(ctrl, ctrl, ctrl + arc, np.ones(ctrl.shape, bool), key % 30, np.arange(60), key,
+                    np.arange(60))  # fmt: skip
+    (test,) = noise_tests(stamps, 20)
+    assert test.value == 0.0

@@ -199,3 +199,15 @@ def test_width_ratio_of_conventions() -> None:
     """PSFSIZE / FWHM of the survey's Moffats."""
     ratios = moffat_width_ratio(np.array([2.5, 3.0, 3.5, 4.765]))
     np.testing.assert_allclose(ratios, [1.39, 1.29, 1.23, 1.15], atol=6e-3)
+
+
+def test_noise_of_each_image_is_granted_to_the_dose_regression(rng: np.random.Generator) -> None:
+    """Doses of a tenth of the noise: the faintest pairs are no better evidence than the others."""
+    inside = []
+    for seed in range(40):
+        dose = np.exp(rng.normal(-3, 2, 200))
+        line = dose_line(dose, dose + rng.normal(0, 0.1, 200), seed)
+        inside.append(line.slope[1] <= 1.0 <= line.slope[2])
+        inside.append(line.intercept[1] <= 0.0 <= line.intercept[2])
+        assert line.effective > 100
+    assert np.mean(inside) > 0.85

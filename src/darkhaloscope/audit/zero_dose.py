@@ -15,11 +15,13 @@ import pandas as pd
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.intervals import Floats, effective_number, resample_weights, t_interval
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.noise import TO_SIGMA
 from darkhaloscope.audit.spec import AuditSpec
 
 SCATTER_FLOOR = 1e-4
-"""Scatter in sky sigma that every pair is granted: a tenth of the limit on the intercept. Below it a
-smaller dose is no better evidence, so that no single faint pair carries the fit."""
+"""Scatter in sky sigma that every pair is granted at least: a tenth of the limit on the intercept. Below it a
+smaller dose is no better evidence, so that no single faint pair carries the fit. What the faint half of
+the pairs scatters by, where stamp and ctrl have noise each of its own, is granted to all."""
 
 ERROR_FLOOR = 2e-4
 """Rendering and rounding error of an arc relative to its dose that is always granted."""
@@ -46,26 +48,30 @@ class Line:
 def dose_line(dose: Floats, difference: Floats, seed: int) -> Line:
     """``difference = intercept + slope dose`` with a scatter of s0^2 + (eps dose)^2.
 
-    eps is estimated from the data (1.4826 times the median of |residual| / dose), so that errors
-    proportional to the dose, however large, take weight from the bright pairs instead of moving the
-    intercept.
+    s0 is 1.4826 times the median of |residual| of the faint half of the pairs, or its floor. eps is
+    estimated from the data (1.4826 times the median of |residual| / dose), so that errors proportional to
+    the dose, however large, take weight from the bright pairs instead of moving the intercept.
 
     Parameters
     ----------
     dose, difference : ndarray (pair,)
         Mean of the re-rendered and of the stored core, sky sigma a pixel.
     """
-    eps = ERROR_FLOOR
+    eps, floor = ERROR_FLOOR, SCATTER_FLOOR
+    faint = dose <= np.median(dose)
     weight = np.ones_like(dose)
     intercept, slope = 0.0, 1.0
     bright = dose > SCATTER_FLOOR / ERROR_FLOOR
     for _ in range(4):
-        weight = 1.0 / (SCATTER_FLOOR**2 + (eps * dose) ** 2)
+        weight = 1.0 / (floor**2 + (eps * dose) ** 2)
         intercept, slope = _fit(_moments(weight, dose, difference)[None])[0]
+        expected = intercept + np.nan_to_num(slope, nan=1.0) * dose
+        floor = max(
+            SCATTER_FLOOR, TO_SIGMA * float(np.median(np.abs(difference - expected)[faint]))
+        )
         if bright.any():
-            expected = intercept + np.nan_to_num(slope, nan=1.0) * dose
             relative = np.abs(difference - expected)[bright] / dose[bright]
-            eps = max(ERROR_FLOOR, 1.4826 * float(np.median(relative)))
+            eps = max(ERROR_FLOOR, TO_SIGMA * float(np.median(relative)))
     counts = resample_weights(len(dose), seed, stream=3, resamples=500)
     terms = np.stack(
         [weight, weight * dose, weight * dose**2, weight * difference, weight * dose * difference]
