@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from audit_pairs import clean, names, run_audit, summed, with_arc
 
-from darkhaloscope.audit.integrity import CHECKS, offenders
+from darkhaloscope.audit.integrity import CHECKS, half_unit, offenders
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -98,3 +98,47 @@ def test_flux_errors_that_cancel_in_the_mean_are_a_bug() -> None:
     result = run_audit(with_arc(clean(), change))
     assert result.verdict["verdict"] == "bug"
     assert "closure_scatter" in names(result)
+
+
+def written(column: xr.DataArray, form: Callable[[np.ndarray], np.ndarray]) -> xr.DataArray:
+    return column.copy(data=form(column.values.astype(float)).astype("f4"))
+
+
+def digits(n: int) -> Callable[[np.ndarray], np.ndarray]:
+    return np.vectorize(lambda v: float(f"{v:.{n - 1}e}"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [digits(3), digits(4), lambda v: np.round(v, 3), lambda v: v.astype(np.float16)],
+    ids=["3 digits", "4 digits", "3 decimals", "float16"],
+)
+def test_a_column_is_granted_the_digits_that_it_was_written_with(
+    form: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    ds = clean()
+    names_ = ("total_injected_flux", "magnification")
+    rounded = ds.assign({name: written(ds[name], form) for name in names_})
+    assert not any(rows.any() for rows in offenders(rounded).values())
+    # A twentieth more is still no rounding, but for fluxes of a few thousandths in three decimals.
+    spoilt = ds.assign({name: written(1.05 * ds[name], form) for name in names_})
+    found = offenders(spoilt)
+    assert found["magnification_column"].sum() > 200
+    assert found["flux_column"].sum() > 200
+
+
+def test_arcs_in_half_precision_sum_to_their_flux_within_their_steps() -> None:
+    ds = clean()
+    half = ds.assign(arc=ds["arc"].astype(np.float16).astype("f4"))
+    assert not any(rows.any() for rows in offenders(half).values())
+    assert (
+        offenders(flux_column_off(half))["flux_column"].all()
+        == offenders(flux_column_off(ds))["flux_column"].all()
+    )
+
+
+def test_half_a_unit_of_the_last_digit() -> None:
+    np.testing.assert_allclose(half_unit(np.array([1.23, 45.6, np.nan])), [0.005, 0.05, 0.0])
+    np.testing.assert_allclose(half_unit(np.array([1.23, 45.67, 0.01])), [0.005, 0.005, 0.005])
+    assert not half_unit(np.random.default_rng(1).uniform(1, 2, 50)).any()
+    assert not half_unit(np.full(50, 2.0)).any()
