@@ -186,9 +186,29 @@ def _one_band(ds: Ds, size: float) -> Ds:
     return with_arc(ds, lambda arc: arc + size * UNIT * np.array([1, 0, 0])[None, :, None, None])
 
 
+def _missing(ds: Ds, fraction: float) -> Ds:
+    """Arcs that hold no light."""
+    rows = _some(ds, fraction)
+
+    def change(arc: np.ndarray) -> np.ndarray:
+        arc[rows] = 0.0
+        return arc
+
+    return with_arc(ds, change)
+
+
 def _noise(ds: Ds, size: float) -> Ds:
     rng = np.random.default_rng(5)
     return with_arc(ds, lambda arc: arc + size * UNIT * rng.normal(size=arc.shape))
+
+
+def _flipped(ds: Ds, _: float) -> Ds:
+    """The array of pixels was read from its other end: the target's own place is mirrored too."""
+    return with_arc(ds, lambda arc: arc[..., ::-1])
+
+
+def _upended(ds: Ds, _: float) -> Ds:
+    return with_arc(ds, lambda arc: arc[..., ::-1, ::-1])
 
 
 def _kernel_centre(ds: Ds, size: float) -> Ds:
@@ -241,6 +261,23 @@ def _controls(ds: Ds, size: float) -> Ds:
     out = ds.copy(deep=True)
     out["psfsize"].values[ds["lens_model"].values == 0] *= np.float32(size)
     return out
+
+
+def _controls_as(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:
+    """The same pairs with other pixels on the controls."""
+    out = ds.copy(deep=True)
+    controls = ds["lens_model"].values == 0
+    out["ctrl"].values[controls] = change(ds["ctrl"].values[controls].astype(float))
+    return out
+
+
+def _controls_noisier(ds: Ds, size: float) -> Ds:
+    rng = np.random.default_rng(6)
+    return _controls_as(ds, lambda ctrl: ctrl + size * UNIT * rng.normal(size=ctrl.shape))
+
+
+def _controls_brighter(ds: Ds, factor: float) -> Ds:
+    return _controls_as(ds, lambda ctrl: factor * ctrl)
 
 
 def _split(ds: Ds, size: float) -> Ds:
@@ -318,6 +355,13 @@ DEFECTS: dict[str, Defect] = {
         _redrawn(lambda c: {"src_pa": 90 - c["src_pa"]}), 1.0, DISCRETE, ANGLE),
     "shear with the other sign": _defect(
         _redrawn(lambda c: {"gamma1": -c["gamma1"], "gamma2": -c["gamma2"]}), 1.0, DISCRETE, ANGLE),
+    "pixels mirrored": _defect(_flipped, 1.0, DISCRETE, "pixels_flipped", ANGLE),
+    "pixels turned by 180 degrees": _defect(_upended, 1.0, DISCRETE, "pixels_flipped", ANGLE),
+    "arcs without light": _defect(
+        _missing, 0.05, "fraction of rows", "single_arcs", sizes=(0.005, 0.02)),
+    "controls with noise of their own": _defect(
+        _controls_noisier, 1.0, "sky sigma", "controls_differ", sizes=(0.3, 0.5)),
+    "controls brighter": _defect(_controls_brighter, 1.5, "factor", "controls_differ", sizes=(1.1, 1.2)),
     "one sample a pixel": _defect(_careless(1, True), 1.0, DISCRETE, "one_sample_a_pixel"),
     "rows shuffled": _defect(
         _shuffled, 1.0, "fraction of rows", "rows_shuffled", sizes=(0.03, 0.1, 0.3)),

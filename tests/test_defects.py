@@ -35,12 +35,13 @@ from darkhaloscope.audit.verdict import GateLimits
 PAIRS = 110
 FAMILIES = (
     "theta_e in pixels", "one sample a pixel", "rows shuffled", "magnification twice",
-    "normalised after lensing", "lens offset ignored", "FFT wrap-around",
+    "normalised after lensing", "lens offset ignored", "FFT wrap-around", "pixels mirrored",
 )  # fmt: skip
 """One of each family; other tests have flux, shift, PSF, constants, noise, splits and metadata."""
 
 COSTLY = (
     "source ellipticity", "lens ellipticity", "theta_e on the major axis", "R_e on the major axis",
+    "pixels turned by 180 degrees",
     "PSF of one band for all", "north for south", "lens angle turned", "shear with the other sign",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from darkhaloscope.audit.alignment import (
     target_tests,
 )
 from darkhaloscope.audit.causes import Cause
+from darkhaloscope.audit.classes import control_tests, far_tests, wrong_sky_sigma
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.growth import growth_table, magnification_table
@@ -22,7 +23,7 @@ from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.one_class import noise_tests
-from darkhaloscope.audit.selection import SELECTION_COLUMNS, Selection
+from darkhaloscope.audit.selection import FEWEST, SELECTION_COLUMNS, Selection
 from darkhaloscope.audit.shape import (
     CORE_COLUMNS,
     QUADRANT_COLUMNS,
@@ -75,6 +76,8 @@ def diagnose(
         chosen = Selection(pd.DataFrame(columns=SELECTION_COLUMNS), np.nan)
     tests = [
         *noise_tests(stamps, limits.regions),
+        *far_tests(stamps, spec, limits.regions),
+        *control_tests(stats, spec, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
         *target_tests(aligned, stamps.region, limits.regions),
         *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
@@ -104,7 +107,7 @@ def diagnose(
             "psf_outliers": chosen.outliers,
             "tests": table,
         },
-        [*impossible_magnification(stats), *causes],
+        [*impossible_magnification(stats), *wrong_sky_sigma(stats, spec), *causes],
         _not_tested({t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec),
     )
 
@@ -118,8 +121,12 @@ def _not_tested(
         if spec.redraws
         else "no re-rendered arcs to compare with"
     )
-    if "leak" not in tested:
+    if not spec.redraws or "leak" not in tested:
         out.append(f"leak map: described only ({why})")
+    if "controls_differ" not in tested:
+        out.append(
+            f"pixels of controls: no pairs, or fewer than {FEWEST} controls or {limits.regions} regions"
+        )
     if "stamp_displaced" not in tested:
         reason = f"{regions} regions, {limits.regions} needed" if spec.paired else "no pairs"
         out.append(f"alignment of stamp and ctrl: {reason}")

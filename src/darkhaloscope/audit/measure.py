@@ -15,10 +15,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.integrity import CHECKS, CORE_MATCHED, offenders
+from darkhaloscope.audit.looks import looks
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
-from darkhaloscope.variables import NO_PSF, OPTIONAL_KINDS, PSF_SOURCES, SPLITS
+from darkhaloscope.variables import NEGATIVE_KINDS, NO_PSF, OPTIONAL_KINDS, PSF_SOURCES, SPLITS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -85,7 +86,8 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
         Counts of outcomes, and of rows that no correct data set has (:mod:`.integrity`), over all
         rows; radial profiles and annulus offsets of ``stamp - ctrl`` over
         injections with ``cutout_ok`` that no cut excluded, per (region, theta_e stratum); the audit
-        rows, of these alone; the core light of their core-matched negatives, where there are any.
+        rows, of these alone; what controls look like (:mod:`.looks`), and the core light of core-matched
+        negatives, where there are any.
         Pixels without data, and bands without coverage, are left out of every sum.
 
     Raises
@@ -106,6 +108,9 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     stratum = spec.stratum(ds["theta_e"].values[use])
     stats.update(_group_sums(ds, spec, use, region, stratum))
     stats.update(_audit_rows(ds, spec, use, region, stratum))
+    stats.update(
+        _controls(ds, spec, np.flatnonzero(~injected & ok & kept & ~wrong["pixels_not_finite"]))
+    )
     if "extra" in ds:
         stats.update(_negatives(ds, spec, np.flatnonzero(ok & kept & ~wrong["pixels_not_finite"])))
     return stats
@@ -136,6 +141,13 @@ def merge(parts: Sequence[Arrays], spec: AuditSpec) -> Arrays:
     out.update(_trim(rows, spec, spec.cap, "row_"))
     whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0] if k.startswith("whole_")}
     out.update(_trim(whole, spec, spec.whole_cap, "whole_"))
+    controls = {
+        k: np.concatenate([p[k] for p in parts]) for k in parts[0] if k.startswith("control_")
+    }
+    kinds = controls["control_kind"].astype(np.int64)
+    caps = np.full(len(NEGATIVE_KINDS), spec.whole_cap)
+    chosen = lowest(controls["control_hash"], kinds, caps, (controls["control_slot"],))
+    out.update({k: v[chosen] for k, v in controls.items()})
     matched = [k for k in parts[0] if k.startswith("negative_")]
     negatives = {k: np.concatenate([p[k] for p in parts]) for k in matched}
     if negatives:
@@ -309,3 +321,23 @@ def _negatives(ds: xr.Dataset, spec: AuditSpec, use: NDArray[np.int64]) -> Array
     core = core_slice(spec.size)
     extra = ds["extra"].values[matched[chosen]][..., core, core]
     return {"negative_hash": hashes[chosen], "negative_core_extra": extra.astype(np.float32)}
+
+
+def _controls(ds: xr.Dataset, spec: AuditSpec, use: NDArray[np.int64]) -> Arrays:
+    """What the ctrl of controls looks like, of each kind, of about as many as injections are kept whole."""
+    hashes = row_hashes(spec.seed, ds["brick"].values[use].astype(str), ds["slot"].values[use])
+    chosen = np.flatnonzero(hashes / 2.0**64 < spec.even_threshold(spec.whole_cap))
+    keep = use[chosen]
+    kind = np.full(len(keep), NEGATIVE_KINDS.index("plain"), dtype=np.uint8)
+    if "negative_kind" in ds:
+        kind = ds["negative_kind"].values[keep].astype(np.uint8)
+    bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
+    good = (ds["nodata"].values[keep][:, None] & bits) == 0
+    good &= (ds["coverage"].values[keep] > 0)[:, :, None, None]
+    return {
+        "control_hash": hashes[chosen],
+        "control_slot": ds["slot"].values[keep],
+        "control_kind": kind,
+        "control_region": spec.region_keys(ds["region_id"].values[keep]),
+        "control_looks": looks(ds["ctrl"].values[keep], good).astype(np.float32),
+    }

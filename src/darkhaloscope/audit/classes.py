@@ -1,0 +1,168 @@
+"""Two classes of images that should be alike: the sky, the noise and the galaxies that each shows.
+
+Controls against the ctrl of injections, which a network is trained to tell apart; and, where no arc can be
+drawn again, stamps against ctrl in the corners, where no arc reaches. Every number is the AUC of one
+feature, with regions resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.audit.causes import Cause
+from darkhaloscope.audit.core_gate import match
+from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.intervals import region_interval
+from darkhaloscope.audit.leak_map import Stamps
+from darkhaloscope.audit.looks import CORNERS, NOISE, Looks, look_names, looks
+from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.selection import FEWEST, class_auc
+from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.audit.verdict import BUG
+from darkhaloscope.variables import NEGATIVE_KINDS
+
+APART = 0.05
+"""AUC beyond a coin's that two classes of one law are granted."""
+
+FLAT = 0.5
+"""Part of the outermost ring's level that the corners must have: an arc's wings keep a fifth."""
+
+FACTOR = 3.0
+"""How far off a recorded ``sky_sigma`` may be: confusion and correlated noise make it no exact number."""
+
+FEWEST_SKIES = 100
+
+
+def class_tests(
+    name: str,
+    who: tuple[str, str],
+    one: Looks,
+    other: Looks,
+    bands: Sequence[str],
+    features: dict[str, int],
+    seed: int,
+    fewest_regions: int,
+) -> list[Hypothesis]:
+    """Whether single features tell two classes apart; one test a band and feature.
+
+    Parameters
+    ----------
+    name : str
+        Of the cause.
+    who : (str, str)
+        What the two classes are called.
+    features : dict
+        Name of each feature that is asked for, and its place.
+    """
+    counts = [len(np.unique(v.region)) for v in (one, other)]
+    if min(len(one.region), len(other.region)) < FEWEST or min(counts) < fewest_regions:
+        return []
+    label = np.repeat([True, False], [len(one.region), len(other.region)])
+    region = np.concatenate([one.region, other.region])
+    out = []
+    for b, band in enumerate(bands):
+        for feature, k in features.items():
+            score = np.concatenate([one.values[:, b, k], other.values[:, b, k]])
+            known = [int((np.isfinite(score) & side).sum()) for side in (label, ~label)]
+            if min(known) < FEWEST:
+                continue
+            value, replicates, n = class_auc(score, label, region, seed)
+            # What chance does to the AUC of so few (Mann & Whitney 1947): a bootstrap of ties is too good.
+            chance = float(np.sqrt((sum(known) + 1) / (12.0 * known[0] * known[1])))
+            error = max(float(np.nanstd(replicates, ddof=1)) * np.sqrt(n / (n - 1)), chance)
+            auc = 0.5 + abs(value - 0.5)
+            lo, hi = region_interval(auc, replicates, n)
+            limit, few = 0.5 + APART, min(counts)
+            p = min(1.0, 2.0 * p_above(auc, limit, error, few))
+            more = "more" if value > 0.5 else "less"
+            says = (
+                f"{who[0]} are told from {who[1]} by their {feature} in band {band} with an AUC of "
+                f"{auc:.3f} ({more} of it)"
+            )
+            out.append(
+                Hypothesis(name, f"{feature}, band {band}", auc, (max(lo, 0.0), min(hi, 1.0)), limit,
+                           few, p, "shortcut", says)
+            )  # fmt: skip
+    return out
+
+
+def control_tests(stats: Arrays, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
+    """Whether the pixels of controls are those of injections without their arc; each kind of control apart.
+
+    A network that is trained on injections against controls reads any difference of the two. At most
+    ``spec.whole_cap`` rows of each class, in nMgy.
+    """
+    if not spec.paired:
+        return []
+    names = look_names(spec.size)
+    _, ctrl = _ctrl_looks(stats, spec)
+    out = []
+    for kind in np.unique(stats["control_kind"]).tolist():
+        mine = stats["control_kind"] == kind
+        controls = Looks(stats["control_looks"][mine].astype(float), stats["control_region"][mine])
+        who = (
+            f"controls ({NEGATIVE_KINDS[kind].replace('_', '-')} ones)" if kind > 1 else "controls"
+        )
+        out += class_tests(
+            "controls_differ", (who, "the ctrl of injections"), controls, ctrl, spec.bands,
+            {name: k for k, name in enumerate(names)}, spec.seed, fewest_regions,
+        )  # fmt: skip
+    return out
+
+
+def wrong_sky_sigma(stats: Arrays, spec: AuditSpec) -> list[Cause]:
+    """A ``sky_sigma`` that is not the noise of the pixels: every limit in sky sigma rests on it."""
+    if "sky_sigma" in spec.lacks:
+        return []
+    place, found = _ctrl_looks(stats, spec)
+    ratio = found.values[:, :, -1] / stats["row_sky_sigma"][place].astype(float)
+    out = []
+    for b, band in enumerate(spec.bands):
+        known = ratio[:, b][np.isfinite(ratio[:, b])]
+        middle = float(np.median(known)) if len(known) >= FEWEST_SKIES else 1.0
+        if 1.0 / FACTOR < middle < FACTOR:
+            continue
+        says = f"the noise of ctrl is {middle:.2g} times the recorded sky_sigma in band {band}"
+        lo, hi = (float(v) for v in np.percentile(known, (2.5, 97.5)))
+        text = f"{says}, in the corners of {len(known)} stamps"
+        out.append(Cause("sky_sigma_column", middle, (lo, hi), text, BUG, 1.0, says))
+    return out[:1]
+
+
+def _ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks]:
+    """Place among the audit rows, and looks, of the ctrl of the injections that were kept whole."""
+    place = match(stats["whole_hash"], stats["row_hash"])
+    use = np.flatnonzero(place >= 0)
+    place = place[use]
+    bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
+    good = (stats["whole_nodata"][use][:, None] & bits) == 0
+    good &= (stats["row_coverage"][place] > 0)[:, :, None, None]
+    return place, Looks(looks(stats["whole_ctrl"][use], good), stats["row_region"][place])
+
+
+def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
+    """Whether stamps and ctrl are told apart where no arc reaches: for sets whose arcs cannot be drawn again.
+
+    An arc's own faint wings fall off: a level counts only where the corners have half of what the
+    ring before them has.
+    """
+    if stamps.promised is not None or not len(stamps.row):
+        return []
+    names = look_names(spec.size)
+    seen, ctrl = (Looks(looks(v, stamps.good), stamps.region) for v in (stamps.seen, stamps.ctrl))
+    corner, ring = names.index(CORNERS), names.index(CORNERS) - 1
+    gap = np.abs(np.nanmedian(seen.values, axis=0) - np.nanmedian(ctrl.values, axis=0))
+    flat = gap[:, corner] >= FLAT * gap[:, ring]
+    out = []
+    for name, feature in (("leak", CORNERS), ("noise_one_class", NOISE)):
+        found = class_tests(
+            name, ("stamps", "ctrl"), seen, ctrl, spec.bands, {feature: names.index(feature)},
+            spec.seed, fewest_regions,
+        )  # fmt: skip
+        keep = flat if feature == CORNERS else np.ones(len(flat), dtype=bool)
+        bands = {f"{feature}, band {b}" for b, ok in zip(spec.bands, keep, strict=True) if ok}
+        out += [test for test in found if test.where in bands]
+    return out

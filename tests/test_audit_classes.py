@@ -1,0 +1,125 @@
+"""Controls, corners and sky levels: two classes that should be alike, and each way in which they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from audit_pairs import SKY, Ds, audit_rows, clean, measure, of_two_exposures, spec_of, with_arc
+from planted import planted
+
+from darkhaloscope.audit import undrawn
+from darkhaloscope.audit.classes import control_tests, far_tests, wrong_sky_sigma
+from darkhaloscope.audit.hypotheses import judged
+from darkhaloscope.audit.leak_map import whole_stamps
+from darkhaloscope.audit.looks import look_names, looks
+from darkhaloscope.audit.measure import merge
+from darkhaloscope.variables import NEGATIVE_KINDS
+
+UNIT = SKY[None, :, None, None]
+PAIRS = 110
+
+
+def controls(ds: Ds) -> list[str]:
+    """What is said of the controls of a set measured in two halves."""
+    spec = spec_of(ds)
+    half = ds.sizes["pair"] // 2
+    parts = [measure(ds.isel(pair=s), spec) for s in (slice(0, half), slice(half, None))]
+    tests = control_tests(merge(parts, spec), spec, 20)
+    assert tests
+    assert {t.name for t in tests} == {"controls_differ"}
+    return [c.says for c in judged(tests)[1]]
+
+
+@pytest.mark.parametrize(
+    ("defect", "feature"),
+    [("controls with noise of their own", "noise"), ("controls brighter", "noise")],
+)
+def test_controls_that_are_no_controls_are_named(defect: str, feature: str) -> None:
+    (says,) = controls(planted(clean(), defect))
+    assert f"controls are told from the ctrl of injections by their {feature}" in says
+
+
+def test_a_sky_level_of_controls_alone_is_named() -> None:
+    ds = clean().copy(deep=True)
+    ds["ctrl"].values[ds["lens_model"].values == 0] += UNIT.astype("f4")
+    (says,) = controls(ds)
+    assert "corners" in says or "ring" in says
+
+
+def test_controls_of_the_same_law_are_controls() -> None:
+    assert controls(clean()) == []
+    assert controls(of_two_exposures(clean(), 1)) == []
+
+
+def test_core_matched_negatives_are_judged_apart() -> None:
+    ds = clean().copy(deep=True)
+    control = ds["lens_model"].values == 0
+    kind = np.where(control, NEGATIVE_KINDS.index("core_matched"), 0).astype("u1")
+    ds["negative_kind"] = ("pair", kind)
+    ds["ctrl"].values[control] *= np.float32(1.5)
+    (says,) = controls(ds)
+    assert says.startswith("controls (core-matched ones) are told from")
+
+
+def test_looks_are_plain_numbers() -> None:
+    rng = np.random.default_rng(1)
+    image = np.full((2, 1, 48, 48), 3.0)
+    image[1] += rng.normal(size=(1, 48, 48))
+    image[0, 0, :2] = 5.0
+    names = look_names(48)
+    found = looks(image, np.ones(image.shape, dtype=bool))[:, 0]
+    assert names[0] == "ring 0-6 px"
+    assert found[0, 0] == 3.0
+    assert np.isnan(found[0, names.index("noise")])
+    assert found[1, names.index("noise")] == pytest.approx(1.0, abs=0.15)
+    # Two of the four sides' eight rows, less their share of the outermost ring.
+    assert 0.3 < found[0, names.index("edges")] < 0.6
+    assert np.isnan(looks(image, np.zeros(image.shape, dtype=bool))).all()
+
+
+def far(ds: Ds, paired: bool) -> list[str]:
+    spec = spec_of(ds, paired=paired, lacks=("theta_e",))
+    stats = merge([measure(ds, spec)], spec)
+    stamps = whole_stamps(stats, undrawn(audit_rows(stats, spec), spec), spec)
+    tests = far_tests(stamps, spec, 20)
+    assert {t.name for t in tests} >= {"noise_one_class"}
+    return [c.name for c in judged(tests)[1]]
+
+
+def unpaired(ds: Ds) -> Ds:
+    """Row i of one class keeps row i of the other company."""
+    out = ds.copy(deep=True)
+    rows = np.flatnonzero(ds["lens_model"].values != 0)
+    stamp = (ds["ctrl"].values + ds["arc"].values)[rows]
+    out["ctrl"].values[rows] = ds["ctrl"].values[np.roll(rows, len(rows) // 2)]
+    out["arc"].values[rows] = stamp - out["ctrl"].values[rows]
+    return out
+
+
+@pytest.mark.parametrize("kind", [lambda ds: ds, unpaired], ids=["paired", "unpaired"])
+def test_what_no_arc_reaches_is_alike(kind: Callable[[Ds], Ds]) -> None:
+    paired = kind is not unpaired
+    assert far(kind(clean(PAIRS)), paired) == []
+    pedestal = with_arc(clean(PAIRS), lambda arc: arc + 2.0 * UNIT)
+    assert far(kind(pedestal), paired) == ["leak"]
+    noisy = planted(clean(PAIRS), "noise in one class", 1.0)
+    assert far(kind(noisy), paired) == ["noise_one_class"]
+
+
+def test_the_faint_wings_of_bright_arcs_are_no_leak() -> None:
+    """Arcs a thousand times as bright reach the corners, and fall off towards them."""
+    assert far(with_arc(clean(PAIRS), lambda arc: 3000.0 * arc), True) == []
+
+
+def test_a_sky_sigma_that_is_not_that_of_the_pixels_is_a_bug() -> None:
+    ds = clean(PAIRS)
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    assert wrong_sky_sigma(stats, spec) == []
+    stats["row_sky_sigma"] = 10 * stats["row_sky_sigma"]
+    (cause,) = wrong_sky_sigma(stats, spec)
+    assert (cause.name, cause.kind) == ("sky_sigma_column", "bug")
+    assert cause.size == pytest.approx(0.1, abs=0.03)
+    assert wrong_sky_sigma(stats, spec_of(ds, lacks=("sky_sigma",))) == []
