@@ -99,3 +99,11 @@ def test_an_arc_that_is_not_as_promised_is_no_noise() -> None:
                     np.arange(60))  # fmt: skip
     (test,) = noise_tests(stamps, 20)
     assert test.value == 0.0
+
+
+def test_noise_in_some_of_the_images_is_noise() -> None:
+    level = np.zeros(100)
+    level[:30] = 0.7
+    assert Noise(level, 0.0).there
+    level[4:] = 0.0
+    assert not Noise(level, 0.0).there

@@ -15,7 +15,7 @@ import numpy as np
 from darkhaloscope.audit.fit import moffat_width_ratio
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.spec import AuditSpec
-from darkhaloscope.geometry import FWHM_PER_SIGMA
+from darkhaloscope.geometry import FWHM_PER_SIGMA, stamp_centre
 from darkhaloscope.variables import PIXEL_RESPONSES, PSF_MODELS
 
 Change = Callable[[Arrays], Arrays]
@@ -27,6 +27,7 @@ SQUARE = ("theta_e", "lens_q")
 LENS_PLACE = "lens offset"
 """Asked for beside other changes only: by itself it displaces arcs, and closure says so."""
 
+PIXELS_FLIPPED = "pixels_flipped"
 OTHER_BETAS = (2.5, 3.5, 4.765)
 
 
@@ -47,7 +48,7 @@ class Alternative:
 def alternatives(spec: AuditSpec) -> list[Alternative]:
     """Every alternative that the columns of a data set allow to ask for."""
     known = [
-        *_angles(),
+        *_angles(spec.size),
         *_ellipticities("lens_q", "lens"),
         *_ellipticities("src_q", "source"),
         *_radii(spec.pixel_scale),
@@ -84,8 +85,20 @@ GRIDS = {
 """The new East and North of a vector, in the old ones, and what angles do with it."""
 
 
-def _angles() -> list[Alternative]:
-    """Lens, source and shear apart; offsets; and all of them together, as a flipped stamp has them."""
+FLIPS = {
+    "mirrored east for west": "mirrored left for right",
+    "mirrored north for south": "mirrored top for bottom",
+    "turned by 180 degrees": "turned by 180 degrees",
+    "turned by 90 degrees": "turned by 90 degrees",
+    "turned by -90 degrees": "turned by -90 degrees",
+    "with its axes swapped": "with its axes swapped and turned",
+    "with its axes swapped and turned": "with its axes swapped (y, x)",
+}
+"""What was done to the array of pixels where sky and target moved together; East is -x."""
+
+
+def _angles(size: int) -> list[Alternative]:
+    """Lens, source and shear apart; offsets; all of them together; and with the target, a flipped stamp."""
     name, out = "angle_convention", []
     turns: dict[str, list[Change]] = {"": []}
     for says, (turn, s1, s2) in TURNS.items():
@@ -107,8 +120,25 @@ def _angles() -> list[Alternative]:
             Alternative(LENS_PLACE, name, f"the lens's offset {says}", ("lens_dx", "lens_dy"), lens),
             Alternative("sky", name, f"the whole sky {says}", ("lens_pa", *offset),
                         _together(source, lens, *turns[angles])),
+            Alternative("sky", PIXELS_FLIPPED, f"the stamp's pixels {FLIPS[says]}",
+                        ("lens_pa", *offset, "target_x", "target_y"),
+                        _together(source, lens, *turns[angles], _flipped(size, east, north))),
         ]  # fmt: skip
     return out
+
+
+def _flipped(size: int, east: tuple[int, int], north: tuple[int, int]) -> Change:
+    """Where the target comes to lie on a stamp whose pixels are flipped: its centre stays."""
+
+    def change(rows: Arrays) -> Arrays:
+        centre = stamp_centre(size)
+        x, y = (rows[f"target_{v}"].astype(float) - centre for v in "xy")
+        return {
+            "target_x": centre + east[0] * x - east[1] * y,
+            "target_y": centre - north[0] * x + north[1] * y,
+        }
+
+    return change
 
 
 def _ellipticities(column: str, who: str) -> list[Alternative]:

@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.intervals import Estimate, equivalence
+from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, certain, equivalence
+
+TESTED = ("flux", "shift", "width", "core_pedestal", "outer_pedestal", "leftover")
+"""Effects that are asked for in every band: one family of tests."""
 
 LISTED = 0.1
 """Causes below this fraction of their limit are not worth a line."""
@@ -58,14 +61,24 @@ def bands_of(found: Closure) -> list[str]:
     return [str(b) for b in pd.unique(found.pairs["band"])] if len(found.pairs) else []
 
 
+def outcome_of(e: Estimate, limit: float, bands: int, pairs: int = 0) -> Outcome:
+    """What closure's estimate in one of ``bands`` says to its limit.
+
+    ``pass`` takes ``pairs`` and an interval inside the limit; ``fail`` an effect that is certain at the
+    family's risk, from fewer pairs too.
+    """
+    confidence = 1.0 - (1.0 - CONFIDENCE) / bands
+    if certain(e, limit, len(TESTED) * bands, confidence):
+        return "fail"
+    inside = e.n >= pairs and equivalence(e.lo, e.hi, limit) == "pass"
+    return "pass" if inside else "not_enough"
+
+
 def outside_of(found: Closure, quantity: str, limit: float) -> list[tuple[str, Estimate]]:
     """Bands in which the effect is certainly larger than its limit."""
-    out = []
-    for band in bands_of(found):
-        e = found.estimate(quantity, band)
-        if equivalence(e.lo, e.hi, limit) == "fail":
-            out.append((band, e))
-    return out
+    bands = bands_of(found)
+    estimates = [(band, found.estimate(quantity, band)) for band in bands]
+    return [(band, e) for band, e in estimates if outcome_of(e, limit, len(bands)) == "fail"]
 
 
 def within(name: str, e: Estimate, limit: float, unit: str) -> list[Cause]:

@@ -30,9 +30,10 @@ from darkhaloscope.audit.intervals import (
     weighted_mean,
 )
 from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
-from darkhaloscope.audit.noise import Noise, noise_of
+from darkhaloscope.audit.noise import Noise, flat, noise_of
 from darkhaloscope.audit.places import places
 from darkhaloscope.audit.rerender import predicted_width
+from darkhaloscope.audit.rounding import rounded, steps, stored_as
 from darkhaloscope.audit.spec import AuditSpec
 
 SCATTER_FLOOR = 1e-3
@@ -66,9 +67,9 @@ a hole in the arc looks like a shift."""
 PAIR_COLUMNS = [
     "hash", "brick", "slot", "band", "theta_e", "flux_ratio", "dx", "dy", "shift", "width_ratio",
     "width_ratio_as_moffat_fwhm", "core_pedestal", "core_weight", "outer_pedestal", "outer_weight",
-    "leftover", "difference", "centroid_shift", "peak_radius", "peak_radius_rerendered", "peak_misplaced",
-    "quadrant_difference", "target_offset_x", "target_offset_y", "lens_offset_x", "lens_offset_y",
-    "magnification", "psf_width", "src_reff", "src_q",
+    "leftover", "difference", "worst_radius", "signal", "centroid_shift", "peak_radius",
+    "peak_radius_rerendered", "peak_misplaced", "quadrant_difference", "target_offset_x",
+    "target_offset_y", "lens_offset_x", "lens_offset_y", "magnification", "psf_width", "src_reff", "src_q",
 ]  # fmt: skip
 PROFILE_COLUMNS = [
     "band", "r", "measured", "rerendered", "residual", "lo", "hi", "allowance", "core_radius",
@@ -85,8 +86,9 @@ class Closure:
     pairs : DataFrame
         One row a (closure row, band): see :data:`PAIR_COLUMNS`. Shifts in pixels towards +x and +y,
         pedestals in sky sigma a pixel, ``leftover`` the sum of what the fit did not explain
-        over the sum of the arc, and ``difference`` the same before anything is fitted. Lens minus
-        target in pixels, ``magnification`` as re-rendered, the predicted PSF width in arcsec.
+        over the sum of the arc, ``worst_radius`` (px) where most of it is in one pixel, ``difference`` the
+        sum before anything is fitted, ``signal`` the arc's S/N. Lens minus target in pixels,
+        ``magnification`` as re-rendered, the predicted PSF width in arcsec.
     summary : DataFrame
         ``quantity, band ('all' or one), value, lo, hi, pairs``; effects, so that 0 is perfect.
     profile : DataFrame
@@ -97,8 +99,8 @@ class Closure:
     left_out : dict
         Images not compared, by cause.
     noise_pairs : DataFrame
-        As ``pairs``, of re-rendered arcs with the noise that the stored ones have; empty where those
-        are noiseless. The summary's intervals are wider by what these show.
+        As ``pairs``, of re-rendered arcs with the noise and the rounding that the stored ones have; empty
+        where those are noiseless. The summary's intervals are wider by what these show.
     """
 
     pairs: pd.DataFrame
@@ -168,11 +170,9 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
             left_out["too faint for the noise"] += int((~seen).sum())
             noise = Noise(noise.level[seen], noise.correlation)
             images = replace(images[seen], floor=np.maximum(noise.level, SCATTER_FLOOR))
-            # What noise alone does to arcs that are right, by the same steps.
-            drawn_noise = noise.draw(images.arc.shape, spec.seed, 20 + b)
-            if len(images.row):
-                right = replace(images, arc=images.again + drawn_noise * images.good)
-                noisy.append(_band(stats, right, gain, b, band, spec, confidence)[0])
+        right = _right(stats, images, noise, b, spec)
+        if right is not None and len(images.row):
+            noisy.append(_band(stats, right, gain, b, band, spec, confidence)[0])
         if len(images.row):
             table, profile, ring = _band(stats, images, gain, b, band, spec, confidence)
             tables.append(table)
@@ -191,6 +191,24 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         left_out,
         noise_pairs,
     )
+
+
+def _right(stats: Arrays, im: _Images, noise: Noise, b: int, spec: AuditSpec) -> _Images | None:
+    """Arcs that are right with the noise, and the rounding, that the stored ones have; None for neither.
+
+    What these do to arcs that are right is seen by the same steps.
+    """
+    arc, there = im.again, noise.there
+    if there:
+        arc = arc + noise.draw(im.arc.shape, spec.seed, 20 + b) * im.good
+    unit = stats["row_sky_sigma"][im.row, b].astype(float)[:, None, None]
+    ctrl = stats["whole_ctrl"][im.place, b].astype(float)
+    kind = stored_as(ctrl, stats["whole_arc"][im.place, b].astype(float))
+    if kind is not None and len(im.row):
+        coarsest = (steps(ctrl, arc * unit, kind) / unit).max(axis=(1, 2))
+        if float(np.median(coarsest)) > SCATTER_FLOOR:
+            there, arc = True, rounded(ctrl, arc * unit, kind) / unit * im.good
+    return replace(im, arc=arc) if there else None
 
 
 def _seen_in(im: _Images, noise: Noise) -> NDArray[np.bool_]:
@@ -272,6 +290,8 @@ def _band(
             "outer_weight": outer_w,
             "leftover": remains.sum(axis=(1, 2)) / light,
             "difference": np.abs(im.arc - im.again).sum(axis=(1, 2), where=im.good) / light,
+            "worst_radius": flat(im.radius)[np.arange(len(remains)), flat(remains).argmax(axis=1)],
+            "signal": _signal(im),
             "target_offset_x": stats["row_target_x"][im.row].astype(float) - (spec.size - 1) / 2,
             "target_offset_y": stats["row_target_y"][im.row].astype(float) - (spec.size - 1) / 2,
             "lens_offset_x": -stats["row_lens_dx"][im.row].astype(float) / spec.pixel_scale,
@@ -289,6 +309,13 @@ def _band(
         }
     )
     return table[PAIR_COLUMNS], profile, rings
+
+
+def _signal(im: _Images) -> Floats:
+    """S/N of each re-rendered arc in what noise there is, far from it, in the stored one."""
+    light = np.sqrt((im.again**2).sum(axis=(1, 2), where=im.good))
+    level = noise_of(im.arc - im.again, im.again, im.good).level
+    return np.asarray(light / np.maximum(level, SCATTER_FLOOR))
 
 
 @dataclass(frozen=True)

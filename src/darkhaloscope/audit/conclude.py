@@ -27,15 +27,17 @@ from darkhaloscope.audit.gates import (
     scatter_gate,
     split_gate,
 )
+from darkhaloscope.audit.identity import NOT_UNIQUE, repeated
 from darkhaloscope.audit.integrity import CHECKS
-from darkhaloscope.audit.intervals import CONFIDENCE
+from darkhaloscope.audit.intervals import FAMILY_RISK
 from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.audit.quality import Quality
-from darkhaloscope.audit.reasoned import reasoned
+from darkhaloscope.audit.reasoned import CONSTANTS, reasoned
 from darkhaloscope.audit.rerender import Redraw, redraw_plain
 from darkhaloscope.audit.selection import Selection
+from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.spec import REDRAW, AuditSpec
 from darkhaloscope.audit.verdict import BUG, SHORTCUT, Gate, GateLimits, exit_code, judge
 from darkhaloscope.audit.zero_dose import zero_dose
@@ -130,15 +132,28 @@ def conclude(
         "closure_scatter",
         "arc_localisation",
     }
+    alone = singles(closed, limits.of_causes)
     found = closure_causes(closed, limits.of_causes)
+    if alone is not None:
+        found = of_all(found, closed, limits.of_causes)
+    twins = repeated(stats)
     skies = [c for c in more.causes if c.name in OTHER_SKIES]
-    if not skies:
-        found = reasoned(found, bool(doubts), stats, rerendered, limits.of_causes, spec, redraw)
+    if any(c.name == NOT_UNIQUE for c in twins):
+        # Rows are known by their identity: which arc was drawn again for which is not known.
+        found, alone = [], None
+    elif not skies and not (alone is not None and alone.empty):
+        doubtful = bool(doubts) or alone is not None
+        found = reasoned(found, doubtful, stats, rerendered, limits.of_causes, spec, redraw)
+    if alone is not None and doubts and _scattered(gates) > 2.0 * alone.share:
+        alone = None  # the far end of what most arcs do
+    explained = any(c.kind == BUG and c.name not in CONSTANTS for c in found)
     causes = [
+        *twins,
         *skies,
         *found,
         *_wrong_rows(stats),
-        *_other_bugs(closed, quality, gates, any(c.kind == BUG for c in found)),
+        *([alone.cause()] if alone is not None and not explained else []),
+        *_other_bugs(closed, quality, gates, explained or alone is not None or bool(twins), limits),
         *_shortcuts(core, limits),
         *_beyond(found, [c for c in more.causes if c not in skies]),
     ]
@@ -204,7 +219,7 @@ def _wrong_rows(stats: Arrays) -> list[Cause]:
 
 
 def _other_bugs(
-    found: Closure, quality: Quality, gates: list[Gate], explained: bool
+    found: Closure, quality: Quality, gates: list[Gate], explained: bool, limits: GateLimits
 ) -> list[Cause]:
     """Bugs that are not in the light: columns, splits, and arcs that lie elsewhere.
 
@@ -231,11 +246,9 @@ def _other_bugs(
         causes.append(Cause("column_coverage", g.value, g.interval, text, BUG, 1.0, text))
     if "closure_scatter" in failed and not explained:
         g = failed["closure_scatter"]
-        spread = float((found.pairs.flux_ratio - 1.0).std())
-        text = (
-            f"{g.value:.1%} of the arcs are off by themselves though the mean is right (flux ratios "
-            f"scatter by {spread:.1%})"
-        )
+        means = ("closure_flux", "closure_centroid", "closure_blur")
+        right = all(gate.outcome == "pass" for gate in gates if gate.name in means)
+        text = f"{g.value:.1%} of the arcs {scattered_words(found, limits.of_causes, right)}"
         causes.append(Cause("closure_scatter", g.value, g.interval, text, BUG, 1.0, text))
     if "arc_localisation" in failed and not explained:
         g = failed["arc_localisation"]
@@ -246,6 +259,11 @@ def _other_bugs(
         )
         causes.append(Cause("arc_misplaced", g.value, g.interval, text, BUG, 1.0, text))
     return causes
+
+
+def _scattered(gates: list[Gate]) -> float:
+    """Fraction of arcs that are off by themselves, however little."""
+    return next(g.value for g in gates if g.name == "closure_scatter")
 
 
 def _beyond(found: list[Cause], more: list[Cause]) -> list[Cause]:
@@ -269,7 +287,7 @@ def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
         return []
     table = core.strata[core.strata.regions >= limits.regions]
     # One risk, shared by the strata that are looked at.
-    confidence = 1.0 - (1.0 - CONFIDENCE) / max(len(table), 1)
+    confidence = 1.0 - FAMILY_RISK / max(len(table), 1)
     n = table.regions.to_numpy(float)
     reach = student_t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(n / (n - 1)) * table.excess_se
     lo, hi = table.excess - reach, table.excess + reach

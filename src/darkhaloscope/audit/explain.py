@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.alternatives import LENS_PLACE, Alternative, alternatives, changed
+from darkhaloscope.audit.alternatives import (
+    LENS_PLACE,
+    PIXELS_FLIPPED,
+    Alternative,
+    alternatives,
+    changed,
+)
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.fit import fit_arcs
 from darkhaloscope.audit.intervals import Floats, binomial_interval
@@ -50,6 +56,7 @@ FLOOR = 3e-6
 SKY, ANGLES = "sky", ("lens angle", "source angle", "shear", "source offset", LENS_PLACE)
 """After the whole sky was flipped, parts may be flipped back."""
 
+FLIPPED = ("angle_convention", PIXELS_FLIPPED)
 MILD = ("PSF width", "PSF profile", "pixel", "source size")
 
 CARELESS = {
@@ -196,7 +203,11 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     before = float(sample.unexplained(sample.again).mean())
     fitted = _after_fit(sample, spec)
     careless = _careless(spec)
-    known = [a for a in alternatives(spec) if not mild or a.part in MILD]
+    known = [
+        a
+        for a in alternatives(spec)
+        if (not mild or a.part in MILD) and _differs(sample.rows, a.change(sample.rows))
+    ]
     first = [a for a in known if a.part != LENS_PLACE]
     scores = {a.says: _score(sample, [a], spec, redraw) for a in first}
     others = {
@@ -217,9 +228,16 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     }
     # What explained most was chosen first, and gives its name.
     name, says = chosen[0].cause, ", and then ".join(a.says for a in chosen)
-    rivals = tuple(f"{other} ({what})" for other, what in near.items() if other != name)
+    # Where targets lie in the centre a flipped stamp is a flipped sky.
+    same = FLIPPED if name in FLIPPED else (name,)
+    rivals = tuple(f"{other} ({what})" for other, what in near.items() if other not in same)
     rows = changed(images.rows, chosen)
     return Explanation(name, says, rivals, share, left, before, rows, left <= limit)
+
+
+def _differs(rows: Arrays, change: Arrays) -> bool:
+    """Whether an alternative says anything else than what is recorded."""
+    return any(not np.allclose(rows[k], v, equal_nan=True) for k, v in change.items())
 
 
 def _careless(spec: AuditSpec) -> dict[str, Draw]:

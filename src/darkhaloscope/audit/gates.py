@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from darkhaloscope.audit.causes import outcome_of
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
 from darkhaloscope.audit.intervals import (
@@ -43,9 +44,10 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
     gates = []
     for name, quantities, limit in wanted:
         estimates = [found.estimate(q, b) for q in quantities for b in bands]
-        # A band with few pairs is described; the others decide.
-        enough = [e for e in estimates if e.n >= limits.closure_pairs]
-        outcomes = [equivalence(e.lo, e.hi, limit) for e in enough]
+        # A band with few pairs is described, unless it is certainly off; the others decide.
+        judged = [(e, outcome_of(e, limit, len(bands), limits.closure_pairs)) for e in estimates]
+        judged = [(e, o) for e, o in judged if o == "fail" or e.n >= limits.closure_pairs]
+        enough, outcomes = [e for e, _ in judged], [o for _, o in judged]
         outcome: Outcome = "not_enough"
         if "fail" in outcomes:
             outcome = "fail"
@@ -128,6 +130,11 @@ def _fraction_gate(
         return Gate(name, np.nan, (np.nan, np.nan), limit, "not_enough", need)
     bad = int(off(found.pairs).groupby(found.pairs["hash"]).any().sum())
     lo, hi = binomial_interval(bad, n)
+    if n >= limits.closure_pairs:
+        need = (
+            f"{name} needs more closure pairs than {n}: its interval [{lo:.3g}, {hi:.3g}] crosses "
+            f"{limit:g}"
+        )
     if len(found.noise_pairs):
         by_noise = int(off(found.noise_pairs).groupby(found.noise_pairs["hash"]).any().sum())
         lo = max(0.0, lo - binomial_interval(by_noise, found.noise_pairs["hash"].nunique())[1])

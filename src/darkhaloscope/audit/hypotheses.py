@@ -16,9 +16,8 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from darkhaloscope.audit.causes import Cause
-from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.audit.intervals import FAMILY_RISK, Floats
 
-FAMILY_RISK = 1e-3
 TEST_COLUMNS = ["test", "where", "value", "lo", "hi", "limit", "n", "p", "p_holm"]
 
 

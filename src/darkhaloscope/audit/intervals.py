@@ -19,8 +19,12 @@ Outcome = Literal["pass", "fail", "not_enough"]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+FAMILY_RISK = 1e-3
+"""Chance that a correct data set is called wrong by any of the tests of one family."""
 MIN_REGIONS = 20
 """Fewer regions than this do not make a 95 % interval."""
+FEWEST_PAIRS = 20
+"""Fewer pairs than this are no evidence, however alike."""
 DESCRIBED_REGIONS = 5
 """Fewer regions than this make no interval at all."""
 
@@ -108,6 +112,18 @@ def equivalence(lo: float, hi: float, limit: float) -> Outcome:
     if -limit <= lo and hi <= limit:
         return "pass"
     return "fail" if lo > limit or hi < -limit else "not_enough"
+
+
+def certain(e: Estimate, limit: float, tests: int, confidence: float) -> bool:
+    """Is |effect| above ``limit`` beyond the chance of one of ``tests`` at :data:`FAMILY_RISK` together?
+
+    ``e`` has its interval at ``confidence``, symmetric by Student's t of ``e.n - 1`` degrees of freedom.
+    Never of fewer than :data:`FEWEST_PAIRS`.
+    """
+    if e.n < FEWEST_PAIRS or not (np.isfinite(e.lo) and np.isfinite(e.hi)):
+        return False
+    ends = [student_t.isf(risk / 2.0, e.n - 1) for risk in (FAMILY_RISK / tests, 1.0 - confidence)]
+    return abs(e.value) - limit > 0.5 * (e.hi - e.lo) * float(ends[0] / ends[1])
 
 
 def below(lo: float, hi: float, limit: float) -> Outcome:

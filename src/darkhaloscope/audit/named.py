@@ -107,17 +107,16 @@ def _leftover(found: Closure, limits: Limits, named: list[Cause]) -> Cause | Non
     if not outside:
         return None
     band, e = max(outside, key=lambda i: i[1].value)
-    rings = found.profile[found.profile.band == band]
-    at = rings.iloc[int(np.argmax(np.abs(rings.measured - rings.rerendered)))]
+    at = float(found.pairs.loc[found.pairs.band == band, "worst_radius"].median())
     text = (
         f"{e.value:.1%} of the arcs' light is not where scale, shift, PSF width and constants can put "
-        f"it, most at r = {at.r:g} px: {per_band(outside)}; {e.n} pairs"
+        f"it, most at r = {at:.1f} px: {per_band(outside)}; {e.n} pairs"
     )
     fitted = ", ".join(f"{c.name} {c.size:.3g}" for c in named if c.kind == "bug")
     if fitted:
         text += f"; fitted beside it: {fitted}"
     says = (
-        f"{e.value:.1%} of the arcs' light is not as promised, most at r = {at.r:g} px "
+        f"{e.value:.1%} of the arcs' light is not as promised, most at r = {at:.1f} px "
         f"(band {band}), and no named cause explains it"
     )
     weight = e.value / limits.leftover

@@ -19,6 +19,9 @@ from darkhaloscope.audit.intervals import Floats, generator
 NOISY = 0.01
 """Scatter in sky sigma from which a difference is called noisy: the rounding of ctrl is 0.02."""
 
+LOUD, SOME = 0.1, 0.9
+"""Scatter from which a tenth of the images makes it so: one class may be noisy in some of its rows."""
+
 FEWEST_PIXELS = 50
 UNCORRELATED = 0.05
 TO_SIGMA = 1.4826
@@ -36,7 +39,9 @@ class Noise:
     def there(self) -> bool:
         """Whether this is more than rounding and wings."""
         rough = self.level * np.sqrt(1.0 - self.correlation)
-        return len(rough) > 0 and float(np.median(rough)) > NOISY
+        if len(rough) == 0:
+            return False
+        return bool(np.median(rough) > NOISY or np.quantile(rough, SOME) > LOUD)
 
     def draw(self, shape: tuple[int, ...], seed: int, stream: int) -> Floats:
         """Gaussian noise like it, (image, y, x): neighbours are about as much alike."""
