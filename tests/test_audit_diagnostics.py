@@ -30,7 +30,7 @@ def test_clean_pairs_raise_no_alarm(untouched: AuditResult) -> None:
     tests = untouched.tables["tests"]
     assert set(tests["test"]) == {
         "noise_one_class", "leak", "nonlinear_excess", "stamp_displaced", "split_differs",
-        "selection_shortcut", "parameters_dependent", "other_target",
+        "selection_shortcut", "parameters_dependent", "other_target", "controls_differ",
     }  # fmt: skip
     assert (tests["p_holm"] > 0.05).all()
     assert untouched.verdict["verdict"] == "physics"

@@ -51,7 +51,7 @@ class GateLimits:
     rerendered : float
         Largest fraction of audit rows that cannot be drawn again.
     closure_pairs, regions : int
-        Pairs that closure needs, regions that an AUC needs.
+        Pairs that closure needs to pass (a fifth are enough to fail), regions that an AUC needs.
     required : tuple of str
         Gates that must pass.
 
