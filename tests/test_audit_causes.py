@@ -199,8 +199,8 @@ def test_a_ctrl_of_another_target_is_seen_and_its_own_is_not() -> None:
         chances.append((test.value, test.p))
     assert chances[0][0] == 0.0
     assert chances[0][1] > 0.99
-    # Another row's galaxy may be the nearest of five by chance.
-    assert 0.3 < chances[1][0] < 0.6
+    # A galaxy that is another's may still be nearer than those of twenty others.
+    assert 0.25 < chances[1][0] < 0.6
     assert chances[1][1] < 1e-3
 
 
@@ -215,15 +215,14 @@ def test_medians_are_those_of_numpy(rng: np.random.Generator) -> None:
 EXPOSURES = 120
 
 
-def strange(light: np.ndarray, each: float, common: float) -> float:
-    """Fraction of the stamps that are called another's, outside 8 px: galaxies (row, y, x), one band."""
+def strange(light: np.ndarray, each: float, common: float) -> np.ndarray:
+    """What is said of each stamp of galaxies (row, y, x) in one band, under noise in sky sigma."""
     rng = np.random.default_rng(3)
     shape = (len(light), 3, *light.shape[1:])
     noises = [sky_noise(rng, shape)[:, 1] / SKY[1] for _ in range(3)]
     ctrl, seen = (light + common * noises[0] + each * own for own in noises[1:])
-    axis = np.arange(light.shape[-1]) - (light.shape[-1] - 1) / 2
-    good = np.hypot(axis[:, None], axis[None, :]) > 8
-    return float(np.mean([_strange(seen[k], ctrl, good, k) for k in range(len(light))]))
+    good, no_arc = np.ones(light.shape[1:], bool), np.zeros(light.shape[1:])
+    return np.array([_strange(seen[k], ctrl, no_arc, good, k) for k in range(len(light))])
 
 
 def test_where_there_is_nothing_but_noise_no_ctrl_is_another_s() -> None:
@@ -233,12 +232,14 @@ def test_where_there_is_nothing_but_noise_no_ctrl_is_another_s() -> None:
     skies = {
         "blank": 0 * scattered,
         "one galaxy": np.repeat(scattered[:1], EXPOSURES, axis=0),
-        "galaxies": scattered,
         "gradients": 0 * scattered + np.linspace(-1, 1, 48) * (host % 5 - 2)[:, None, None],
     }
-    for each, common in ((1.0, 0.0), (0.7, 1.0), (0.0, 1.0)):
+    for each, common in ((1.0, 0.0), (0.7, 1.0), (0.0, 1.0), (5.0, 0.0)):
         for name, light in skies.items():
-            assert strange(light, each, common) == 0.0, (name, each, common)
+            assert np.isnan(strange(light, each, common)).all(), (name, each, common)
+        told = strange(scattered, each, common)
+        assert (told[np.isfinite(told)] == 0.0).all()
+        assert np.isfinite(told).mean() > 0.9
 
 
 def test_two_exposures_of_one_sky_show_one_target() -> None:
@@ -246,7 +247,7 @@ def test_two_exposures_of_one_sky_show_one_target() -> None:
     ds = of_two_exposures(clean(PAIRS), 1)
     for spoilt, low, high in (
         (ds, 0.0, 0.0),
-        (planted(ds, "ctrl of another target", 0.6), 0.3, 0.6),
+        (planted(ds, "ctrl of another target", 0.6), 0.25, 0.6),
     ):
         spec = spec_of(spoilt)
         stats = measure(spoilt, spec)

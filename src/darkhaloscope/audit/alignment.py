@@ -25,13 +25,17 @@ MOST = 200
 CLEAR = 0.02
 """Fraction of the peak of ``stamp - ctrl`` above which a pixel belongs to the arc, where it is not known."""
 NOISE = 3.0
-RIVALS = 4
+RIVALS = 20
 """Other rows' ctrl that a stamp is held against, beside its own."""
-LAG = 4
-"""Pixels apart: the noise of a coadd is alike in neighbours, a galaxy still is this far from each other."""
 SURE = 6.0
-"""How much worse than a rival's a ctrl must be, in units of what noise makes of it."""
-ELSEWHERE = 0.05
+"""Difference of two rows' ctrl, in its own noise, from which a pixel tells them apart."""
+WRONG = 3.0
+"""Times its promised light that an arc may be wrong by where two ctrl are told apart."""
+SLIP = 0.5
+"""Twice the pixels by which ctrl may be displaced there; more is for :func:`alignment_tests` to say."""
+TELLING = 9
+"""Pixels that it takes."""
+ELSEWHERE = 0.02
 """Fraction of the pairs that may look more like another row's ctrl than like their own."""
 ALIGNMENT_COLUMNS = ["hash", "theta_e", "dx", "dy", "correlation", "strange"]
 SHIFT_COLUMNS = ["dy", "dx", "mean", "lo", "hi", "pairs"]
@@ -77,7 +81,7 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     -------
     DataFrame
         ``dx, dy`` in pixels and the correlation of each pair, outside its arc; ``strange`` is 1 where a
-        stamp is certainly more like one of four other rows' ctrl than like its own.
+        stamp is certainly more like one of twenty other rows' ctrl than like its own.
     DataFrame
         Mean of the core's ``stamp - shifted ctrl`` in sky sigma a pixel, for ctrl moved by -1..1 pixels.
     """
@@ -91,11 +95,13 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
             outside = light < CLEAR * max(float(light.max()), 1e-9)
             seen = seen - light
             dx, dy, same = displacement(seen, ctrl, good & outside)
+            unsure = light
         else:
             light = np.abs(seen - ctrl)
             outside = light < max(CLEAR * float(light[good].max(initial=0.0)), NOISE)
             dx, dy, same = displacement(seen, ctrl, good & outside)
-        strange = _strange(seen, stamps.ctrl[:, band], good & outside, k)
+            unsure = np.where(outside, 0.0, np.inf)
+        strange = _strange(seen, stamps.ctrl[:, band], unsure, good, k)
         theta_e = float(stats["row_theta_e"][row])
         lines.append((stats["row_hash"][row], theta_e, dx, dy, same, strange))
     core = core_slice(spec.size)
@@ -115,42 +121,37 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     )
 
 
-def _strange(seen: Floats, ctrl: Floats, good: NDArray[np.bool_], k: int) -> float:
-    """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0, missing for too few.
+def _strange(seen: Floats, ctrl: Floats, light: Floats, good: NDArray[np.bool_], k: int) -> float:
+    """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0.
 
-    Nearer by more than noise makes it: where stamp and ctrl have noise each of its own, and nothing else is
-    in sight, every ctrl is as near as any other.
+    Asked where the two ctrl differ by more than noise, an arc that is not as promised, or a ctrl that is
+    a little off could make of it. Missing where no rival does: noise of their own is all that two images of
+    blank sky, or of one galaxy, have, and every ctrl is then as near as any other.
+
+    Parameters
+    ----------
+    seen, light : ndarray (y, x)
+        The stamp without its promised arc, and that arc.
+    ctrl : ndarray (row, y, x)
     """
     n = len(ctrl)
     if good.sum() < 50 or n <= RIVALS:
         return float("nan")
     # Rows are in the order of their hashes: those that follow are any others.
     rivals = [(k + 1 + step * (n // (RIVALS + 1))) % n for step in range(RIVALS)]
-    own, own_error = _structure(seen - ctrl[k], good)
-    other = [_structure(seen - ctrl[j], good) for j in rivals]
-    return float(any(own - value > SURE * np.hypot(own_error, error) for value, error in other))
-
-
-def _structure(gap: Floats, good: NDArray[np.bool_]) -> tuple[float, float]:
-    """Square of what is not noise in a difference of two images, a pixel, and what noise makes of that.
-
-    Products of pixels :data:`LAG` apart, from which noise drops out, whatever its level; a sky level and
-    a gradient that the two images do not share are taken off.
-    """
-    y, x = np.nonzero(good)
-    plane = np.stack([np.ones(len(x)), x, y], axis=1)
-    level, *_ = np.linalg.lstsq(plane, gap[good], rcond=None)
-    flat = np.where(good, 0.0, np.nan)
-    flat[good] = gap[good] - plane @ level
-    left, right = flat[:, :-LAG], flat[:, LAG:]
-    both = np.isfinite(left) & np.isfinite(right)
-    n = int(both.sum())
-    if n < 2:
-        return 0.0, float("inf")
-    left, right = left[both], right[both]
-    step = right - left
-    noise = (TO_SIGMA * float(np.median(np.abs(step - np.median(step))))) ** 2 / 2.0
-    return float((left * right).mean()), noise * np.sqrt(2.0 / n)
+    granted = WRONG * light + SLIP * np.hypot(*np.gradient(ctrl[k]))
+    told = False
+    for j in rivals:
+        gap = ctrl[k] - ctrl[j]
+        noise = TO_SIGMA * float(np.median(np.abs(gap[good] - np.median(gap[good]))))
+        tell = good & (np.abs(gap) > SURE * max(noise, 1.0) + granted)
+        if tell.sum() < TELLING:
+            continue
+        told = True
+        own, other = (np.abs(seen - ctrl[row])[tell] for row in (k, j))
+        if (own > other).mean() > 0.5:
+            return 1.0
+    return 0.0 if told else float("nan")
 
 
 def target_tests(
