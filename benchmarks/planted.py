@@ -303,6 +303,13 @@ def _of_columns(
     return Defect(plant, reference, unit, frozenset({name}), sizes, kinds)
 
 
+def _of_classes(
+    plant: Plant, reference: float, unit: str, name: str, sizes: tuple[float, ...]
+) -> Defect:
+    """What sets show whose arcs cannot be drawn again."""
+    return Defect(plant, reference, unit, frozenset({name}), sizes, frozenset({UNPAIRED}))
+
+
 ANGLE, BLUR = "angle_convention", "blur"
 DISCRETE = ""
 CONSTANTS = (0.002, 0.005, 0.05)
@@ -371,6 +378,10 @@ DEFECTS: dict[str, Defect] = {
         _other_place, 0.4, "px", "stamp_displaced", sizes=(0.1, 0.2)),
     "noise in one class": _defect(
         _noise, 0.7, "sky sigma", "noise_one_class", sizes=(0.15, 0.3)),
+    "sky level of one class": _of_classes(
+        _everywhere, 2.0, "sky sigma", "leak", sizes=(0.1, 0.3, 1.0)),
+    "noise of one class": _of_classes(
+        _noise, 1.0, "sky sigma", "noise_one_class", sizes=(0.3, 0.5)),
     "region in two splits": _of_columns(_split, 1.0, "rows", "split_leak"),
     "controls selected": _of_columns(
         _controls, 1.3, "seeing ratio", "selection_shortcut", sizes=(1.05, 1.1)),

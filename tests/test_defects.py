@@ -93,7 +93,7 @@ def test_every_plant_is_found_and_clean_sets_are_clean(tmp_path: Path) -> None:
     lines = {line["defect"]: line for line in defects.confusion(done)}
     assert lines["nothing"]["plants"] == 5
     assert lines["nothing"]["alarms"] == 0
-    for defect in DEFECTS:
+    for defect in (name for name, d in DEFECTS.items() if NOISELESS in d.kinds):
         assert (lines[defect]["alarms"], lines[defect]["named"]) == (1, 1), lines[defect]
 
 
