@@ -105,7 +105,9 @@ def half_unit(column: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.zeros_like(values)
     exponent = np.floor(np.log10(np.where(size > 0, size, 1.0)))
     last = int(exponent[size > 0].max())
-    units = [10.0 ** (exponent - digits + 1) for digits in range(1, DIGITS)]
+    units: list[NDArray[np.floating]] = [
+        10.0 ** (exponent - digits + 1) for digits in range(1, DIGITS)
+    ]
     units += [np.full_like(values, 10.0 ** (last - digits)) for digits in range(DIGITS)]
     if _as_half(values):
         units.append(_half_steps(values))
