@@ -50,6 +50,11 @@ class Defect:
         return tuple(sorted({self.reference, *self.sizes}))
 
 
+def _random(ds: Ds, stream: int) -> np.random.Generator:
+    """Random numbers of this set of pairs: other sets have others."""
+    return np.random.default_rng([stream, zlib.crc32(ds["theta_e"].values.tobytes())])
+
+
 # --- arcs that are drawn otherwise ----------------------------------------------------------------
 
 
@@ -185,11 +190,6 @@ def _core(ds: Ds, size: float) -> Ds:
 
 def _one_band(ds: Ds, size: float) -> Ds:
     return with_arc(ds, lambda arc: arc + size * UNIT * np.array([1, 0, 0])[None, :, None, None])
-
-
-def _random(ds: Ds, stream: int) -> np.random.Generator:
-    """Random numbers of this set of pairs: other sets have others."""
-    return np.random.default_rng([stream, zlib.crc32(ds["theta_e"].values.tobytes())])
 
 
 def _noise(ds: Ds, size: float) -> Ds:

@@ -366,6 +366,18 @@ def test_a_second_class_needs_no_rows_in_the_table(tmp_path: Path) -> None:
     )
     source = open_source(str(tmp_path))
     assert source.columns["theta_e"].values[:2].tolist() == [1.0, 2.0]
+    both = pd.DataFrame(
+        {
+            "file": ["lens/0001", "lens/0002", "nonlens/n0001", "nonlens/n0002"],
+            "theta_e": [1.0, 2.0, 0.0, 0.0],
+            "ra": [10.0, 11.0, 12.0, 13.0],
+        }
+    )
+    both["file"] = both["file"].str.replace("n0", "0")  # and the same names in both
+    for place in (tmp_path / "nonlens").iterdir():
+        place.rename(place.with_name(place.name.removeprefix("n")))
+    both.to_csv(tmp_path / "rows.csv", index=False)
+    assert open_source(str(tmp_path)).columns["ra"].values.tolist() == [10, 11, 12, 13]
 
 
 @pytest.mark.parametrize("none", [np.nan, -99.0])

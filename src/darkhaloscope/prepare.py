@@ -145,7 +145,7 @@ def spec_of(
     )
 
 
-def _caps(asked: AuditSection) -> dict[str, int]:
+def _caps(asked: AuditSection) -> dict[str, Any]:
     """Rows of each kind; what is kept whole is kept of the audit rows, and closure looks at these."""
     whole = min(asked.whole_cap, asked.cap)
     return {"cap": asked.cap, "whole_cap": whole, "closure": min(asked.closure, whole)}

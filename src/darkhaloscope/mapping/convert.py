@@ -175,7 +175,7 @@ def _outward(mapping: Mapping, name: str, values: Floats, rows: xr.Dataset) -> F
 
 def _root_q(q: Floats) -> Floats:
     """sqrt(b / a) of sources; 1 where none is known, as of images, which have no axis ratio."""
-    return np.sqrt(np.where(np.isnan(q), 1.0, q))
+    return np.asarray(np.sqrt(np.where(np.isnan(q), 1.0, q)))
 
 
 def _inward(found: xr.Dataset, table: pd.DataFrame, mapping: Mapping) -> xr.Dataset:

@@ -20,6 +20,9 @@ FOLDERS = ("stamp", "ctrl", "arc", "lens", "nonlens")
 BAND_NAMES = frozenset("ugrizy")
 """Names (EXTNAME) of images that are the bands of one stamp."""
 
+OTHER_CLASS = {"lens": "nonlens", "nonlens": "lens"}
+"""Of sets without pairs: whose files may have the same names."""
+
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 TABLES = ("rows.parquet", "rows.csv", "rows.fits")
 """Columns of the rows, beside the folders; ``file`` names the stamp."""
@@ -85,7 +88,7 @@ class FitsFolder:
         if place is None:
             return pd.DataFrame(index=index)
         fs, path = fsspec.url_to_fs(place)
-        table = _table(place, fs.ukey(path))
+        table = _table(place, OTHER_CLASS.get(name), fs.ukey(path))
         files = pd.Index([_stem(f) for f in names])
         known = files.isin(table.index)
         if name == "nonlens" and not known.any():
@@ -115,9 +118,12 @@ class FitsFolder:
             raise UserError(f"{place} holds no FITS image ({error}); take it out") from None
 
 
-@lru_cache(maxsize=1)
-def _table(place: str, _: str) -> pd.DataFrame:
-    """The table at a place, by what ``file`` names; read once a process and content (its ``ukey``)."""
+@lru_cache(maxsize=2)
+def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
+    """The table at a place, by what ``file`` names, without what it names in the folder ``other``.
+
+    Read once a process and content (its ``ukey``).
+    """
     data = io.BytesIO(storage.read(place))
     try:
         if place.endswith(".parquet"):
@@ -130,16 +136,17 @@ def _table(place: str, _: str) -> pd.DataFrame:
         raise UserError(f"{place} cannot be read ({error})") from None
     if "file" not in table:
         raise UserError(f"{place} has no column file, which names the stamp of a row")
-    table.index = pd.Index(table.pop("file").map(_stem))
+    files = [f.decode() if isinstance(f, bytes) else str(f) for f in table.pop("file")]
+    mine = [other not in f.split("/")[:-1] for f in files]
+    table = table.set_axis(pd.Index([_stem(f) for f in files]))[mine]
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise UserError(f"{place} has more than one row for {twice[0]}; leave one")
     return table
 
 
-def _stem(file: object) -> str:
+def _stem(file: str) -> str:
     """A file's name without its folders and its ending; other dots are part of it."""
-    name = file.decode() if isinstance(file, bytes) else str(file)
-    name = name.rsplit("/", 1)[-1]
+    name = file.rsplit("/", 1)[-1].rstrip()
     ending = max((e for e in ENDINGS if name.endswith(e)), key=len, default="")
-    return name.removesuffix(ending).rstrip()
+    return name.removesuffix(ending)

@@ -283,8 +283,8 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             )
         if hit:
             named[role] = hit[0]
-    said = {role for role in named if getattr(mapping.stacks, role, None) is not None}
-    way = next((w for roles in (said, set(named)) for w in WAYS if set(w) <= roles), None)
+    by_name = {role for role in named if getattr(mapping.stacks, role, None) is not None}
+    way = next((w for roles in (by_name, set(named)) for w in WAYS if set(w) <= roles), None)
     if way is None:
         raise UserError(
             f"which images of {url} make the pairs cannot be told: it has {_list(shapes)}; name them in "
