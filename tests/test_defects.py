@@ -114,7 +114,7 @@ def test_every_plant_is_found_and_clean_sets_are_clean(tmp_path: Path) -> None:
     """One plant of each defect and five bases, of 500 pairs and as many closure rows."""
     wanted = defects.cases([NOISELESS], list(DEFECTS), sizes=False)
     done = defects.study(tmp_path, 500, 1, wanted, clean_seeds=5, keep=False)
-    assert_right(done, list(DEFECTS), 5)
+    assert_right(done, [name for name, d in DEFECTS.items() if NOISELESS in d.kinds], 5)
 
 
 def line(defect: str, verdict: str, *causes: str, size: float | None = None) -> dict[str, Any]:
