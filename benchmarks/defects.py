@@ -1,9 +1,10 @@
 """Is each planted defect found, and called by its name? ``python benchmarks/defects.py --folder study``.
 
 Defects of :mod:`planted` go into clean pairs, seed by seed, at their reference size (``--sizes``: at the
-others too, for the curves of detection against size); the clean pairs are audited too. Three kinds of
+others too, for the curves of detection against size); the clean pairs are audited too. Four kinds of
 sets are kept apart: noiseless pairs with their provenance, pairs whose stamp and ctrl have noise each of
-its own, and two classes without pairs. Every finished audit is a line of ``audits.jsonl`` in ``--folder``,
+its own beside what they share, pairs that share no noise at all (independent; no defects are planted into
+them), and two classes without pairs. Every finished audit is a line of ``audits.jsonl`` in ``--folder``,
 with a digest of the sources it was made by: a study may be stopped (``--hours``), continued, given more
 seeds, and shared by several processes (``--part 0/2``), and audits by other sources are never counted.
 """
@@ -16,7 +17,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from audit_pairs import (
     on_other_skies,
     rerendered,
     run_audit,
+    skies,
     spec_of,
     summed,
 )
@@ -51,7 +53,8 @@ from darkhaloscope.audit.intervals import binomial_interval
 from darkhaloscope.audit.spec import row_hashes
 
 CLEAN = "nothing"
-KINDS = (NOISELESS, NOISY, UNPAIRED)
+INDEPENDENT = "independent"
+KINDS = (NOISELESS, NOISY, INDEPENDENT, UNPAIRED)
 QUICK = (
     "flux doubled", "pedestal", "pedestal in the core", "shift by 1 px", "noise in one class",
     "region in two splits",
@@ -64,6 +67,11 @@ FEWEST = 0.9
 """Part of its plants that must be detected of every single cause: 54 of 60."""
 
 WANTED = {"detected": 0.95, "named": 0.90}
+MOST_FALSE = 0.01
+"""Of clean sets, how many may alarm: 2 of 628 have it for their upper bound."""
+
+ALARMS = ("bug", "shortcut")
+CLOSURE = AuditSpec.closure
 P_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 Truth = dict[str, np.ndarray]
@@ -84,15 +92,27 @@ def case_of(line: Line) -> Case:
     return Case(*(line[name] for name in Case._fields))
 
 
+AUDIT = Path(str(package.__file__)).parent
+LENSING = AUDIT.parent / "lensing"
+DRAW_AGAIN = ("reference*.py", "rerender.py", "sampled.py", "spec.py")
+"""Files of the audit that decide what an arc drawn again looks like, and which are drawn."""
+
+
 def sources() -> str:
     """Digest of the code that an audit's result depends on: the audit, the pairs and the plants."""
-    folder = Path(str(package.__file__)).parent
-    files = [
-        *sorted(folder.rglob("*.py")),
-        *(Path(m.__file__) for m in (audit_pairs, planted, shared_work)),
-    ]
+    mine = (Path(str(m.__file__)) for m in (audit_pairs, planted, shared_work))
+    return _digest(AUDIT.rglob("*.py"), LENSING.rglob("*.py"), mine, (Path(__file__),))
+
+
+def drawing() -> str:
+    """Digest of the code that base sets and their arcs are drawn by, once and again."""
+    again = (file for pattern in DRAW_AGAIN for file in AUDIT.glob(pattern))
+    return _digest(again, LENSING.rglob("*.py"), (Path(str(audit_pairs.__file__)),))
+
+
+def _digest(*files: Iterable[Path]) -> str:
     out = hashlib.sha256()
-    for file in files:
+    for file in sorted({file for some in files for file in some}):
         out.update(file.name.encode() + file.read_bytes())
     return out.hexdigest()[:16]
 
@@ -113,7 +133,7 @@ def cases(kinds: list[str], defects: list[str], sizes: bool, skies: int = 0) -> 
 
 def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
     """Clean pairs and :func:`drawn_again`, from the folder or drawn now."""
-    place, again = (folder / f"{name}-{pairs}-{seed}.npz" for name in ("clean", "truth"))
+    place, again = places(folder, pairs, seed)
     if not place.exists() or not again.exists():
         ds = clean(pairs, seed=seed)
         truth = drawn_again(ds)
@@ -128,6 +148,12 @@ def base(folder: Path, pairs: int, seed: int) -> tuple[Ds, Truth]:
         )
     with np.load(again) as found:
         return ds, {k: found[k] for k in found.files}
+
+
+def places(folder: Path, pairs: int, seed: int) -> tuple[Path, Path]:
+    """Files of a base and of its arcs drawn again; other code that draws gives other names."""
+    stem = f"{pairs}-{seed}-{drawing()}.npz"
+    return folder / f"clean-{stem}", folder / f"truth-{stem}"
 
 
 def hashes_of(ds: Ds, spec: AuditSpec) -> np.ndarray:
@@ -170,18 +196,21 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(str) if values.dtype == object else values
 
 
-def as_kind(ds: Ds, kind: str, seed: int) -> Ds:
-    """The same rows as a set of another kind."""
+def as_kind(ds: Ds, kind: str, seed: int, sky: int = 0) -> Ds:
+    """The same rows as a set of another kind, by the random numbers of this seed and sky."""
     if kind == NOISELESS:
         return ds
     out = ds.copy(deep=True)
     injected = np.flatnonzero(ds["lens_model"].values != 0)
     ctrl, arc = ds["ctrl"].values.astype(float), ds["arc"].values.astype(float)
     stamp = ctrl + arc
+    rng = np.random.default_rng([seed, 17, sky])
     if kind == NOISY:
-        rng = np.random.default_rng([seed, 17])
         noise = EACH_NOISE * SKY[:, None, None] * rng.normal(size=(2, *ctrl.shape))
         ctrl, stamp = ctrl + noise[0], stamp + noise[1]
+    elif kind == INDEPENDENT:
+        ctrl, under = two_skies(ds, rng, blank=(seed + sky) % 2 == 1)
+        stamp = under + arc
     else:
         # Row i of one class keeps row i of the other company, and is of another place.
         ctrl[injected] = ctrl[np.roll(injected, len(injected) // 2)]
@@ -191,7 +220,20 @@ def as_kind(ds: Ds, kind: str, seed: int) -> Ds:
     return summed(out)
 
 
-def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo) -> Line:
+def two_skies(ds: Ds, rng: np.random.Generator, blank: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Two skies of the same rows that share no noise: with their galaxies, or ``blank``."""
+    target = np.stack([ds["target_x"].values, ds["target_y"].values], axis=1).astype(float)
+
+    def drawn() -> np.ndarray:
+        return skies(rng, target, ds["host_id"].values)
+
+    if not blank:
+        return drawn(), drawn()
+    # Of two skies the difference has no galaxy.
+    return (drawn() - drawn()) / np.sqrt(2), (drawn() - drawn()) / np.sqrt(2)
+
+
+def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo, closure: int = CLOSURE) -> Line:
     """Verdict and causes of the pairs with one defect, or of their arcs on another sky."""
     started = time.process_time()
     dealt = np.arange(len(truth["core"]))
@@ -200,14 +242,14 @@ def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo) -> Line:
         spoilt = DEFECTS[case.defect].plant(ds, case.size)
     elif case.sky:
         spoilt, dealt = on_other_skies(ds, 1000 * seed + case.sky)
-    spoilt = as_kind(spoilt, case.kind, seed)
+    spoilt = as_kind(spoilt, case.kind, seed, case.sky)
 
     def again(rows: Truth, spec: AuditSpec) -> Truth:
         if case.kind == UNPAIRED:
             return undrawn(rows, spec)
         return of_rows(truth, spoilt, dealt, rows, spec)
 
-    changes: dict[str, Any] = {"paired": False} if case.kind == UNPAIRED else {}
+    changes: dict[str, Any] = {"closure": closure, "paired": case.kind != UNPAIRED}
     result = run_audit(spoilt, again=again, redraw=memo.redraw, **changes)
     p = result.tables["tests"][["p", "p_holm"]]
     out = {
@@ -223,12 +265,12 @@ def _rounded(p: float) -> float | None:
     return float(f"{p:.3g}") if np.isfinite(p) else None
 
 
-def finished(folder: Path, pairs: int, code: str) -> Iterator[Line]:
-    """Lines of the folder's book that were made by these sources."""
+def finished(folder: Path, pairs: int, closure: int, code: str) -> Iterator[Line]:
+    """Lines of the folder's book that were made by these sources, of sets and samples of that size."""
     for book in sorted(folder.glob("audits*.jsonl")):
         for text in book.read_text().splitlines():
             line = json.loads(text)
-            if line["pairs"] == pairs and line["code"] == code:
+            if (line["pairs"], line["closure"], line["code"]) == (pairs, closure, code):
                 yield line
 
 
@@ -238,6 +280,7 @@ def study(
     seeds: int,
     wanted: list[Case],
     *,
+    closure: int = CLOSURE,
     clean_seeds: int = 0,
     part: tuple[int, int] = (0, 1),
     seconds: float = np.inf,
@@ -247,6 +290,8 @@ def study(
 
     Parameters
     ----------
+    closure : int
+        Rows of the closure test of each audit.
     clean_seeds : int
         Seeds of which the clean pairs alone are audited, ``seeds`` among them.
     part : (int, int)
@@ -257,7 +302,7 @@ def study(
         Whether bases stay in the folder when their audits are done: 0.15 GB each at 2,000 pairs.
     """
     code, started = sources(), time.monotonic()
-    done = list(finished(folder, pairs, code))
+    done = list(finished(folder, pairs, closure, code))
     have = {(d["seed"], case_of(d)) for d in done}
     book = folder / f"audits-{part[0]}.jsonl"
     for seed in range(max(seeds, clean_seeds)):
@@ -272,14 +317,14 @@ def study(
             for case in left:
                 if time.monotonic() - started > seconds:
                     break
-                line = {"code": code, "pairs": pairs, "seed": seed, **case._asdict()}
-                line |= audit(ds, truth, case, seed, memo)
+                line = {"code": code, "pairs": pairs, "closure": closure, "seed": seed}
+                line |= case._asdict() | audit(ds, truth, case, seed, memo, closure)
                 with book.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 done.append(line)
         if not keep:
-            for name in ("clean", "truth"):
-                (folder / f"{name}-{pairs}-{seed}.npz").unlink()
+            for place in places(folder, pairs, seed):
+                place.unlink()
     asked = set(wanted)
     return [
         d for d in done
@@ -308,7 +353,7 @@ def confusion(done: list[Line]) -> list[Line]:
                 "reference": defect != CLEAN and size == DEFECTS[defect].reference,
                 "unit": "" if defect == CLEAN else DEFECTS[defect].unit,
                 "plants": len(own),
-                "alarms": sum(d["verdict"] in ("bug", "shortcut") for d in own),
+                "alarms": sum(d["verdict"] in ALARMS for d in own),
                 "named": sum(n for name, n in first.items() if name in right),
                 "called": dict(first.most_common()),
                 "seconds": float(np.mean([d["seconds"] for d in own])),
@@ -331,6 +376,23 @@ def bounds(lines: list[Line], kind: str) -> Line | None:
         out[name] = {"count": count, "lower": lowest, "reached": lowest >= WANTED[name]}
     out["below"] = [line["defect"] for line in own if line["alarms"] < FEWEST * line["plants"]]
     return out
+
+
+def false_alarms(done: list[Line], kind: str) -> Line | None:
+    """Alarms of the clean sets of a kind, with the upper bound (95 %, one-sided) of their fraction.
+
+    Sets of one base under several skies share their arcs; ``bases`` says how many there are.
+    """
+    own = [d for d in done if d["kind"] == kind and d["size"] is None]
+    if not own:
+        return None
+    count = sum(d["verdict"] in ALARMS for d in own)
+    upper = binomial_interval(count, len(own), 0.90)[1]
+    bases = len({d["seed"] for d in own})
+    return {
+        "kind": kind, "sets": len(own), "bases": bases, "alarms": count, "upper": upper,
+        "reached": upper <= MOST_FALSE,
+    }  # fmt: skip
 
 
 def p_values(done: list[Line]) -> list[Line]:
@@ -357,6 +419,14 @@ def show(lines: list[Line], done: list[Line], console: Console) -> None:
     console.print(table)
     console.print("* not the reference size", highlight=False)
     for kind in KINDS:
+        clean_sets = false_alarms(done, kind)
+        if clean_sets is not None:
+            console.print(
+                f"{kind}: of {clean_sets['sets']} clean sets ({clean_sets['bases']} bases) "
+                f"{clean_sets['alarms']} alarmed, at most {clean_sets['upper']:.2%} "
+                f"(wanted {MOST_FALSE:.0%})",
+                highlight=False,
+            )
         found = bounds(lines, kind)
         if found is None:
             continue
@@ -426,6 +496,7 @@ def main() -> None:
             "code": sources(),
             "defects": lines,
             "bounds": [b for kind in KINDS if (b := bounds(lines, kind))],
+            "false_alarms": [f for kind in KINDS if (f := false_alarms(done, kind))],
             "p_values": p_values(done),
         }
         given.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -7,6 +7,7 @@ own integrator.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -47,6 +48,11 @@ class Defect:
     def axis(self) -> tuple[float, ...]:
         """All sizes, ascending."""
         return tuple(sorted({self.reference, *self.sizes}))
+
+
+def _random(ds: Ds, stream: int) -> np.random.Generator:
+    """Random numbers of this set of pairs: other sets have others."""
+    return np.random.default_rng([stream, zlib.crc32(ds["theta_e"].values.tobytes())])
 
 
 # --- arcs that are drawn otherwise ----------------------------------------------------------------
@@ -198,7 +204,7 @@ def _missing(ds: Ds, fraction: float) -> Ds:
 
 
 def _noise(ds: Ds, size: float) -> Ds:
-    rng = np.random.default_rng(5)
+    rng = _random(ds, 5)
     return with_arc(ds, lambda arc: arc + size * UNIT * rng.normal(size=arc.shape))
 
 
@@ -221,7 +227,7 @@ def _kernel_centre(ds: Ds, size: float) -> Ds:
 def _some(ds: Ds, fraction: float) -> np.ndarray:
     """Injections, a fraction of them, by a rule that follows nothing."""
     n = int((ds["lens_model"].values != 0).sum())
-    return np.sort(np.random.default_rng(8).permutation(n)[: max(2, round(fraction * n))])
+    return np.sort(_random(ds, 8).permutation(n)[: max(2, round(fraction * n))])
 
 
 def _shuffled(ds: Ds, fraction: float) -> Ds:

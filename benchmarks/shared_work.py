@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from darkhaloscope.audit.dose import DOSE_COLUMNS
-from darkhaloscope.audit.rerender import redraw_plain
+from darkhaloscope.audit.rerender import join, redraw_plain
 
 PURE = {
     "core_gate": "out_of_fold_scores",
@@ -38,6 +38,9 @@ DESCRIBED = {
 MOST_ROWS = 100
 """Arcs of more rows than this are drawn again each time: they would fill the memory."""
 
+OUTCOMES = ("arc_snr", "magnification", "total_injected_flux", "arc_flux_total")
+"""What a row says of its arc and no arc is drawn from: a plant changes it and leaves the parameters."""
+
 
 class Memo:
     """Results of pure functions by the digest of their arguments."""
@@ -55,9 +58,13 @@ class Memo:
         return found
 
     def redraw(self, rows: dict[str, Any], spec: Any, tolerance: float) -> dict[str, Any]:
-        """Rows drawn again, as :data:`~darkhaloscope.audit.rerender.Redraw`."""
-        few = len(rows["hash"]) <= MOST_ROWS
-        return dict((self(redraw_plain) if few else redraw_plain)(rows, spec, tolerance))
+        """Rows drawn again, as :data:`~darkhaloscope.audit.rerender.Redraw`; few of them each by itself."""
+        n = len(rows["hash"])
+        if not 0 < n <= MOST_ROWS:
+            return redraw_plain(rows, spec, tolerance)
+        draw, said = self(redraw_plain), {k: v for k, v in rows.items() if k not in OUTCOMES}
+        alone = ({k: v[i : i + 1] for k, v in said.items()} for i in range(n))
+        return join([draw(row, spec, tolerance) for row in alone])
 
 
 def digest(*values: Any) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from astropy.io import fits
 from audit_pairs import BANDS, SKY, clean, rerendered
 from test_audit_sources import as_parquet, audit_of, flat, stamps
@@ -16,8 +17,14 @@ from test_audit_sources import as_parquet, audit_of, flat, stamps
 from darkhaloscope.audit import AuditResult, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.mapping import load_mapping
-from darkhaloscope.prepare import AuditSettings, spec_of_source
+from darkhaloscope.mapping import Mapping, Stacks, load_mapping
+from darkhaloscope.prepare import (
+    AuditSettings,
+    limits_of,
+    settings_of,
+    source_of,
+    spec_of_source,
+)
 
 pytestmark = pytest.mark.usefixtures("remembered", "no_pictures")
 
@@ -112,6 +119,42 @@ def test_rounding_and_noise_of_a_difference_are_no_wrong_rows(
     assert wrong_rows(write(tmp_path, pairs, stamp=stamp, ctrl=ctrl)) == {"nan rows": 0}
 
 
+@pytest.mark.parametrize("kind", ["zarr", "netcdf3", "hdf5"])
+def test_integers_that_stand_for_other_numbers(
+    kind: str, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    """The CF conventions, as xarray writes them; a step of 1/50 of the sky's sigma is granted."""
+    place, packed = tmp_path / "x", {"dtype": "i2", "scale_factor": 4e-5, "_FillValue": -32768}
+    faint = pairs.isel(pair=slice(0, 40))
+    cubes = {"stamp": stamps(faint) % 1, "ctrl": faint["ctrl"].values % 1}
+    cubes["stamp"] = np.where(faint["arc"].values < 0.3, cubes["ctrl"] + faint["arc"].values, 0)
+    cubes["stamp"][3, 0, 2, 2] = np.nan
+    total = (cubes["stamp"] - cubes["ctrl"]).sum(axis=(2, 3))
+    made = xr.Dataset(
+        {k: (("row", "band", "y", "x"), v) for k, v in cubes.items()}
+        | {f"total_injected_flux_{b}": ("row", total[:, i]) for i, b in enumerate(BANDS)},
+        attrs={"bands": "g,r,z"},
+    )
+    encoding = dict.fromkeys(cubes, packed)
+    if kind == "zarr":
+        made.to_zarr(place, consolidated=False, encoding=encoding)
+    elif kind == "netcdf3":
+        made.to_netcdf(place, engine="scipy", encoding=encoding)
+    else:
+        with h5py.File(place, "w") as file:
+            for name, variable in made.variables.items():
+                cube = name in cubes
+                filled = np.nan_to_num(variable.values / 4e-5, nan=-32768) if cube else variable
+                file[name] = np.round(filled).astype("i2") if cube else variable.values
+                file[name].attrs.update({k: packed[k] for k in packed if cube and k != "dtype"})
+            file.attrs["bands"] = "g,r,z"
+    block = open_source(str(place)).block(slice(0, 40))
+    known = np.isfinite(cubes["stamp"])
+    np.testing.assert_allclose(block["ctrl"], np.where(known, cubes["ctrl"], 0), atol=2.1e-5)
+    assert block["nodata"].values[3, 2, 2] == 1
+    assert wrong_rows(place) == {"nan rows": 0}
+
+
 def test_a_column_that_lies_is_still_found(pairs: xr.Dataset, tmp_path: Path) -> None:
     lie = 1.01 * columns_of(pairs)["total_injected_flux_r"]
     found = wrong_rows(write(tmp_path, pairs, total_injected_flux_r=lie))
@@ -192,6 +235,19 @@ def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> No
     assert block["reason"].values[:4].tolist() == [int(r) for r in reasons]
 
 
+def test_metrics_are_joined_by_a_column_that_is_there(pairs: xr.Dataset, tmp_path: Path) -> None:
+    place, seed = str(as_parquet(tmp_path, pairs)), load_mapping("seed")
+    source = open_source(place, seed)
+    block = source.blocks(8)[-1]
+    found = source.block(block)
+    np.testing.assert_array_equal(found["arc_snr"], source.columns["arc_snr"][block])
+    assert np.isfinite(found["arc_snr"].values[found["lens_model"].values > 0]).all()
+    assert seed.tables is not None
+    tables = seed.tables.model_copy(update={"key": "row"})
+    with pytest.raises(UserError, match="seed/stamps has no column row"):
+        open_source(place, seed.model_copy(update={"tables": tables}))
+
+
 def test_a_block_decodes_whole_chunks(pairs: xr.Dataset, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         for name in ("stamp", "ctrl"):
@@ -226,3 +282,140 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
         open_source(str(tmp_path / "one.npy"))
     with pytest.raises(UserError, match="1e\\+45, more than float32"):
         open_source(str(tmp_path / "huge.npz")).block(slice(0, 3))
+
+
+def test_what_a_classifier_sees_is_looked_at(pairs: xr.Dataset, tmp_path: Path) -> None:
+    """Where a set holds stamp, ctrl and arc, a pedestal in its stamps hides behind no clean arc."""
+    spoilt = stamps(pairs).copy()
+    spoilt[pairs["lens_model"].values > 0] += 5 * SKY[:, None, None].astype("f4")
+    place = write(tmp_path, pairs, stamp=spoilt, arc=pairs["arc"].values)
+    source = open_source(str(place))
+    assert source.way == ("stamp", "ctrl")
+    assert "arc: not looked at; what is audited is stamp and ctrl" in " ".join(source.notes)
+    gap = source.block(slice(0, 20))["arc"].values - pairs["arc"].values[:20]
+    np.testing.assert_allclose(gap / SKY[:, None, None], 5, atol=1e-2)
+    chosen = Mapping(name="x", stacks=Stacks(ctrl="ctrl", arc="arc"))
+    assert open_source(str(place), chosen).way == ("ctrl", "arc")
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_plain_zarr_group_is_a_set(form: int, pairs: xr.Dataset, tmp_path: Path) -> None:
+    place = str(tmp_path / "plain.zarr")
+    group = zarr.open_group(place, mode="w", zarr_format=form)
+    columns = {"theta_e": pairs["theta_e"].values, "spatial_ref": np.int64(0)}
+    for name, values in {"stamp": stamps(pairs), "ctrl": pairs["ctrl"].values, **columns}.items():
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype)
+        array[...] = values
+    source = source_of(place)
+    np.testing.assert_array_equal(source.columns["theta_e"], pairs["theta_e"])
+
+
+def test_a_netcdf_may_hold_scalars(pairs: xr.Dataset, tmp_path: Path) -> None:
+    pixels = {k: (("row", "band", "y", "x"), pairs[k].values) for k in ("ctrl", "arc")}
+    made = xr.Dataset(pixels | {"theta_e": ("row", pairs["theta_e"].values)}, {"spatial_ref": 0})
+    made.assign_attrs(bands="g,r,z").to_netcdf(tmp_path / "x.nc", engine="scipy")
+    source = open_source(str(tmp_path / "x.nc"))
+    np.testing.assert_array_equal(source.columns["theta_e"], pairs["theta_e"])
+
+
+def fits_folder(folder: Path, names: list[str]) -> None:
+    for name in ("stamp", "ctrl"):
+        (folder / name).mkdir()
+        for file in names:
+            header = fits.Header({"BANDS": "grz"})
+            fits.PrimaryHDU(np.zeros((3, 32, 32), "f4"), header).writeto(folder / name / file)
+
+
+def test_a_file_of_fits_is_named_by_all_its_dots(tmp_path: Path) -> None:
+    names = [f"150.{i:02d}_2.{i:02d}.fits" for i in range(6)]
+    fits_folder(tmp_path, names)
+    theta_e = np.arange(6) + 1.0
+    for called in (names, [n.removesuffix(".fits") for n in names]):
+        pd.DataFrame({"file": called, "theta_e": theta_e}).iloc[::-1].to_csv(
+            tmp_path / "rows.csv", index=False
+        )
+        assert open_source(str(tmp_path)).columns["theta_e"].values.tolist() == theta_e.tolist()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            ["a.fits", "b.fits", "c.fits"],
+            "has no row for 3 of the 3 files in stamp, the first 0001",
+        ),
+        (["0001.fits", "0002.fits"], "has no row for 1 of the 3 files in stamp, the first 0003"),
+        (["0001.fits", "0001.fits.gz", "0003.fits"], "more than one row for 0001"),
+    ],
+)
+def test_a_table_of_other_files_is_refused(files: list[str], says: str, tmp_path: Path) -> None:
+    fits_folder(tmp_path, ["0001.fits", "0002.fits", "0003.fits"])
+    pd.DataFrame({"file": files, "theta_e": 1.0}).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(UserError, match=says):
+        open_source(str(tmp_path))
+
+
+def test_a_second_class_needs_no_rows_in_the_table(tmp_path: Path) -> None:
+    fits_folder(tmp_path, ["0001.fits", "0002.fits"])
+    for name, new in (("stamp", "lens"), ("ctrl", "nonlens")):
+        (tmp_path / name).rename(tmp_path / new)
+    for place in (tmp_path / "nonlens").iterdir():
+        place.rename(place.with_name(f"n{place.name}"))
+    pd.DataFrame({"file": ["0001", "0002"], "theta_e": [1.0, 2.0]}).to_csv(
+        tmp_path / "rows.csv", index=False
+    )
+    source = open_source(str(tmp_path))
+    assert source.columns["theta_e"].values[:2].tolist() == [1.0, 2.0]
+    both = pd.DataFrame(
+        {
+            "file": ["lens/0001", "lens/0002", "nonlens/n0001", "nonlens/n0002"],
+            "theta_e": [1.0, 2.0, 0.0, 0.0],
+            "ra": [10.0, 11.0, 12.0, 13.0],
+        }
+    )
+    both["file"] = both["file"].str.replace("n0", "0")  # and the same names in both
+    for place in (tmp_path / "nonlens").iterdir():
+        place.rename(place.with_name(place.name.removeprefix("n")))
+    both.to_csv(tmp_path / "rows.csv", index=False)
+    assert open_source(str(tmp_path)).columns["ra"].values.tolist() == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("none", [np.nan, -99.0])
+def test_what_is_no_radius_is_no_lens(none: float, pairs: xr.Dataset, tmp_path: Path) -> None:
+    control = pairs["lens_model"].values == 0
+    theta_e = np.where(control, none, pairs["theta_e"].values)
+    source = open_source(str(write(tmp_path, pairs, theta_e=theta_e, lens_model=None)))
+    np.testing.assert_array_equal(source.columns["lens_model"].values == 0, control)
+    np.testing.assert_array_equal(source.columns["theta_e"], pairs["theta_e"])
+    assert "rows without a theta_e above 0" in " ".join(source.notes)
+
+
+def test_fields_of_records_are_columns(pairs: xr.Dataset, tmp_path: Path) -> None:
+    records = np.zeros(88, dtype=[("theta_e", "f4"), ("psfsize", "f4", 3), ("odd", "f4", (2, 2))])
+    records["theta_e"], records["psfsize"] = pairs["theta_e"].values, pairs["psfsize"].values
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["meta"] = records
+    block = open_source(str(tmp_path / "x.h5")).block(slice(10, 20))
+    for name in ("theta_e", "psfsize"):
+        np.testing.assert_array_equal(block[name], pairs[name][10:20])
+
+
+def test_more_bands_than_a_byte_has_bits_are_refused(tmp_path: Path) -> None:
+    cube = np.zeros((4, 9, 32, 32))
+    np.savez(tmp_path / "x.npz", stamp=cube, ctrl=cube, bands=[f"b{i}" for i in range(9)])
+    with pytest.raises(UserError, match="have 9 bands; an audit takes up to 8"):
+        open_source(str(tmp_path / "x.npz"))
+
+
+def test_a_mapping_says_strata_and_gates(pairs: xr.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(
+        "name: x\naudit: {theta_e_edges: [1, 2], cap: 1000, closure: 50}\n"
+        "gates: {closure_flux: 0.02, required: [closure_flux]}\n"
+    )
+    place, said = str(write(tmp_path, pairs)), str(tmp_path / "map.yaml")
+    settings = settings_of(place, {"cluster.workers": 1}, said)
+    spec = spec_of_source(source_of(place, said), settings)
+    assert (spec.theta_e_edges, spec.cap, spec.whole_cap, spec.closure) == ((1, 2), 1000, 1000, 50)
+    assert limits_of(settings).closure_flux == 0.02
+    assert tuple(limits_of(settings).required) == ("closure_flux",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ from darkhaloscope.audit.reasoned import reasoned
 from darkhaloscope.audit.verdict import GateLimits
 
 PAIRS = 110
+FEW = 120
+"""Closure rows of an audit in a test: a few more than its gates need."""
+
+CHEAP = (
+    "pedestal", "pedestal in the core", "shift by 1 px", "target rounded", "kernel centre by ifftshift",
+    "PSF wider", "flux doubled", "magnification twice", "normalised after lensing", "ctrl of another target",
+    "noise in one class", "region in two splits", "controls selected",
+)  # fmt: skip
+"""A whole audit of each takes two seconds; conventions, which are drawn again, take seven."""
+
 FAMILIES = (
     "theta_e in pixels", "one sample a pixel", "rows shuffled", "magnification twice",
     "normalised after lensing", "lens offset ignored", "FFT wrap-around", "pixels mirrored",
@@ -85,16 +96,26 @@ def test_clean_pairs_have_no_cause(memo: Memo) -> None:
     assert closure_names(clean(PAIRS), memo) == []
 
 
+def assert_right(done: list[dict[str, Any]], planted_ones: list[str], clean_sets: int) -> None:
+    lines = {line["defect"]: line for line in defects.confusion(done)}
+    assert (lines["nothing"]["plants"], lines["nothing"]["alarms"]) == (clean_sets, 0)
+    for name in planted_ones:
+        assert (lines[name]["alarms"], lines[name]["named"]) == (1, 1), lines[name]
+
+
+def test_clean_sets_are_clean_and_what_no_convention_explains_is_named(tmp_path: Path) -> None:
+    """Of 500 pairs, by the whole audit: one base, whose arcs lie on five skies."""
+    wanted = defects.cases([NOISELESS], list(CHEAP), sizes=False, skies=4)
+    done = defects.study(tmp_path, 500, 1, wanted, closure=FEW, keep=False)
+    assert_right(done, list(CHEAP), 5)
+
+
 @pytest.mark.long
 def test_every_plant_is_found_and_clean_sets_are_clean(tmp_path: Path) -> None:
-    """One plant of each defect and five clean sets, of 500 pairs, by the whole audit."""
+    """One plant of each defect and five bases, of 500 pairs and as many closure rows."""
     wanted = defects.cases([NOISELESS], list(DEFECTS), sizes=False)
     done = defects.study(tmp_path, 500, 1, wanted, clean_seeds=5, keep=False)
-    lines = {line["defect"]: line for line in defects.confusion(done)}
-    assert lines["nothing"]["plants"] == 5
-    assert lines["nothing"]["alarms"] == 0
-    for defect in (name for name, d in DEFECTS.items() if NOISELESS in d.kinds):
-        assert (lines[defect]["alarms"], lines[defect]["named"]) == (1, 1), lines[defect]
+    assert_right(done, [name for name, d in DEFECTS.items() if NOISELESS in d.kinds], 5)
 
 
 def line(defect: str, verdict: str, *causes: str, size: float | None = None) -> dict[str, Any]:
@@ -126,6 +147,43 @@ def test_counts_are_those_of_the_audits() -> None:
     assert 3 * low**2 - 2 * low**3 == pytest.approx(0.05)
     tests = {(v["from"], v["to"]): v["tests"] for v in defects.p_values(done)}
     assert (tests[0.5, 0.75], tests[1e-3, 1e-2]) == (2, 2)
+
+
+def test_false_alarms_are_bounded_from_above() -> None:
+    clean_sets = [line("nothing", "physics") | {"seed": i % 60} for i in range(626)]
+    alarmed = [line("nothing", "shortcut") | {"seed": i} for i in range(2)]
+    plants = [line("zero point", "bug", size=1.05) | {"seed": 1}]
+    found = defects.false_alarms([*clean_sets, *alarmed, *plants], NOISELESS)
+    assert found is not None
+    assert (found["sets"], found["bases"], found["alarms"]) == (628, 60, 2)
+    # Clopper & Pearson: P(0, 1 or 2 of 628) = 0.05.
+    p = found["upper"]
+    few = sum(math.comb(628, k) * p**k * (1 - p) ** (628 - k) for k in range(3))
+    assert few == pytest.approx(0.05)
+    assert found["reached"]
+    assert defects.false_alarms(plants, NOISELESS) is None
+
+
+def test_other_code_that_draws_draws_bases_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = defects.places(tmp_path, 12, 3)
+    monkeypatch.setattr(defects, "drawing", lambda: "others")
+    assert not set(mine) & set(defects.places(tmp_path, 12, 3))
+
+
+def test_the_digest_knows_all_that_a_result_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or plain(self))
+    defects.sources()
+    assert {"defects.py", "planted.py", "render.py", "verdict.py"} <= set(read)
+    read.clear()
+    defects.drawing()
+    assert {"reference.py", "rerender.py", "render.py", "audit_pairs.py"} <= set(read)
+    assert not {"verdict.py", "defects.py"} & set(read)
 
 
 def test_a_study_goes_on_where_it_was_stopped(
@@ -205,6 +263,55 @@ def test_arcs_on_other_skies_take_what_drew_them_along(tmp_path: Path) -> None:
     order = match(again["hash"], mine["hash"])
     np.testing.assert_array_equal(mine["core"][order], again["core"])
     assert np.abs(other["ctrl"].values - ds["ctrl"].values).mean() > 1e-4
+
+
+def test_an_arc_is_drawn_once_whatever_its_row_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def draw(rows: dict[str, np.ndarray], *_: object) -> dict[str, np.ndarray]:
+        drawn.extend(rows["hash"].tolist())
+        return {"hash": rows["hash"], "core": 2 * rows["theta_e"]}
+
+    monkeypatch.setattr("shared_work.redraw_plain", draw)
+    memo, names = Memo(), ("hash", "theta_e", "total_injected_flux")
+    rows = {name: np.arange(4.0) for name in names}
+    spec = spec_of(clean(12, seed=3))
+    np.testing.assert_array_equal(memo.redraw(rows, spec, 1e-3)["core"], 2 * np.arange(4.0))
+    other = {name: values[[2, 0]] for name, values in rows.items()}
+    other["total_injected_flux"] = np.array([7.0, 8.0])
+    np.testing.assert_array_equal(memo.redraw(other, spec, 1e-3)["core"], [4, 0])
+    assert drawn == [0, 1, 2, 3]
+    memo.redraw({**other, "theta_e": np.array([2.5, 0.0])}, spec, 1e-3)
+    assert drawn == [0, 1, 2, 3, 2]
+
+
+def test_noise_of_each_sky_is_its_own() -> None:
+    ds = clean(12, seed=3)
+    noise = [defects.as_kind(ds, NOISY, 1, sky)["ctrl"] - ds["ctrl"] for sky in (0, 2)]
+    assert abs(np.corrcoef(noise[0].values.ravel(), noise[1].values.ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_an_independent_pair_shares_its_galaxy_at_most(blank: bool) -> None:
+    ds = clean(12, seed=3)
+    found = defects.as_kind(ds, defects.INDEPENDENT, 1, sky=0 if blank else 1)
+    far = np.s_[:12, 1, :8, :8]
+    ctrl, under = (found[name].values[far] for name in ("ctrl", "arc"))
+    sky = under + ctrl - ds["arc"].values[far]  # of the stamp
+    for image in (ctrl, sky):
+        assert (image - np.median(image)).std() == pytest.approx(defects.SKY[1], rel=0.3)
+    noise = [v - v.mean(axis=(1, 2), keepdims=True) for v in (ctrl, sky)]
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.5
+    bright = np.abs(found["ctrl"].values[:12, 1, 22:26, 22:26]).mean() / defects.SKY[1]
+    assert (bright < 2) == blank
+
+
+def test_planted_noise_is_each_sets_own() -> None:
+    noise = []
+    for seed in (3, 4):
+        ds = clean(12, seed=seed)
+        noise.append((planted(ds, "noise in one class")["arc"] - ds["arc"]).values[:12].ravel())
+    assert abs(np.corrcoef(*noise)[0, 1]) < 0.02
 
 
 def test_sets_of_other_kinds_hold_the_same_light() -> None:

@@ -43,6 +43,8 @@ THEIRS = pd.DataFrame(
         "src_phi_rad": [1.1, 2.7, 0.0],
         "src_x_arcsec": [0.31, -0.12, 0.0],
         "src_y_arcsec": [-0.2, 0.37, 0.0],
+        "lens_x_arcsec": [0.04, -0.02, 0.0],
+        "lens_y_arcsec": [-0.03, 0.05, 0.0],
         "psfsize_r": [1.3, 1.2, 1.1],
         "psf_source_g": [0, 2, 1],
         "brickname": ["0591m305", "0591m305", "0594m305"],
@@ -137,8 +139,32 @@ def test_controls_have_no_arc_and_missing_columns_are_not_made_up() -> None:
         assert variable.dims == BY_NAME[str(name)].dims
 
 
+def test_their_columns_are_read_and_written_as_they_are() -> None:
+    """Against their own numbers, so that no mistake of one way is undone by the other."""
+    ours = import_rows(THEIRS, SEED, BANDS)
+    np.testing.assert_allclose(ours["lens_dx"][:2], [-0.04, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(ours["lens_dy"][:2], [-0.03, 0.05], rtol=1e-6)
+    back = export_rows(ours.assign(src_model=("pair", np.array([1, 1, 0], np.uint8))), SEED)
+    assert set(THEIRS) <= set(back)
+    assert back["is_control"].tolist() == [0, 0, 1]
+    for name in THEIRS.select_dtypes("float"):
+        period = np.pi if name.endswith("phi_rad") else np.inf
+        gap = np.abs(back[name][:2] - THEIRS[name][:2])
+        np.testing.assert_allclose(np.minimum(gap, period - gap), 0.0, atol=1e-6, err_msg=name)
+
+
+def test_the_size_of_an_image_that_has_no_axis_ratio_comes_back() -> None:
+    rows = random_rows(30)
+    rows["src_model"].values[1::3] = 4
+    rows["src_q"].values[1::3] = np.nan
+    back = import_rows(export_rows(rows, SEED), SEED, BANDS)
+    np.testing.assert_allclose(back["src_reff"], rows["src_reff"], rtol=1e-6)
+    assert np.isfinite(back["src_reff"][1::3]).all()
+
+
 def test_a_column_of_controls_stands_for_the_lens_model() -> None:
-    ours = import_rows(THEIRS.drop(columns="lens_model"), SEED, BANDS)
+    ours = import_rows(THEIRS.drop(columns=["lens_model", "theta_e_arcsec"]), SEED, BANDS)
+    assert ours["lens_model"].values.tolist() == [2, 2, 0]
     assert np.isnan(ours["lens_q"].values[2])
     assert np.isfinite(ours["lens_q"].values[:2]).all()
 
@@ -249,6 +275,11 @@ def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: str, sa
         ({"same": {"theta": "t"}}, "theta is no variable"),
         ({"same": {"psfsize": "width"}}, "must hold {band}"),
         ({"west": {"lens_q": "e"}}, "stands in two groups"),
+        ({"same": {"psfsize": "width_{bnd}"}}, "nothing else in braces"),
+        ({"images": {"stamp": "s", "ctrl": "c", "member": "image_{bnd}"}}, "nothing else in"),
+        ({"images": {"stamp": "s", "ctrl": "c", "member": "image"}}, "must hold {band}"),
+        ({"tables": {"stamps": "a", "metrics": "a/", "partition": "p", "key": "k"}}, "own folder"),
+        ({"gates": {"closure_flux": -1}}, "wrong at gates.closure_flux"),
     ],
 )
 def test_a_wrong_mapping_is_one_sentence(tmp_path: Path, change: dict, says: str) -> None:
@@ -256,6 +287,27 @@ def test_a_wrong_mapping_is_one_sentence(tmp_path: Path, change: dict, says: str
     path.write_text(yaml.safe_dump({"name": "x", "ellipticity": {"lens_q": "e"}, **change}))
     with pytest.raises(UserError, match=says):
         load_mapping(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"same": {"lens_q": "e", "lens_pa": "e"}}, "gives the column e to two variables"),
+        ({"same": {"lens_q": "ra"}}, "gives the column ra to two variables"),
+        ({"tables": {"partition": "colour"}}, "by colour, which is no column"),
+        ({"tables": {"key": "slot"}}, "by slot, which another column is called"),
+    ],
+)
+def test_a_table_that_would_lose_a_column_is_not_written(change: dict, says: str) -> None:
+    tables = {"stamps": "s", "metrics": "m", "partition": "region_split", "key": "id"}
+    document = {"name": "x", **change, "tables": tables | change.get("tables", {})}
+    with pytest.raises(UserError, match=says):
+        export_rows(random_rows(3), Mapping.model_validate(document))
+
+
+def test_bands_that_would_lie_under_one_name_are_not_written() -> None:
+    with pytest.raises(UserError, match="one name for 3 bands"):
+        encode_stamp(np.zeros((3, 2, 2), np.float32), BANDS, "image")
 
 
 def test_a_mapping_is_named_or_a_file(tmp_path: Path) -> None:

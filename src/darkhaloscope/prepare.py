@@ -141,10 +141,14 @@ def spec_of(
         n_regions=n_regions,
         stratum_counts=strata,
         theta_e_edges=exp.audit.theta_e_edges,
-        cap=exp.audit.cap,
-        whole_cap=min(exp.audit.whole_cap, exp.audit.cap),
-        closure=min(exp.audit.closure, exp.audit.whole_cap, exp.audit.cap),
+        **_caps(exp.audit),
     )
+
+
+def _caps(asked: AuditSection) -> dict[str, Any]:
+    """Rows of each kind; what is kept whole is kept of the audit rows, and closure looks at these."""
+    whole = min(asked.whole_cap, asked.cap)
+    return {"cap": asked.cap, "whole_cap": whole, "closure": min(asked.closure, whole)}
 
 
 def write_plan(folder: str, made: Plan) -> None:
@@ -348,7 +352,10 @@ def _is_ours(url: str) -> bool:
         storage.exists(storage.join(url, *p)) for p in (("zarr.json",), (store.STAMPS, "zarr.json"))
     ):
         return False
-    return {variable.name for variable in VARIABLES} <= set(store.open_dataset(url).data_vars)
+    try:
+        return {variable.name for variable in VARIABLES} <= set(store.open_dataset(url).data_vars)
+    except UserError:  # arrays without names of dimensions: none of ours
+        return False
 
 
 def spec_of_source(
@@ -374,6 +381,7 @@ def spec_of_source(
         n_regions=n_regions,
         stratum_counts=audit.stratum_counts(theta_e, settings.audit.theta_e_edges),
         theta_e_edges=settings.audit.theta_e_edges,
+        **_caps(settings.audit),
     )
     if isinstance(source, StoredPairs):
         return bare
@@ -386,12 +394,19 @@ def spec_of_source(
     )
 
 
-def settings_of(url: str, overrides: Mapping[str, Any] | None = None) -> Experiment | AuditSettings:
-    """The experiment of a run; of any other data set the defaults, but for the cluster."""
+def settings_of(
+    url: str, overrides: Mapping[str, Any] | None = None, mapping: str | None = None
+) -> Experiment | AuditSettings:
+    """The experiment of a run; of any other data set what its mapping says of audit and gates."""
     if is_run(url):
         return experiment_of(parse_experiment(store.read_experiment(url), url), overrides)
-    said = {k.removeprefix("cluster."): v for k, v in (overrides or {}).items()}
-    return AuditSettings(cluster=ClusterSection(**said))
+    cluster = ClusterSection(
+        **{k.removeprefix("cluster."): v for k, v in (overrides or {}).items()}
+    )
+    if mapping is None:
+        return AuditSettings(cluster=cluster)
+    said = load_mapping(mapping)
+    return AuditSettings(said.audit, said.gates, cluster)
 
 
 def check_complete(dataset: xr.Dataset, source: str) -> None:

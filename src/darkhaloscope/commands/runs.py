@@ -192,7 +192,7 @@ def audit_dataset(
     pairs = prepare.source_of(source, mapping)
     if not prepare.is_run(source) and out is None:
         raise UserError(f"{source} is no run's folder; say where the results go with --out")
-    settings = prepare.settings_of(source, with_cluster(None, cluster, workers))
+    settings = prepare.settings_of(source, with_cluster(None, cluster, workers), mapping)
     spec = prepare.spec_of_source(pairs, settings)
     folder = storage.absolute((out or source).rstrip("/"))
     columns = pairs.columns

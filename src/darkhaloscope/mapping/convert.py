@@ -21,6 +21,7 @@ from darkhaloscope.variables import (
     ALL_VARIABLES,
     BAND,
     BY_NAME,
+    LENS_MODELS,
     OPTIONAL_KINDS,
     Variable,
     numpy_dtype,
@@ -54,9 +55,15 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
     DataFrame
         One row a pair, one column a variable, or a variable and band (``psfsize_g``). Closed lists
         are text, but for ``psf_source``; what is converted is float64.
+
+    Raises
+    ------
+    UserError
+        Two variables would have one column, or the mapping's tables are cut by a column that is not
+        there, or joined by one that is.
     """
     bands = [str(band) for band in rows["band"].values]
-    made: dict[str, Any] = {}
+    made = _Columns()
     renamed = mapping.renamed
     for variable in ALL_VARIABLES:
         if variable.name not in rows or variable.sharded:
@@ -72,7 +79,8 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
             values = _outward(mapping, variable.name, values.astype(float), rows)
         column = renamed.get(variable.name, _own_name(variable))
         if variable.dims == BAND:
-            made |= {column.format(band=band): values[:, b] for b, band in enumerate(bands)}
+            for b, band in enumerate(bands):
+                made[column.format(band=band)] = values[:, b]
         else:
             made[column] = values
     if mapping.shear is not None:
@@ -81,7 +89,29 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
         made[mapping.shear.angle] = 0.5 * np.arctan2(-gamma2, gamma1) % np.pi
     if mapping.control is not None:
         made[mapping.control] = (rows["lens_model"].values == 0).astype(np.int64)
-    return pd.DataFrame(made)
+    tables = mapping.tables
+    if tables is not None and tables.partition not in made:
+        raise UserError(
+            f"the mapping {mapping.name} cuts its tables by {tables.partition}, which is no column of "
+            "theirs; name one that is (tables.partition)"
+        )
+    if tables is not None and tables.key in made:
+        raise UserError(
+            f"the mapping {mapping.name} joins its tables by {tables.key}, which another column is "
+            "called; name one that no variable has (tables.key)"
+        )
+    return pd.DataFrame(dict(made))
+
+
+class _Columns(dict[str, Any]):
+    """Columns by name, of which none replaces another."""
+
+    def __setitem__(self, name: str, values: Any) -> None:
+        if name in self:
+            raise UserError(
+                f"a mapping gives the column {name} to two variables; each needs its own"
+            )
+        super().__setitem__(name, values)
 
 
 def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> xr.Dataset:
@@ -139,8 +169,13 @@ def _outward(mapping: Mapping, name: str, values: Floats, rows: xr.Dataset) -> F
     if name in mapping.array_angle:
         return np.deg2rad(values + 90.0)
     if name in mapping.semi_major:
-        return np.asarray(values / np.sqrt(rows["src_q"].values.astype(float)))
+        return np.asarray(values / _root_q(rows["src_q"].values.astype(float)))
     return values
+
+
+def _root_q(q: Floats) -> Floats:
+    """sqrt(b / a) of sources; 1 where none is known, as of images, which have no axis ratio."""
+    return np.asarray(np.sqrt(np.where(np.isnan(q), 1.0, q)))
 
 
 def _inward(found: xr.Dataset, table: pd.DataFrame, mapping: Mapping) -> xr.Dataset:
@@ -157,7 +192,7 @@ def _inward(found: xr.Dataset, table: pd.DataFrame, mapping: Mapping) -> xr.Data
         elif name in mapping.array_angle:
             made[name] = np.rad2deg(values) - 90.0
         elif "src_q" in found:  # after the axis ratio: groups are taken in this order
-            made[name] = values * np.sqrt(made.get("src_q", found["src_q"].values.astype(float)))
+            made[name] = values * _root_q(made.get("src_q", found["src_q"].values.astype(float)))
         else:
             found = found.drop_vars(name)  # sqrt(a b) is not known from a alone
     if mapping.shear is not None and {mapping.shear.size, mapping.shear.angle} <= set(table):
@@ -177,6 +212,8 @@ def _without_arc_on_controls(
         control = found["lens_model"].values == 0
     elif mapping.control is not None and mapping.control in table:
         control = table[mapping.control].to_numpy(bool)
+        model = LENS_MODELS.index("SIE" if "lens_q" in found else "SIS")
+        found["lens_model"] = ("pair", np.where(control, 0, model).astype(np.uint8))
     else:
         control = np.zeros(len(table), bool)
     for name, value in mapping.constants.items():

@@ -17,9 +17,18 @@ def encode_stamp(pixels: NDArray[np.float32], bands: Sequence[str], member: str)
     """A stamp (band, y, x) as an ``.npz``; ``member`` names a band's array, as ``image_{band}``.
 
     Not deflated: the table that holds it is compressed as a whole.
+
+    Raises
+    ------
+    UserError
+        Two bands would have the same name.
     """
     buffer = io.BytesIO()
     arrays = {member.format(band=band): pixels[b] for b, band in enumerate(bands)}
+    if len(arrays) < len(bands):
+        raise UserError(
+            f"a mapping's images: member {member} is one name for {len(bands)} bands; put {{band}} into it"
+        )
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 

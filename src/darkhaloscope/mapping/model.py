@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.resources
+from string import Formatter
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from darkhaloscope import storage
+from darkhaloscope.config import AuditSection, GatesSection
 from darkhaloscope.errors import UserError
 from darkhaloscope.variables import BAND, BY_NAME, PAIR
 
@@ -31,6 +33,12 @@ class Tables(_Section):
     partition: str
     key: str
 
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Tables:
+        if self.stamps.strip("/") == self.metrics.strip("/"):
+            raise ValueError(f"stamps and metrics are both {self.stamps}; each has its own folder")
+        return self
+
 
 class Images(_Section):
     """Columns of ``.npz`` blobs, and the arrays inside them."""
@@ -38,7 +46,7 @@ class Images(_Section):
     stamp: str
     ctrl: str
     member: str
-    """Name of a band's (y, x) array inside a blob, with ``{band}``."""
+    """Name of a band's (y, x) array inside a blob, with ``{band}`` where there is more than one band."""
 
 
 class Stacks(_Section):
@@ -88,6 +96,10 @@ class Mapping(_Section):
     """A column that is true (1) on controls."""
     constants: dict[str, float | str] = {}
     """Values that all injections share, where the table has no column for them."""
+    audit: AuditSection = AuditSection()
+    """Strata and numbers of rows of an audit, as in an experiment file."""
+    gates: GatesSection = GatesSection()
+    """What an audit accepts, as in an experiment file."""
 
     @property
     def renamed(self) -> Names:
@@ -104,12 +116,27 @@ class Mapping(_Section):
         for name in (*self.renamed, *self.constants):
             if name not in BY_NAME or BY_NAME[name].dims not in (PAIR, BAND):
                 raise ValueError(f"{name} is no variable of a row; docs/data-set.md lists them")
+        if self.images is not None and not _has_band(self.images.member) and len(self.bands) != 1:
+            raise ValueError(
+                f"images: member {self.images.member} must hold {{band}}, or bands name the only one"
+            )
         for name, column in self.renamed.items():
-            if (BY_NAME[name].dims == BAND) != ("{band}" in column):
+            if (BY_NAME[name].dims == BAND) != _has_band(column):
                 raise ValueError(
                     f"{name}: {column} must hold {{band}} if, and only if, {name} has a band"
                 )
         return self
+
+
+def _has_band(name: str) -> bool:
+    """Whether a name holds ``{band}``; a ValueError where it holds something else in braces."""
+    try:
+        held = {field for _, field, _, _ in Formatter().parse(name) if field is not None}
+    except ValueError:
+        held = {""}
+    if held - {"band"}:
+        raise ValueError(f"{name} may hold {{band}} and nothing else in braces")
+    return bool(held)
 
 
 def load_mapping(name: str) -> Mapping:

@@ -28,6 +28,9 @@ SUFFIXES: dict[str, Kind] = {
 }  # fmt: skip
 HDF5_MAGIC, NETCDF3_MAGIC = b"\x89HDF\r\n\x1a\n", b"CDF"
 SKIP_BYTES = 1 << 20
+COLUMN_KINDS = "fiubSUOT"
+"""Kinds of numbers and of text, as numpy calls them."""
+
 Array = Any
 """What has a shape and a dtype and gives an ndarray for a slice of its first axis."""
 
@@ -94,6 +97,11 @@ def _members(archive: zipfile.ZipFile, file: IO[bytes], url: str) -> dict[str, A
     return found
 
 
+def _with_rows(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those that have a first axis: no scalar, as xarray's ``spatial_ref`` is one."""
+    return {name: array for name, array in arrays.items() if array.shape}
+
+
 @contextmanager
 def opened(url: str, kind: Kind) -> Iterator[tuple[dict[str, Array], dict[str, Any]]]:
     """Arrays by name, and attributes, of a file or a Zarr group.
@@ -106,7 +114,7 @@ def opened(url: str, kind: Kind) -> Iterator[tuple[dict[str, Array], dict[str, A
     try:
         if kind == "zarr":
             group = zarr.open_group(url, mode="r")
-            yield dict(group.arrays()), dict(group.attrs)
+            yield _with_rows(dict(group.arrays())), dict(group.attrs)
             return
         with fsspec.open(url, "rb") as stream:
             if kind == "hdf5":
@@ -114,18 +122,19 @@ def opened(url: str, kind: Kind) -> Iterator[tuple[dict[str, Array], dict[str, A
                     sets: dict[str, Array] = {}
                     file.visititems(
                         lambda name, item: (
-                            sets.update({name: item})
-                            if isinstance(item, h5py.Dataset) and item.shape
-                            else None
+                            sets.update({name: item}) if isinstance(item, h5py.Dataset) else None
                         )
                     )
-                    yield sets, dict(file.attrs)
+                    yield _with_rows(sets), dict(file.attrs)
             elif kind == "npz":
                 with zipfile.ZipFile(stream) as archive:
                     yield _members(archive, stream, url), {}
             else:
-                with xr.open_dataset(stream, engine="scipy", decode_times=False) as dataset:
-                    yield {str(k): v for k, v in dataset.variables.items()}, dataset.attrs
+                with xr.open_dataset(
+                    stream, engine="scipy", decode_times=False, mask_and_scale=False
+                ) as dataset:
+                    found = {str(k): v for k, v in dataset.variables.items()}
+                    yield _with_rows(found), dataset.attrs
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{url} cannot be read as {kind} ({first}); check the file") from error
@@ -175,27 +184,34 @@ class ArrayFile:
         return tuple(str(b) for b in said)
 
     def images(self, name: str, rows: slice) -> NDArray[Any]:
-        """Rows of one stack, as they are stored."""
+        """Rows of one stack; stored integers that stand for other numbers as these (CF conventions)."""
         with opened(self.url, self.kind) as (arrays, _):
-            return np.asarray(arrays[name][rows])
+            return _values(arrays[name], rows)
+
+    def step(self, name: str) -> tuple[np.dtype[Any], float]:
+        """In what a stack is stored: its type, and what one of its integers is worth."""
+        with opened(self.url, self.kind) as (arrays, _):
+            return np.dtype(arrays[name].dtype), _said(arrays[name], "scale_factor", 1.0)
 
     def table(self, rows: slice, length: int, bands: tuple[str, ...]) -> pd.DataFrame:
         """Columns of that length: arrays (row) by name, (row, band) as ``name_band``.
 
-        Of an array in a group of an HDF5 file the name is that behind the last slash.
+        Of an array in a group of an HDF5 file the name is that behind the last slash; the fields of an
+        array of records are columns by their own names.
         """
         made: dict[str, Any] = {}
         with opened(self.url, self.kind) as (arrays, _):
             for path, array in arrays.items():
                 name = path.rsplit("/", 1)[-1]
                 shape = tuple(array.shape)
-                if shape[0] != length or np.dtype(array.dtype).kind not in "fiubSUOT":
+                if shape[0] != length or len(shape) > 2:
                     continue
-                if len(shape) == 1:
-                    made[name] = _text(np.asarray(array[rows]))
-                elif shape[1:] == (len(bands),):
-                    values = np.asarray(array[rows])
-                    made |= {f"{name}_{band}": values[:, b] for b, band in enumerate(bands)}
+                if np.dtype(array.dtype).names and len(shape) == 1:
+                    records = _values(array, rows)
+                    for field in np.dtype(array.dtype).names or ():
+                        made |= _columns(field, records[field], bands)
+                elif len(shape) == 1 or shape[1] == len(bands):
+                    made |= _columns(name, _values(array, rows), bands)
         return pd.DataFrame(made, index=range(*rows.indices(length)))
 
     def units(self) -> dict[str, str]:
@@ -217,6 +233,35 @@ class ArrayFile:
                 for n in names
             )
             return math.lcm(*(int(chunk[0]) for chunk in stored if chunk))
+
+
+def _values(array: Array, rows: slice) -> NDArray[Any]:
+    """Rows of an array by the CF conventions: ``_FillValue``, ``scale_factor`` and ``add_offset``."""
+    values = np.asarray(array[rows])
+    if values.dtype.kind not in "fiu":
+        return values
+    missing = values == _said(array, "_FillValue", np.nan)
+    scale, offset = _said(array, "scale_factor", 1.0), _said(array, "add_offset", 0.0)
+    if (scale, offset) != (1.0, 0.0):
+        values = values * scale + offset
+    return np.where(missing, np.nan, values) if missing.any() else values
+
+
+def _said(array: Array, attribute: str, otherwise: float) -> float:
+    """A number among an array's attributes."""
+    found = np.ravel(getattr(array, "attrs", {}).get(attribute, otherwise))
+    return float(found[0]) if found.size == 1 and found.dtype.kind in "fiu" else otherwise
+
+
+def _columns(name: str, values: NDArray[Any], bands: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """The columns that values (row) or (row, band) are; none where they are no numbers and no text."""
+    if values.dtype.kind not in COLUMN_KINDS:
+        return {}
+    if values.ndim == 1:
+        return {name: _text(values)}
+    if values.shape[1:] == (len(bands),):
+        return {f"{name}_{band}": values[:, b] for b, band in enumerate(bands)}
+    return {}
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

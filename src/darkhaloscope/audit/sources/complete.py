@@ -46,6 +46,8 @@ def lacking(first: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes.append("splits: the set has no region_split, nothing can leak from one into another")
     if not set(OUTCOME_COLUMNS) & set(first.data_vars):
         notes.append(f"column coverage: the set has none of {', '.join(OUTCOME_COLUMNS)}")
+    if "lens_model" in lacks and "theta_e" not in lacks:
+        notes.append("controls: rows without a theta_e above 0; the set has no lens_model")
     if "theta_e" in lacks:
         notes.append("strata and profiles by theta_e: the set has no theta_e")
     if "sky_sigma" in lacks:
@@ -74,9 +76,12 @@ def complete(
     if "host_id" not in found:
         made["host_id"] = ("pair", _hosts(found, number))
     if "lens_model" not in found:
-        none = found["theta_e"].values == 0 if "theta_e" in found else np.zeros(n, bool)
+        # What is no radius (0, NaN, -99) is no lens.
+        lens = found["theta_e"].values > 0 if "theta_e" in found else np.ones(n, bool)
         model = LENS_MODELS.index("SIE" if "lens_q" in found else "SIS")
-        made["lens_model"] = ("pair", np.where(none, 0, model).astype(np.uint8))
+        made["lens_model"] = ("pair", np.where(lens, model, 0).astype(np.uint8))
+        if "theta_e" in found:
+            made["theta_e"] = ("pair", np.where(lens, found["theta_e"].values, 0).astype("f4"))
     ok = found["cutout_ok"].values if "cutout_ok" in found else np.ones(n, bool)
     made["cutout_ok"] = ("pair", ok)
     if "reason" not in found:

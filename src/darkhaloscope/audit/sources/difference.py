@@ -21,10 +21,13 @@ GRANTED = 10.0
 """Standard errors of a sum of white noise that are granted: neighbours may be alike."""
 
 
-def steps(images: NDArray[np.float32], stored: np.dtype[Any]) -> Steps:
-    """Sum of the steps of pixels (row, band, y, x) that were stored as ``stored``."""
+def steps(images: NDArray[np.float32], stored: np.dtype[Any], unit: float = 1.0) -> Steps:
+    """Sum of the steps of pixels (row, band, y, x) that were stored as ``stored``.
+
+    ``unit`` is what one of a stored integer stands for.
+    """
     if stored.kind != "f":
-        return np.full(images.shape[:2], float(np.prod(images.shape[2:])))
+        return np.full(images.shape[:2], abs(unit) * float(np.prod(images.shape[2:])))
     # They were read as float32, whatever they were before.
     step = max(float(np.finfo(stored).eps), float(np.finfo(np.float32).eps))
     return np.asarray(step * np.nansum(np.abs(images), axis=(2, 3), dtype=float))

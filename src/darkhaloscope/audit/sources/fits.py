@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 
 import fsspec
 import numpy as np
@@ -18,6 +19,9 @@ from darkhaloscope.errors import UserError
 FOLDERS = ("stamp", "ctrl", "arc", "lens", "nonlens")
 BAND_NAMES = frozenset("ugrizy")
 """Names (EXTNAME) of images that are the bands of one stamp."""
+
+OTHER_CLASS = {"lens": "nonlens", "nonlens": "lens"}
+"""Of sets without pairs: whose files may have the same names."""
 
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 TABLES = ("rows.parquet", "rows.csv", "rows.fits")
@@ -69,28 +73,32 @@ class FitsFolder:
         return np.stack(images)
 
     def table(self, name: str, rows: slice) -> pd.DataFrame:
-        """Columns of one folder's rows, matched by ``file``; without a table there are none."""
-        files = [f.split(".")[0] for f in dict(self.files)[name]][rows]
-        index = pd.RangeIndex(*rows.indices(len(dict(self.files)[name])))
-        place = next((t for t in TABLES if storage.exists(storage.join(self.url, t))), None)
+        """Columns of one folder's rows, matched by ``file``; without a table there are none.
+
+        Raises
+        ------
+        UserError
+            The table cannot be read, or has not one row for each file. Of the second class of a set
+            without pairs it may have none at all.
+        """
+        names = dict(self.files)[name]
+        index = pd.RangeIndex(*rows.indices(len(names)))
+        tables = (storage.join(self.url, table) for table in TABLES)
+        place = next((t for t in tables if storage.exists(t)), None)
         if place is None:
             return pd.DataFrame(index=index)
-        data = io.BytesIO(storage.read(storage.join(self.url, place)))
-        try:
-            if place.endswith(".parquet"):
-                table = pd.read_parquet(data)
-            elif place.endswith(".csv"):
-                table = pd.read_csv(data)
-            else:
-                table = Table.read(data, format="fits").to_pandas()
-        except (ValueError, OSError) as error:
-            raise UserError(f"{self.url}/{place} cannot be read ({error})") from None
-        if "file" not in table:
+        fs, path = fsspec.url_to_fs(place)
+        table = _table(place, OTHER_CLASS.get(name), fs.ukey(path))
+        files = pd.Index([_stem(f) for f in names])
+        known = files.isin(table.index)
+        if name == "nonlens" and not known.any():
+            return pd.DataFrame(index=index)
+        if not known.all():
             raise UserError(
-                f"{self.url}/{place} has no column file, which names the stamp of a row"
+                f"{place} has no row for {(~known).sum()} of the {len(names)} files in {name}, the first "
+                f"{names[int((~known).argmax())]}; its column file must name them all"
             )
-        table["file"] = table["file"].map(lambda f: str(f).rsplit("/", 1)[-1].split(".")[0])
-        return table.drop_duplicates("file").set_index("file").reindex(files).set_axis(index)
+        return table.loc[files[rows]].set_axis(index)
 
     def _image(
         self, folder: str, file: str
@@ -108,3 +116,37 @@ class FitsFolder:
                 return np.asarray(first.data, dtype=np.float32), first.header, ()
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise UserError(f"{place} holds no FITS image ({error}); take it out") from None
+
+
+@lru_cache(maxsize=2)
+def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
+    """The table at a place, by what ``file`` names, without what it names in the folder ``other``.
+
+    Read once a process and content (its ``ukey``).
+    """
+    data = io.BytesIO(storage.read(place))
+    try:
+        if place.endswith(".parquet"):
+            table = pd.read_parquet(data)
+        elif place.endswith(".csv"):
+            table = pd.read_csv(data, dtype={"file": str})
+        else:
+            table = Table.read(data, format="fits").to_pandas()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{place} cannot be read ({error})") from None
+    if "file" not in table:
+        raise UserError(f"{place} has no column file, which names the stamp of a row")
+    files = [f.decode() if isinstance(f, bytes) else str(f) for f in table.pop("file")]
+    mine = [other not in f.split("/")[:-1] for f in files]
+    table = table.set_axis(pd.Index([_stem(f) for f in files]))[mine]
+    twice = table.index[table.index.duplicated()]
+    if len(twice):
+        raise UserError(f"{place} has more than one row for {twice[0]}; leave one")
+    return table
+
+
+def _stem(file: str) -> str:
+    """A file's name without its folders and its ending; other dots are part of it."""
+    name = file.rsplit("/", 1)[-1].rstrip()
+    ending = max((e for e in ENDINGS if name.endswith(e)), key=len, default="")
+    return name.removesuffix(ending)

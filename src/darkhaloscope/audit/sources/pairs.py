@@ -30,11 +30,13 @@ KNOWN = {
 }
 """Names by which stacks are known where no mapping says otherwise."""
 
-WAYS = (("ctrl", "arc"), ("stamp", "ctrl"), ("lens", "nonlens"))
-"""What makes a set, the first that is there."""
+WAYS = (("stamp", "ctrl"), ("ctrl", "arc"), ("lens", "nonlens"))
+"""What makes a set, the first that is there: a classifier sees stamps, whatever arcs lie beside them."""
 
 BANDS_OF = {1: ("r",), 3: ("g", "r", "z"), 4: ("g", "r", "i", "z")}
 SMALLEST = 24
+MOST_BANDS = 8
+"""``nodata`` has a bit for each."""
 BLOCK_ROWS = 1024
 MOST_STORED = 8192
 """Rows of a stored chunk above which a block is smaller than it, and decodes it more than once."""
@@ -213,6 +215,8 @@ class PairSource:
             images = images[:, None]
         if self.channels_last:
             images = np.moveaxis(images, -1, 1)
+        if isinstance(self.reader, ArrayFile):
+            return images, steps(images, *self.reader.step(name))
         return images, steps(images, stored.dtype)
 
 
@@ -248,6 +252,11 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
     table = BlobTable.find(url, said)
     if table is not None:
         bands = said.bands or table.bands()
+        if len(bands) > MOST_BANDS:
+            raise UserError(
+                f"the stamps of {url} have {len(bands)} bands; an audit takes up to {MOST_BANDS}, name "
+                "some in a mapping (bands)"
+            )
         shape = table.images("stamp", slice(0, 1), bands).shape
         size = _size(url, shape)
         found = PairSource(
@@ -274,7 +283,8 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             )
         if hit:
             named[role] = hit[0]
-    way = next((w for w in WAYS if set(w) <= set(named)), None)
+    by_name = {role for role in named if getattr(mapping.stacks, role, None) is not None}
+    way = next((w for roles in (by_name, set(named)) for w in WAYS if set(w) <= roles), None)
     if way is None:
         raise UserError(
             f"which images of {url} make the pairs cannot be told: it has {_list(shapes)}; name them in "
@@ -294,9 +304,19 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     n_bands = 1 if len(one) == 3 else one[3] if last else one[1]
     bands = mapping.bands or reader.bands()
     notes: tuple[str, ...] = ()
+    unused = [stack for role, stack in named.items() if role not in way]
+    if unused:
+        notes += (
+            f"{', '.join(unused)}: not looked at; what is audited is {first} and {second}, unless a "
+            "mapping names others (stacks)",
+        )
     if not bands and n_bands in BANDS_OF:
         bands = BANDS_OF[n_bands]
-        notes = (f"bands: the data set does not name them; taken for {', '.join(bands)}",)
+        notes += (f"bands: the data set does not name them; taken for {', '.join(bands)}",)
+    if n_bands > MOST_BANDS:
+        raise UserError(
+            f"the images of {url} have {n_bands} bands; an audit takes up to {MOST_BANDS}, leave some out"
+        )
     if len(bands) != n_bands:
         raise UserError(
             f"the images of {url} have {n_bands} bands, {len(bands)} are named"

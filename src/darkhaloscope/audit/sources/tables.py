@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ class BlobTable:
         Raises
         ------
         UserError
-            The files are no Parquet, or have no column of stamps.
+            The files are no Parquet, or have no column of stamps, or none that joins them.
         """
         data = _dataset(_stamps(url, mapping))
         if data is None:
@@ -55,6 +56,14 @@ class BlobTable:
                     else "say with --mapping which columns hold the stamps (images: stamp, ctrl, member)"
                 )
                 raise UserError(f"{url} has no column {column}; {how}")
+        tables = mapping.tables
+        beside = _dataset(f"{url}/{tables.metrics}") if tables is not None else None
+        for part in (data, beside):
+            if tables is not None and part is not None and tables.key not in part.schema.names:
+                folder = tables.stamps if part is data else tables.metrics
+                raise UserError(
+                    f"{url}/{folder} has no column {tables.key}, which joins it (a mapping's tables.key)"
+                )
         pieces = [
             (str(f.path), group.id, int(group.num_rows))
             for f in sorted(data.get_fragments(), key=lambda f: str(f.path))
@@ -97,8 +106,7 @@ class BlobTable:
         beside = _dataset(f"{self.url}/{tables.metrics}") if tables is not None else None
         if tables is None or beside is None:
             return table
-        keys = pa.array(table[tables.key])
-        more = beside.to_table(filter=pads.field(tables.key).isin(keys)).to_pandas()
+        more = _rows_of(beside, tables.key, pa.array(table[tables.key])).to_pandas()
         new = [c for c in more if c not in table or c == tables.key]
         more = more[new].drop_duplicates(tables.key).set_index(tables.key)
         return table.join(more, on=tables.key)
@@ -154,6 +162,19 @@ class BlobTable:
             first += n
         frame = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=columns)
         return frame.set_axis(range(start, start + len(frame)))
+
+
+def _rows_of(data: Any, key: str, wanted: pa.Array) -> pa.Table:
+    """Rows with one of these keys; of row groups without any no more than the key is read."""
+    parts = [data.schema.empty_table()]
+    for fragment in data.get_fragments():
+        for group in fragment.row_groups:
+            part = fragment.subset(row_group_ids=[group.id])
+            keys = part.to_table(schema=data.schema, columns=[key])[key]
+            here = pc.is_in(keys, value_set=wanted.cast(keys.type))
+            if pc.any(here).as_py():
+                parts.append(part.to_table(schema=data.schema).filter(here))
+    return pa.concat_tables(parts)
 
 
 def _stamps(url: str, mapping: Mapping) -> str:
