@@ -206,7 +206,8 @@ def test_killed_run_resumes_to_the_same_bytes(real_run: commands.Outcome, tmp_pa
     assert again.returncode == 3, again.stdout + again.stderr
     assert "report:" in again.stdout
     assert "dashboard:" in again.stdout
-    assert digests(str(folder / "stamps.zarr")) == digests(f"{real_run.folder}/stamps.zarr")
+    for part in ("stamps.zarr", "plan", "blocks"):
+        assert digests(str(folder / part)) == digests(f"{real_run.folder}/{part}"), part
 
 
 def test_another_experiment_is_refused_and_named(
