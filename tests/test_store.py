@@ -76,7 +76,11 @@ def put(run: str, number: int, cube: xr.Dataset | None = None, **changes: Any) -
     )
 
 
-DOCUMENT = {"seed": 7, "lens": {"theta_e": 1.2, "model": "SIE"}, "contents": {"targets": "abc"}}
+DOCUMENT = {
+    "seed": 7, "lens": {"theta_e": 1.2, "model": "SIE"}, "contents": {"targets": "abc"},
+    "survey": {"bands": list(BANDS)}, "stamp": {"size": SIZE},
+    "targets": {"splits": {"train": 0.7, "val": 0.15, "test": 0.15}},
+}  # fmt: skip
 
 
 def start(run: str, lay: Layout | None = None, document: dict[str, Any] | None = None) -> bool:

@@ -258,7 +258,7 @@ def test_a_marker_without_a_part_is_one_sentence_everywhere(run: Path, lacks: st
     with pytest.raises(UserError, match=r"000001\.json is damaged; dhs repair"):
         status_of(str(run))
     with pytest.raises(UserError, match=r"000001\.json is damaged; dhs repair"):
-        prepare.check_stored(str(run))
+        store.check_stored(str(run))
     assert repair_run(str(run), found).blocks == (1,)
 
 

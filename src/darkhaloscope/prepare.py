@@ -360,23 +360,9 @@ def source_of(url: str, mapping: str | None = None) -> StoredPairs | PairSource:
         stored = StoredPairs(url)
         check_complete(stored.columns, url)
         if run:
-            check_stored(url)
+            store.check_stored(url)
         return stored
     return audit.open_source(url, None if mapping is None else load_mapping(mapping))
-
-
-def check_stored(run: str) -> None:
-    """See that a run's objects are there, in the size that its markers say: a lost one reads as fill.
-
-    Raises
-    ------
-    UserError
-        One is missing or of another size, or a marker is damaged.
-    """
-    layout = store.layout_of_run(run)
-    finished = [block for block in store.finished_blocks(run) if block < layout.blocks]
-    markers = store.read_markers(run, finished, layout.attributes["identity"])
-    store.check_objects(run, layout, markers)
 
 
 def _is_ours(url: str) -> bool:

@@ -187,8 +187,6 @@ def export(
     names = load_mapping(mapping)
     dataset = store.open_dataset(source, cache=False)
     prepare.check_complete(dataset, source)
-    if prepare.is_run(source):
-        prepare.check_stored(source)
     blocks = prepare.StoredPairs(source).blocks()
     with Bar(console, "export", dataset.sizes["pair"], "rows") as bar:
         written = store.export_tables(

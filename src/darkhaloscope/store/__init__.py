@@ -46,7 +46,13 @@ from darkhaloscope.store.state import (
     write_joint,
     write_progress,
 )
-from darkhaloscope.store.verify import Finding, Verification, layout_of_run, verify_run
+from darkhaloscope.store.verify import (
+    Finding,
+    Verification,
+    check_stored,
+    layout_of_run,
+    verify_run,
+)
 from darkhaloscope.store.write import ClaimedError, release_claim, write_block
 
 __all__ = [
@@ -65,6 +71,7 @@ __all__ = [
     "check_objects",
     "check_part",
     "check_run",
+    "check_stored",
     "create_run",
     "decode_block",
     "decode_statistics",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,13 @@ from darkhaloscope.store.dataset import (
     metadata_objects,
 )
 from darkhaloscope.store.documents import parse
-from darkhaloscope.store.markers import count_outcomes, read_marker
+from darkhaloscope.store.markers import (
+    check_objects,
+    count_outcomes,
+    finished_blocks,
+    read_marker,
+    read_markers,
+)
 from darkhaloscope.store.planned import PLAN, decode_plan, part_name
 from darkhaloscope.store.run import RUN_JSON, read_run
 from darkhaloscope.store.state import JOINT, QUARANTINE
@@ -106,6 +112,22 @@ def layout_of_run(run: str) -> Layout:
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{run}/run.json is damaged; choose a new --out") from None
+
+
+def check_stored(run: str, *, without: Sequence[str] = ()) -> None:
+    """See that a run's objects are there, in the size that its markers say: a lost one reads as fill.
+
+    Arrays named in ``without`` are not looked at.
+
+    Raises
+    ------
+    UserError
+        There is no run, an object is missing or of another size, or a marker is damaged.
+    """
+    layout = layout_of_run(run)
+    finished = [block for block in finished_blocks(run) if block < layout.blocks]
+    markers = read_markers(run, finished, layout.attributes["identity"])
+    check_objects(run, layout, markers, without=without)
 
 
 def doubt_of_run(run: str, layout: Layout) -> str | None:
