@@ -153,7 +153,9 @@ def test_the_front_door_takes_a_path_and_says_what_it_cannot_open(
     wrong: Any = 5
     with pytest.raises(UserError, match="there is no split 5; the splits are train"):
         darkhaloscope.open(whole, split=wrong)
-    xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "other.zarr", zarr_format=3)
+    xr.Dataset({"a": ("x", [1.0])}).to_zarr(
+        tmp_path / "other.zarr", zarr_format=3, consolidated=False
+    )
     with pytest.raises(UserError, match=r"other\.zarr is no data set of ours: it lacks"):
         darkhaloscope.open(tmp_path / "other.zarr")
 
