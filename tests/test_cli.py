@@ -296,7 +296,7 @@ def test_a_shorter_plan_leaves_nothing_of_a_longer_one(
     dhs: Callable[..., Answer], tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "plan").mkdir(parents=True)
-    (tmp_path / "run" / "plan" / "00007.parquet").write_bytes(b"of an earlier, longer plan")
+    (tmp_path / "run" / "plan" / "000007.parquet").write_bytes(b"of an earlier, longer plan")
     assert dhs("plan", write_experiment(tmp_path), "--out", tmp_path / "run").code == 0
     parts = sorted((tmp_path / "run" / "plan").iterdir())
     assert [part.name for part in parts] == ["000000.parquet"]

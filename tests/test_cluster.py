@@ -10,8 +10,8 @@ import pytest
 from distributed import Client
 from numba.core.registry import CPUDispatcher as Dispatcher
 
-from darkhaloscope import cluster, lensing
-from darkhaloscope.cluster import connect, what_is_here
+from darkhaloscope import cluster, driver, lensing
+from darkhaloscope.cluster import connect, local_workers, what_is_here
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -37,6 +37,23 @@ def test_work_runs_in_processes_of_one_thread() -> None:
         assert [worker["nthreads"] for worker in workers] == [1, 1]
         assert client.submit(os.getpid).result() != os.getpid()
         assert "127.0.0.1" in client.dashboard_link
+        # Three deaths, and no pixels across the network.
+        assert driver.workers.Workers(client, lambda: None).deaths_allowed() == 3
+        assert not client.run_on_scheduler(_steals)
+
+
+def _steals(dask_scheduler: Any) -> bool:
+    return "stealing" in dask_scheduler.periodic_callbacks
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "workers"), [(64, 256, 64), (64, 9, 4), (16, 33, 16), (8, 1, 1), (2, 2.9, 1)]
+)
+def test_local_workers_are_as_many_as_there_are_cores_and_memory_for(
+    cores: int, gib: float, workers: int
+) -> None:
+    """A GiB is the driver's."""
+    assert local_workers("2GiB", cores, int(gib * 2**30)) == workers
 
 
 def test_a_scheduler_without_workers_is_said() -> None:
@@ -79,6 +96,7 @@ def compilations() -> tuple[int, int]:
             {"code": "0" * 12},
             r"the worker tcp://\S+ has code 000000000000 \(here .*install the same",
         ),
+        ({"NUMBA_CPU_NAME": "'znver9'"}, r"NUMBA_CPU_NAME 'znver9' \(here .*the same variables"),
         (ModuleNotFoundError("No module named 'darkhaloscope'"), "cannot load darkhaloscope"),
     ],
 )

@@ -108,6 +108,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"render.supersample": 5}, ["render.supersample is 5"]),
     ({"store.block": 100}, ["store.block", "100", "power of two"]),
     ({"store.block": "big"}, ["store.block", "'big'", "power of two"]),
+    ({"store.block": 2**40}, ["store.block", "power of two from 64 to 65536"]),
     ({"max_failed_fraction": 2}, ["max_failed_fraction is 2"]),
     ({"name": "a b"}, ["name is 'a b'"]),
     # Distributions.

@@ -8,16 +8,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster, get_worker
+from rich.console import Console
 from small_run import Setting, digests
 
-from darkhaloscope import driver, storage, store, workflow
+from darkhaloscope import commands, driver, lensing, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
@@ -133,6 +136,71 @@ def test_the_next_brick_is_read_while_one_is_injected(
     for one, (_, cube) in zip(work, made, strict=True):
         alone = workflow.inject_piece("run", setting.experiment, one)[1]
         xr.testing.assert_identical(alone.drop_attrs(), cube.drop_attrs())
+
+
+class Recorder:
+    """A client that is asked for blocks, and makes none."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def get(self, graph: Any, name: str, **options: Any) -> Any:
+        self.asked.append(options | {"annotations": dask.get_annotations()})
+        return SimpleNamespace(key=name, add_done_callback=lambda _: None)
+
+
+def test_a_block_is_placed_on_the_least_loaded_worker_and_annotated(setting: Setting) -> None:
+    """Unplaced, half of the pixels and more would cross between workers."""
+    client: Any = Recorder()
+    run = driver.BlockRun(
+        client, "run", setting.plan, setting.layout, setting.spec, lambda *_: None, None,
+        driver.Brake(), KERNELS,
+    )  # fmt: skip
+    run.set_apart = frozenset()
+    run.workers.addresses = ["tcp://a", "tcp://b"]
+    for block in range(4):
+        run._submit(block)
+    assert [one["workers"] for one in client.asked] == [["tcp://a"], ["tcp://b"]] * 2
+    assert all(one["allow_other_workers"] is True for one in client.asked)
+    assert [one["annotations"] for one in client.asked] == [
+        {"run": "run", "block": block} for block in range(4)
+    ]
+
+
+def test_machines_live_where_every_nanny_has_a_worker_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver.workers, "NANNY_WITHIN_S", 0.3)
+    client: Any = None
+    crew = driver.workers.Workers(client, lambda: None)
+    monkeypatch.setattr(crew, "look", lambda now: None)
+    crew.nannies = {"tcp://a", "tcp://c"}
+    assert crew.came_back({"tcp://a"})
+    assert not crew.came_back({"tcp://a", "tcp://b"})
+    assert not crew.came_back({"tcp://a", None})  # nobody knows
+
+
+def test_a_worker_that_is_not_as_the_driver_leaves_whenever_it_joins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are there are looked at when a run connects; this one came later."""
+    plugin = driver.Warm()
+    called: list[Any] = []
+    worker: Any = SimpleNamespace(
+        name="late", nanny="tcp://n", close=lambda **how: called.append(how),
+        loop=SimpleNamespace(add_callback=lambda call: call()),
+    )  # fmt: skip
+    monkeypatch.setattr(lensing, "warm", lambda: called.append("warm"))
+    plugin.setup(worker)
+    assert called == ["warm"]
+    for name, value in (("NUMBA_CPU_NAME", "skylake-avx512"), ("NPY_DISABLE_CPU_FEATURES", "")):
+        with monkeypatch.context() as other:
+            other.setenv(name, value)
+            plugin.setup(worker)
+    assert called[1:] == [{"nanny": True, "reason": "darkhaloscope-unlike"}] * 2
+    plugin.here["numcodecs"] = "0.1"
+    plugin.setup(worker)
+    assert len(called) == 4
 
 
 def test_tasks_are_longer_where_reading_waits(setting: Setting, threads: Client) -> None:
@@ -400,6 +468,10 @@ def test_a_brick_that_kills_its_workers_is_found_and_set_apart(
     others = {name for name in undisturbed if name.startswith("plan/")}
     mine = digests(run)
     assert {name: mine[name] for name in others} == {n: undisturbed[n] for n in others}
+    done = commands.repair(str(run), console=Console(quiet=True))
+    assert done.released == (brick,)
+    setting.make(processes, run)
+    assert digests(run) == undisturbed
 
 
 def test_workers_log_bricks_with_the_scheduler(threads: Client) -> None:

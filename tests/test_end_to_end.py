@@ -206,7 +206,8 @@ def test_killed_run_resumes_to_the_same_bytes(real_run: commands.Outcome, tmp_pa
     assert again.returncode == 3, again.stdout + again.stderr
     assert "report:" in again.stdout
     assert "dashboard:" in again.stdout
-    assert digests(str(folder / "stamps.zarr")) == digests(f"{real_run.folder}/stamps.zarr")
+    for part in ("stamps.zarr", "plan", "blocks"):
+        assert digests(str(folder / part)) == digests(f"{real_run.folder}/{part}"), part
 
 
 def test_another_experiment_is_refused_and_named(
@@ -275,12 +276,15 @@ def test_a_finished_block_that_lost_an_object_is_an_error(
     shard = folder / "stamps.zarr" / "arc" / "c" / "2" / "0" / "0" / "0"
     whole = shard.read_bytes()
     shard.unlink()
-    with pytest.raises(UserError, match=r"block 2 of .* arc/c/2/0/0/0 is missing; delete"):
+    with pytest.raises(UserError, match=r"block 2 of .* arc/c/2/0/0/0 is missing; dhs repair"):
         commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
     assert not (folder / "verdict.json").exists(), "no verdict over a broken data set"
     shard.write_bytes(whole[:100])
     with pytest.raises(UserError, match="has 100 bytes"):
         commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    with pytest.raises(UserError, match="has 100 bytes"):
+        commands.audit_dataset(str(folder), cluster=scheduler, console=quiet)
+    shard.write_bytes(bytes(len(whole)))
     with pytest.raises(UserError, match="cannot be decoded"):
         commands.audit_dataset(str(folder), cluster=scheduler, console=quiet)
     (folder / "blocks" / "000002.json").unlink()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 from small_run import Setting
 
 from darkhaloscope import commands, store
-from darkhaloscope.commands.estimate import BrickCost, extrapolate
+from darkhaloscope.commands.estimate import START_S, BrickCost, extrapolate, ratio
 from darkhaloscope.inject import load_brick
 
 
@@ -27,19 +28,36 @@ def test_costs_are_scaled_by_bricks_and_by_rows(setting: Setting) -> None:
     ]
     found = extrapolate(tried, setting.plan, workers=4)
     assert (found.rows, found.bricks) == (320, 4)
-    assert found.requests == (8 * 20, 8 * 10, 8 * 30)
-    assert found.bytes_in == (8 * 2000, 8 * 1000, 8 * 3000)
-    assert found.bytes_out == pytest.approx((320 * 1000 / 120, 320 * 5, 320 * 10))
-    cpu = [320 * 45 / 120, 320 * 9 / 40, 320 * 36 / 80]
-    assert found.cpu_hours == pytest.approx([seconds / 3600 for seconds in cpu])
-    wall = [320 * 81 / 120, 320 * 9 / 40, 320 * 72 / 80]
-    assert found.wall_hours == pytest.approx([seconds / 3600 / 4 for seconds in wall])
+    assert found.requests.value == 8 * 20
+    assert found.bytes_in.value == 8 * 2000
+    assert found.bytes_out.value == pytest.approx(320 * 1000 / 120)
+    assert found.cpu_hours.value == pytest.approx(320 * 45 / 120 / 3600)
+    # Five blocks by four workers: one of them makes two.
+    assert found.wall_hours.value == pytest.approx((START_S + 2 * 64 * 81 / 120) / 3600)
+
+
+def test_a_run_takes_at_least_a_block_and_its_start(setting: Setting) -> None:
+    tried = [BrickCost(name, 80, 0, 10, 1000, 800, 36.0, wall_s=40.0) for name in "ab"]
+    found = extrapolate(tried, setting.plan, workers=1000)
+    assert found.wall_hours == pytest.approx([(START_S + 64 * 0.5) / 3600] * 3)
+
+
+def test_the_interval_is_that_of_a_ratio(setting: Setting) -> None:
+    """Student's t of the scatter of five bricks about their common rate, of the plan's twenty."""
+    costs, shares = np.array([3.0, 5.0, 4.0, 9.0, 4.0]), np.array([30.0, 50.0, 50.0, 80.0, 40.0])
+    found = ratio(costs, shares, 1000.0, part=0.25)
+    rest = costs - 0.1 * shares
+    error = 2.1318 * np.sqrt(rest @ rest / 4 / 5 * 0.75) / 50
+    assert found == pytest.approx((100, 1000 * (0.1 - error), 1000 * (0.1 + error)), rel=1e-4)
+    assert ratio(costs, shares, 1000.0, part=1.0) == pytest.approx((100, 100, 100))
+    assert np.isnan(ratio(costs[:1], shares[:1], 1000.0, part=0.05).low)
+    assert ratio(np.array([0.0, 9.0]), np.ones(2), 100.0, part=0.0).low == 0
 
 
 def test_the_estimate_is_near_what_a_run_takes(setting: Setting, tmp_path: Path) -> None:
     found = commands.estimate(setting.plan, 2, console=Console(quiet=True))
-    assert len(found.tried) == 3
-    assert found.cpu_hours.least <= found.cpu_hours.value <= found.cpu_hours.most
+    assert len(found.tried) == 4  # all that there are: nothing is uncertain but what was timed
+    assert found.requests.low == found.requests.value == found.requests.high
     read = [load_brick(setting.plan.brick_rows(str(b)), setting.experiment)
             for b in setting.plan.bricks]  # fmt: skip
     assert found.requests.value == pytest.approx(2 * sum(c.requests for c in read), rel=0.2)

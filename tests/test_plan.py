@@ -388,6 +388,16 @@ def test_a_bad_joint_table_is_refused(joint: dict[str, Any], says: str) -> None:
         Plan(experiment(), targets([("0591m305", 1)]), pd.DataFrame(joint))
 
 
+def test_a_grid_of_what_a_joint_table_gives_is_refused() -> None:
+    """Its values would be nobody's, and its rows there all the same."""
+    exp = experiment(lens={"theta_e": [0.5, 1.0, 1.5]})
+    with pytest.raises(
+        UserError, match=r"lens\.theta_e is a grid of 3 values and a column of the joint"
+    ):
+        Plan(exp, targets([("0591m305", 1)]), pd.DataFrame({"lens.theta_e": [0.7, 0.9]}))
+    Plan(exp, targets([("0591m305", 1)]), pd.DataFrame({"lens.q": [0.7, 0.9]}))
+
+
 # --- targets --------------------------------------------------------------------------------------
 
 
@@ -415,6 +425,7 @@ def test_the_contents_follow_the_tables_and_not_their_order() -> None:
     assert Plan(exp, same).contents == contents
     for changed in (
         table.assign(ra=table["ra"] + 1e-9),
+        table.assign(dec=table["dec"] + 1e-9),
         table.assign(target_id=[7, 8, 9]),
         table.iloc[:2],
         table.assign(mag_g=[20.0, 20.0, 21.0]),
@@ -424,6 +435,8 @@ def test_the_contents_follow_the_tables_and_not_their_order() -> None:
     with_joint = Plan(exp, table, joint).contents
     assert with_joint["targets"] == contents["targets"]
     assert Plan(exp, table, joint.iloc[::-1]).contents["joint"] != with_joint["joint"]
+    renamed = joint.rename(columns={"lens.q": "source.q"})
+    assert Plan(exp, table, renamed).contents["joint"] != with_joint["joint"]
 
 
 # --- splits ---------------------------------------------------------------------------------------

@@ -76,7 +76,11 @@ def put(run: str, number: int, cube: xr.Dataset | None = None, **changes: Any) -
     )
 
 
-DOCUMENT = {"seed": 7, "lens": {"theta_e": 1.2, "model": "SIE"}, "contents": {"targets": "abc"}}
+DOCUMENT = {
+    "seed": 7, "lens": {"theta_e": 1.2, "model": "SIE"}, "contents": {"targets": "abc"},
+    "survey": {"bands": list(BANDS)}, "stamp": {"size": SIZE},
+    "targets": {"splits": {"train": 0.7, "val": 0.15, "test": 0.15}},
+}  # fmt: skip
 
 
 def start(run: str, lay: Layout | None = None, document: dict[str, Any] | None = None) -> bool:
@@ -131,6 +135,29 @@ def test_our_own_door_opens_the_run_and_the_group(whole: Path) -> None:
         found = open_dataset(str(place))
         assert found.sizes == {"pair": ROWS, "band": 3, "y": SIZE, "x": SIZE}
         assert found["slot"].values.tolist()[:2] == block_of(0)["slot"].values.tolist()[:2]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"zarr_format": 3, "node_type": "array"}'])
+def test_damaged_metadata_of_the_group_are_said(whole: Path, tmp_path: Path, content: str) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    (run / "stamps.zarr" / "zarr.json").write_text(content)
+    with pytest.raises(UserError, match=r"damaged .*dhs repair|holds no Zarr data set"):
+        darkhaloscope.open(run)
+
+
+def test_the_front_door_takes_a_path_and_says_what_it_cannot_open(
+    whole: Path, tmp_path: Path
+) -> None:
+    assert darkhaloscope.open(whole, split=["train", "val"]).sizes["band"] == 3
+    wrong: Any = 5
+    with pytest.raises(UserError, match="there is no split 5; the splits are train"):
+        darkhaloscope.open(whole, split=wrong)
+    xr.Dataset({"a": ("x", [1.0])}).to_zarr(
+        tmp_path / "other.zarr", zarr_format=3, consolidated=False
+    )
+    with pytest.raises(UserError, match=r"other\.zarr is no data set of ours: it lacks"):
+        darkhaloscope.open(tmp_path / "other.zarr")
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "file"])
@@ -244,7 +271,8 @@ def test_the_marker_holds_checksums_and_counts_and_neither_time_nor_place(whole:
     text = (whole / "blocks" / "000001.json").read_text()
     marker = json.loads(text)
     assert set(marker) == {
-        "schema", "block", "identity", "objects", "plan", "statistics", "statistics_spec", "counts", "notes",
+        "schema", "block", "identity", "objects", "plan", "statistics", "statistics_bytes", "statistics_spec",
+        "counts", "notes",
     }  # fmt: skip
     assert (marker["block"], marker["identity"]) == (1, IDENTITY)
     for key, described in marker["objects"].items():
@@ -253,6 +281,7 @@ def test_the_marker_holds_checksums_and_counts_and_neither_time_nor_place(whole:
         assert described == {"sha256": checksum, "bytes": len(data)}
     npz = (whole / "blocks" / "000001.npz").read_bytes()
     assert hashlib.sha256(npz).hexdigest() == marker["statistics"]
+    assert len(npz) == marker["statistics_bytes"]
     assert marker["notes"] == ["a is broken.", "b is missing."]
     cube = block_of(1)
     for name, chosen in (
@@ -376,17 +405,133 @@ def test_a_dead_writers_claim_is_released(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.finished_blocks(str(run)) == [0]
 
 
-def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
+PLANNED = pd.DataFrame({"brick": ["0591m305"], "slot": [5], "theta_e": [1.25]})
+
+
+@pytest.mark.parametrize("change", [{"note": "mine"}, {"theta_e": [1.75]}])
+def test_an_edited_plan_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """By its checksum: another number leaves the size as it is."""
     run = tmp_path / "run"
     start(str(run))
-    planned = pd.DataFrame({"brick": ["0591m305"], "slot": [5], "theta_e": [1.25]})
-    marker = write_block(str(run), layout(), 0, block_of(0), STATISTICS, "spec", [], planned)
+    marker = write_block(str(run), layout(), 0, block_of(0), STATISTICS, "spec", [], PLANNED)
     part = run / "plan" / "000000.parquet"
-    pd.testing.assert_frame_equal(pd.read_parquet(part), planned)
-    store.check_objects(str(run), [marker])
-    planned.assign(note="mine").to_parquet(part)
+    pd.testing.assert_frame_equal(pd.read_parquet(part), PLANNED)
+    store.check_objects(str(run), layout(), [marker])
+    size = part.stat().st_size
+    PLANNED.assign(**change).to_parquet(part, index=False)
+    assert (part.stat().st_size == size) == ("theta_e" in change)
     with pytest.raises(UserError, match=r"plan/000000\.parquet was edited.*change the experiment"):
-        store.check_objects(str(run), [marker])
+        store.check_objects(str(run), layout(), [marker])
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_plan_with_other_rows_is_not_written_over(tmp_path: Path, edited: bool) -> None:
+    """Other bytes of the same rows, as another version of Parquet writes them, are the same plan."""
+    run = tmp_path / "run"
+    start(str(run))
+    part = run / "plan" / "000000.parquet"
+    part.parent.mkdir()
+    rows = PLANNED.assign(theta_e=[1.75]) if edited else PLANNED
+    rows.to_parquet(part, index=False, compression="gzip")
+    before = tree(run)
+    arguments: Any = (str(run), layout(), 0, block_of(0), STATISTICS, "spec", [], PLANNED)
+    if not edited:
+        assert write_block(*arguments)["plan"] is not None
+        return
+    with pytest.raises(
+        UserError, match=r"000000\.parquet is not what the experiment plans: it was"
+    ):
+        write_block(*arguments)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "00007.parquet"])
+def test_a_strangers_file_in_plan_is_refused_and_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"holds no run \(it has plan/{name}\)"):
+        start(str(tmp_path))
+    store.drop_plan(str(tmp_path), 0)
+    assert tree(tmp_path) == {f"plan/{name}": b"mine"}
+
+
+# --- what a resume compares -----------------------------------------------------------------------
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "where", "says"),
+    [
+        (lose, "stamps.zarr/arc/c/1/0/0/0", r"arc/c/1/0/0/0 is missing"),
+        (cut, "stamps.zarr/theta_e/c/1", r"theta_e/c/1 has \d+ bytes"),
+        (lose, "blocks/000001.npz", r"blocks/000001\.npz is missing"),
+        (cut, "blocks/000001.npz", r"blocks/000001\.npz has \d+ bytes"),
+    ],
+)
+def test_what_is_lost_or_cut_is_found_before_anything_is_made(
+    tmp_path: Path, damage: Any, where: str, says: str
+) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    markers = [put(str(run), number) for number in range(3)]
+    store.check_objects(str(run), layout(), markers)
+    damage(run / where)
+    with pytest.raises(UserError, match=rf"block 1 of .*: {says}; dhs repair \S+ drops the block"):
+        store.check_objects(str(run), layout(), markers)
+
+
+def test_an_object_where_the_marker_says_fill_is_found(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    cube = block_of(0)
+    cube["arc"].values[:] = 0
+    marker = put(str(run), 0, cube)
+    store.check_objects(str(run), layout(), [marker])
+    (run / "stamps.zarr" / "arc" / "c" / "0" / "0" / "0").mkdir(parents=True)
+    (run / "stamps.zarr" / "arc" / "c" / "0" / "0" / "0" / "0").write_bytes(b"light")
+    with pytest.raises(UserError, match=r"arc/c/0/0/0/0 has 5 bytes"):
+        store.check_objects(str(run), layout(), [marker])
+
+
+def test_statistics_of_an_older_marker_are_only_looked_for(tmp_path: Path) -> None:
+    """It has their checksum, but not their size."""
+    run = tmp_path / "run"
+    start(str(run))
+    marker = put(str(run), 0)
+    del marker["statistics_bytes"]
+    store.check_objects(str(run), layout(), [marker])
+    (run / "blocks" / "000000.npz").unlink()
+    with pytest.raises(UserError, match=r"000000\.npz is missing"):
+        store.check_objects(str(run), layout(), [marker])
+
+
+def test_a_resume_never_lists_all_objects_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A survey's are some 275,000, and 220 MB on the driver."""
+    run = tmp_path / "run"
+    start(str(run))
+    marker = put(str(run), 0)
+    listed: list[str] = []
+    sizes = storage.sizes
+    monkeypatch.setattr(storage, "sizes", lambda url: listed.append(url) or sizes(url))
+    store.check_objects(str(run), layout(), [marker])
+    arrays = {f"{run}/stamps.zarr/{variable.name}/c" for variable in VARIABLES}
+    assert set(listed) == {*arrays, f"{run}/blocks"}
+
+
+def test_what_was_read_stays_in_memory_only_if_wanted(whole: Path) -> None:
+    for cache in (True, False):
+        found = open_dataset(str(whole), cache=cache)
+        assert len(found["theta_e"].values) == ROWS
+        assert found["theta_e"].variable._in_memory == cache
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -438,12 +583,16 @@ def test_damaged_statistics_are_refused(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b"{}", b'{"schema": 1}']
-)
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b"{}", b'{"schema": 1}', b'{"schema": 2, "block": 3}',
+        b'{"schema": 2, "block": 3, "identity": 5, "objects": []}',
+    ],
+)  # fmt: skip
 def test_a_damaged_marker_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "blocks").mkdir()
     (tmp_path / "blocks" / "000003.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"000003\.json is damaged; delete it"):
+    with pytest.raises(UserError, match=r"000003\.json is damaged; dhs repair"):
         store.read_marker(str(tmp_path), 3, IDENTITY)
 
 
@@ -545,6 +694,7 @@ def test_a_key_that_came_or_went_is_named(tmp_path: Path) -> None:
         ("run.json", b"\xff\xfe", "damaged"),
         ("run.json", b"[]", "damaged"),
         ("run.json", b'{"made": "by something else"}', "not a run's"),
+        ("run.json", b'{"schema": 2, "identity": "a1", "document": {}, "block": 64}', "damaged"),
     ],
 )
 def test_a_foreign_folder_is_refused_and_left_alone(

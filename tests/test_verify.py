@@ -21,6 +21,7 @@ import darkhaloscope
 from darkhaloscope import commands, prepare, store, workflow
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import load_mapping
+from darkhaloscope.status import status_of, writes_now
 from darkhaloscope.storage import read_objects
 from darkhaloscope.store import Verification, export_tables, repair_run, verify_run
 
@@ -181,6 +182,120 @@ def test_damage_is_named_and_repaired(
     assert verify_run(str(run)).findings == ()
 
 
+# --- run.json, on which everything else stands ----------------------------------------------------
+
+EDITS: list[tuple[str, Any, str]] = [
+    ("rows", 159, "(159, 64, none) are not those of the arrays (160, 64): dhs run"),
+    ("block", 32, "(160, 32, none) are not those of the arrays (160, 64)"),
+    ("blocks", 2, "160 rows in blocks of 64 are 3, not 2"),
+    ("kinds", ["EPL"], "EPL) are not those of the arrays"),
+    ("kinds", ["POINT"], "POINT) are not those of the arrays"),
+    ("identity", "b2" * 32, "its identity is not that of its document"),
+    ("document", {}, ""),
+]
+
+
+def edit(run: Path, **changes: Any) -> None:
+    path = run / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(("key", "value", "says"), EDITS, ids=[f"{k}-{v}" for k, v, _ in EDITS])
+def test_one_edited_number_of_run_json_costs_no_block(
+    run: Path, whole: Path, key: str, value: Any, says: str
+) -> None:
+    seed = json.loads((run / "run.json").read_text())["document"]
+    edit(run, **{key: {**seed, "seed": 99} if key == "document" else value})
+    if key == "block":  # and the number of blocks that goes with it
+        assert "are 5, not 3" in verify_run(str(run)).findings[0].says
+        edit(run, blocks=5)
+    found = verify_run(str(run))
+    assert [(f.kind, f.block, f.where) for f in found.findings] == [("broken", None, "run.json")]
+    assert says in found.findings[0].says
+    assert commands.verify_exit_code(found) == commands.EXIT_BUG
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = commands.repair(str(run), console=QUIET)
+    assert done.left == found.findings
+    assert not done.needs_resume
+    assert commands.repair_exit_code(done) == commands.EXIT_BUG
+    with pytest.raises(UserError, match=r"run\.json is not to be trusted"):
+        commands.repair_failed(str(run), ["missing_file"], console=QUIET)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    if key != "identity":  # that one only its owner can mend
+        resume(run)
+        assert verify_run(str(run)).findings == ()
+        assert tree(run) == tree(whole)
+
+
+def test_damaged_metadata_do_not_put_run_json_in_doubt(run: Path, whole: Path) -> None:
+    """The group's, with an array's, and all of them at once."""
+    for name in ("zarr.json", "arc/zarr.json"):
+        (run / "stamps.zarr" / name).write_text("{}")
+    found = verify_run(str(run))
+    assert {f.where for f in found.findings} == {
+        "stamps.zarr/zarr.json",
+        "stamps.zarr/arc/zarr.json",
+    }
+    assert repair_run(str(run), found).left == ()
+    for path in (run / "stamps.zarr").rglob("zarr.json"):
+        path.unlink()
+    assert repair_run(str(run), verify_run(str(run))).blocks == ()
+    assert tree(run) == tree(whole)
+
+
+# --- documents that somebody edited ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacks", ["identity", "objects", "plan", "statistics", "counts", "notes"])
+def test_a_marker_without_a_part_is_one_sentence_everywhere(run: Path, lacks: str) -> None:
+    path = run / "blocks" / "000001.json"
+    marker = json.loads(path.read_text())
+    del marker[lacks]
+    path.write_text(json.dumps(marker))
+    found = verify_run(str(run))
+    assert [(f.block, f.where) for f in found.findings] == [(1, "blocks/000001.json")]
+    assert "is damaged" in found.findings[0].says
+    with pytest.raises(UserError, match=r"000001\.json is damaged; dhs repair"):
+        status_of(str(run))
+    with pytest.raises(UserError, match=r"000001\.json is damaged; dhs repair"):
+        store.check_stored(str(run))
+    assert repair_run(str(run), found).blocks == (1,)
+
+
+@pytest.mark.parametrize("said", ["{}", "[]", "{", '{"state": "running", "written": "now"}'])
+def test_a_damaged_sign_of_life_is_none(run: Path, said: str) -> None:
+    (run / "progress.json").write_text(said)
+    assert writes_now(str(run)) is None
+    assert status_of(str(run)).state == "whole"
+    assert commands.repair_exit_code(commands.repair(str(run), console=QUIET)) == 0
+
+
+@pytest.mark.parametrize("lacks", ["rows", "block", "blocks", "kinds"])
+def test_a_run_json_without_a_number_is_one_sentence(run: Path, lacks: str) -> None:
+    path = run / "run.json"
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != lacks})
+    )
+    for look in (verify_run, status_of, darkhaloscope.open):
+        with pytest.raises(UserError, match=r"run\.json is damaged"):
+            look(str(run))
+
+
+# --- what reads as zeros --------------------------------------------------------------------------
+
+
+def test_a_lost_object_is_not_exported_and_not_audited(run: Path, tmp_path: Path) -> None:
+    """A Zarr array without it reads as fill: arcs of nothing."""
+    shard(run, "theta_e").unlink()
+    for look in (
+        lambda: commands.export(str(run), str(tmp_path / "out"), console=QUIET),
+        lambda: prepare.source_of(str(run)),
+    ):
+        with pytest.raises(UserError, match=r"block 1 of .*theta_e/c/1 is missing; dhs repair"):
+            look()
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_not_of_the_run_is_named_and_left_alone(run: Path) -> None:
     zarr.open_group(run / "stamps.zarr", mode="r+").create_array("weight", shape=(3,), dtype="f4")[
         :
@@ -253,7 +368,7 @@ def test_quarantine_is_named_and_released_by_a_repair(tmp_path: Path, whole: Pat
     store.create_run(str(run), prepare.layout_of(made), exp.to_yaml(), document, "0.1.0")
     store.set_apart(str(run), "0591m305", 0, 3)
     resume(run)
-    (run / "progress.json").write_text('{"state": "whole"}')
+    store.write_progress(str(run), SIGN | {"state": "whole"})
     found = verify_run(str(run))
     assert {f.kind for f in found.findings} == {"set apart"}
     assert found.blocks_set_apart == list(range(found.blocks))
@@ -265,6 +380,12 @@ def test_quarantine_is_named_and_released_by_a_repair(tmp_path: Path, whole: Pat
     assert tree(run) == tree(whole)
 
 
+SIGN = {
+    "state": "running", "started": 0.0, "written": 0.0, "blocks_whole": 0, "rows_by_reason": {},
+    "rows_fresh": 0, "running": [], "workers": 1,
+}  # fmt: skip
+
+
 def test_a_claim_is_a_leftover(run: Path, whole: Path) -> None:
     (run / "blocks" / "000001.claim").write_bytes(b"of a writer that was killed")
     found = verify_run(str(run))
@@ -273,10 +394,48 @@ def test_a_claim_is_a_leftover(run: Path, whole: Path) -> None:
     assert tree(run) == tree(whole)
 
 
+def test_rate_and_time_left_are_those_of_this_call(run: Path) -> None:
+    """64 of the 96 rows that are there were made in the ten seconds before the last sign of life."""
+    (run / "blocks" / "000001.json").unlink()
+    now = time.time()
+    sign = SIGN | {"started": now - 10, "written": now, "rows_fresh": 64, "blocks_whole": 2}
+    store.write_progress(str(run), sign | {"rows_by_reason": {"ok": 96}})
+    found = status_of(str(run))
+    assert (found.state, found.rows_done, found.rows) == ("running", 96, 160)
+    assert found.rows_per_s == pytest.approx(6.4)
+    assert found.eta_s == pytest.approx(10)
+    store.write_progress(str(run), sign | {"rows_fresh": 0})
+    assert status_of(str(run)).rows_per_s is None
+
+
+# --- a plan that is there -------------------------------------------------------------------------
+
+
+def test_another_experiments_plan_is_not_put_into_a_run(run: Path) -> None:
+    before = tree(run)
+    with pytest.raises(UserError, match=r"belongs to another experiment: .*seed"):
+        commands.plan(EXPERIMENT, out=str(run), overrides={**CHANGES, "seed": 99}, console=QUIET)
+    assert tree(run) == before
+    commands.plan(EXPERIMENT, out=str(run), overrides=CHANGES, console=QUIET)
+    assert tree(run) == before
+
+
+def test_a_plan_that_is_there_and_differs_is_refused_before_the_run(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    made = commands.plan(EXPERIMENT, out=out, overrides=CHANGES, console=QUIET)
+    prepare.check_plan(out, made)
+    edit_plan(tmp_path / "run")
+    with pytest.raises(UserError, match=r"000001\.parquet is not what the experiment plans"):
+        prepare.check_plan(out, made)
+    shorter = prepare.plan_of(prepare.experiment_of(EXPERIMENT, {**CHANGES, "plan.repeats": 2}))
+    with pytest.raises(UserError, match=r"a longer plan than this experiment's 2 blocks"):
+        prepare.check_plan(out, shorter)
+
+
 def test_nothing_is_repaired_under_a_run(run: Path) -> None:
     flip_bit(run)
     before = tree(run)
-    sign = {"state": "running", "written": time.time() - 5}
+    sign = SIGN | {"written": time.time() - 5}
     store.write_progress(str(run), sign)
     with pytest.raises(UserError, match=r"a run writes to .* 5 s old"):
         commands.repair(str(run), console=QUIET)
@@ -290,7 +449,7 @@ def test_the_joint_table_is_that_of_the_identity(whole: Path, tmp_path: Path, da
     table = pd.DataFrame({"source.n": [1.0, 4.0], "lens.theta_e": [0.8, 1.2]})
     table.to_parquet(tmp_path / "joint.parquet")
     exp = prepare.experiment_of(
-        EXPERIMENT, {**CHANGES, "plan.joint": str(tmp_path / "joint.parquet")}
+        EXPERIMENT, {**CHANGES, "lens.theta_e": 1.0, "plan.joint": str(tmp_path / "joint.parquet")}
     )
     made = prepare.plan_of(exp)
     run = str(tmp_path / "run")
@@ -334,6 +493,61 @@ def test_values_that_are_not_finite_are_named_even_under_right_checksums(run: Pa
     assert said(verify_run(str(run))) == [
         (1, "arc", "1 rows are not finite"),
         (1, "arc_snr", "1 rows are not finite"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "says"),
+    [
+        ("ctrl", "ctrl", "1 rows are not finite"),
+        ("magnification", "magnification", "1 rows are not finite"),
+        ("reason", "reason", "1 rows are not written"),
+    ],
+)
+def test_each_thing_that_a_defective_writer_leaves_is_named(
+    run: Path, change: str, where: str, says: str
+) -> None:
+    cube = store.read_rows(str(run), store.layout_of_run(str(run)).rows_of(1))
+    ok = cube["cutout_ok"].values & (cube["lens_model"].values > 0)
+    row = int(np.flatnonzero(ok)[0])
+    if change == "ctrl":
+        cube["nodata"].values[row] = 0
+        cube["ctrl"].values[row, 0, 3, 3] = np.inf
+    else:
+        cube[change].values[row] = 0 if change == "reason" else np.nan
+    rewrite(run, 1, cube)
+    assert said(verify_run(str(run))) == [(1, where, says)]
+
+
+def test_pixels_without_data_need_not_be_finite(run: Path) -> None:
+    cube = store.read_rows(str(run), store.layout_of_run(str(run)).rows_of(1))
+    cube["nodata"].values[5] |= 1
+    cube["ctrl"].values[5, 0] = np.nan
+    rewrite(run, 1, cube)
+    assert verify_run(str(run)).findings == ()
+
+
+def test_an_object_that_its_marker_calls_fill_is_named(run: Path) -> None:
+    cube = store.read_rows(str(run), store.layout_of_run(str(run)).rows_of(1))
+    cube["partner"].values[:] = -1
+    rewrite(run, 1, cube)
+    assert verify_run(str(run)).findings == ()
+    path = run / "stamps.zarr" / "partner" / "c" / "1"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    assert said(verify_run(str(run))) == [
+        (1, "partner", "is there, and its marker says that it is all fill")
+    ]
+
+
+def test_a_planned_column_of_a_band_is_compared(run: Path) -> None:
+    path = run / "plan" / "000001.parquet"
+    table = pd.read_parquet(path)
+    row = int(np.flatnonzero(table["lens_model"].to_numpy() > 0)[0])
+    table.loc[row, "src_flux_r"] *= 1.5
+    table.to_parquet(path, index=False)
+    assert said(verify_run(str(run))) == [
+        (None, "plan/000001.parquet", "src_flux of 1 rows is not the stored one")
     ]
 
 

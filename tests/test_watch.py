@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from prometheus_client.parser import text_string_to_metric_families
-from small_run import Setting
+from small_run import Setting, digests
 
 from darkhaloscope import logs, metrics, store
 from darkhaloscope.errors import UserError
@@ -31,7 +33,10 @@ BLOCKS = 10
 class Told:
     """What one run said: of itself while it went, and where it was then stopped."""
 
-    def __init__(self, run: Path, scrapes: list[str], lines: list[str], code: int) -> None:
+    def __init__(
+        self, setting: Setting, run: Path, scrapes: list[str], lines: list[str], code: int
+    ) -> None:
+        self.setting = setting
         self.run, self.scrapes, self.lines, self.code = str(run), scrapes, lines, code
 
 
@@ -61,7 +66,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         going.wait(120)
     finally:
         going.kill()
-    return Told(run, scrapes, (folder / "log").read_text().splitlines(), going.returncode)
+    return Told(setting, run, scrapes, (folder / "log").read_text().splitlines(), going.returncode)
 
 
 def test_sigterm_finishes_what_is_being_written(told: Told) -> None:
@@ -71,6 +76,15 @@ def test_sigterm_finishes_what_is_being_written(told: Told) -> None:
     assert not list(Path(told.run, "blocks").glob("*.claim"))
     last = json.loads([line for line in told.lines if line.startswith("{")][-1])
     assert f"stopped as asked, {len(whole)} of {BLOCKS} blocks are whole" in last["message"]
+
+
+def test_what_sigterm_stopped_resumes_to_the_same_bytes(
+    told: Told, threads: Client, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(told.run, tmp_path / "run"))
+    told.setting.make(threads, run)
+    told.setting.make(threads, tmp_path / "undisturbed")
+    assert digests(run) == digests(tmp_path / "undisturbed")
 
 
 def test_the_log_is_objects_with_block_and_brick(told: Told) -> None:

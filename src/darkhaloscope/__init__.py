@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     import distributed
@@ -14,7 +15,10 @@ __version__ = "0.1.0"
 
 
 def open(
-    url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
+    url: str | os.PathLike[str],
+    *,
+    split: str | Sequence[str] | None = None,
+    drop_failed: bool = False,
 ) -> xarray.Dataset:
     """A run's data set, pixels lazy, with ``stamp = ctrl + arc (+ extra)`` and closed lists as text.
 
@@ -23,7 +27,7 @@ def open(
     """
     from darkhaloscope.store import open_run, read_run
 
-    read_run(url)  # one that a newer version made says so
+    read_run(str(url))  # one that a newer version made says so
     return open_run(url, split=split, drop_failed=drop_failed)
 
 

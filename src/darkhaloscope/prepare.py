@@ -158,6 +158,26 @@ def write_plan(folder: str, made: Plan) -> None:
     store.drop_plan(folder, made.blocks)
 
 
+def check_plan(folder: str, made: Plan) -> None:
+    """See that the plan that is there, if any, is this one: every part of a small plan, else the first; of
+    the others, their blocks' writers see.
+
+    Raises
+    ------
+    UserError
+        It has other rows, or more of them.
+    """
+    there = sorted(store.planned_blocks(folder))
+    if there and there[-1] >= made.blocks:
+        place = storage.join(folder, "plan")
+        raise UserError(
+            f"{place} has parts of a longer plan than this experiment's {made.blocks} blocks; delete it and "
+            "run again, or choose a new --out"
+        )
+    for block in there if len(made.bricks) <= COUNTED_BRICKS else there[:1]:
+        store.check_part(folder, block, store.encode_plan(made.block_rows(block)))
+
+
 def complete_plan(folder: str, made: Plan) -> None:
     """Write the parts of the plan that finished blocks lack: a repair, or somebody, dropped them."""
     for block in sorted(set(store.finished_blocks(folder)) - store.planned_blocks(folder)):
@@ -308,8 +328,8 @@ class StoredPairs:
 
     @cached_property
     def columns(self) -> xr.Dataset:
-        """Every variable, pixels among them, none in memory."""
-        return store.open_dataset(self.url)
+        """Every variable, pixels among them, none in memory, and none kept there."""
+        return store.open_dataset(self.url, cache=False)
 
 
 @dataclass(frozen=True)
@@ -343,6 +363,8 @@ def source_of(url: str, mapping: str | None = None) -> StoredPairs | PairSource:
             raise UserError(f"{url} is a run of ours, it needs no mapping; leave --mapping out")
         stored = StoredPairs(url)
         check_complete(stored.columns, url)
+        if run:
+            store.check_stored(url)
         return stored
     return audit.open_source(url, None if mapping is None else load_mapping(mapping))
 

@@ -4,7 +4,8 @@ A run is, per block, tasks that load and inject bricks (``inject-000003-0591m305
 ``inject-000003-0591m305..0596m305`` where one takes several) and one that measures and writes
 (``write-000003``); then a tree of ``reduce`` tasks in block order, and ``rerender`` tasks over the audit
 rows. An audit of an existing data set replaces the first two by ``measure-000003``. Keys name stage,
-block and bricks: a brick that straddles two blocks is two tasks. Tasks are pure, so any of them may run
+block and bricks: a brick that straddles two blocks is two tasks. The tasks of a block are annotated with
+``run`` and ``block``, for whoever looks at the scheduler. Tasks are pure, so any of them may run
 twice. Which blocks are in flight, where, and what is done when something dies, is ``driver``'s.
 """
 

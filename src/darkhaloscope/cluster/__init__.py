@@ -4,21 +4,21 @@ own on Kubernetes. Gives a Client."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import logging
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from pathlib import Path
 
 import dask
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from distributed import Client, KilledWorker, LocalCluster
+from distributed.system import MEMORY_LIMIT
 
 from darkhaloscope import __version__, storage
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.config import ClusterSection, load_experiment
 from darkhaloscope.driver import Warm
+from darkhaloscope.driver.versions import unlike, what_is_here
 from darkhaloscope.errors import Incomplete, UserError
 
 _SETTINGS = {
@@ -39,7 +39,8 @@ CONNECT_TIMEOUT = "20s"
 RECONNECT_TIMEOUT = "10 minutes"
 """How long a scheduler that was lost has to come back."""
 
-DECIDING_PACKAGES = ("dask", "distributed", "numba", "numpy", "pandas", "pyarrow", "scipy", "zarr")
+DRIVER_MEMORY = 2**30
+"""Bytes that local workers leave to the driver."""
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ def _any(section: ClusterSection, run: str) -> Iterator[Client]:
             with _remote(section.address) as client:
                 yield client
             return
-        workers = section.workers or CPU_COUNT
+        workers = section.workers or local_workers(section.memory)
         with (
             LocalCluster(
                 n_workers=workers,
@@ -119,18 +120,23 @@ def _remote(address: str) -> Iterator[Client]:
         yield client
 
 
-def what_is_here() -> dict[str, str]:
-    """Versions of what decides bytes, and a digest of this package's code."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    found = {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES}
-    return {"code": digest.hexdigest()[:12], **found}
+def local_workers(memory: str, cores: int = CPU_COUNT, available: int = MEMORY_LIMIT) -> int:
+    """Workers of a local cluster: one a core, as many as their memory limits leave room for, at least one.
+
+    Parameters
+    ----------
+    memory : str
+        Limit of one worker, as ``2GiB``.
+    cores : int
+    available : int
+        Bytes of this machine, or of the container.
+    """
+    return max(1, min(cores, (available - DRIVER_MEMORY) // parse_bytes(memory)))
 
 
 def _check_workers(client: Client) -> None:
-    """See that every worker has this package and what it stands on, in these versions.
+    """See that every worker that is there has this package and what it stands on, in these versions; those
+    that come later see it themselves (:class:`darkhaloscope.driver.Warm`).
 
     Raises
     ------
@@ -144,10 +150,10 @@ def _check_workers(client: Client) -> None:
                 f"the worker {address} cannot load darkhaloscope {__version__} "
                 f"({_first_line(there)}); install the same version there"
             )
-        other = [f"{k} {there[k]} (here {here[k]})" for k in here if there.get(k) != here[k]]
-        if other:
+        if other := unlike(there, here):
             raise UserError(
-                f"the worker {address} has {', '.join(other)}; install the same versions there"
+                f"the worker {address} has {other}; install the same versions there, and set the same "
+                "variables"
             )
 
 

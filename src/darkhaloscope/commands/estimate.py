@@ -8,16 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from darkhaloscope import audit, lensing, prepare, store
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
 
-BRICKS = 3
+BRICKS = 5
 """Bricks that are tried, evenly through the plan."""
+
+CONFIDENCE = 0.9
+"""Of the intervals: Student's t of the scatter between the tried bricks."""
+
+START_S = 10.0
+"""Seconds from the command to the first brick: the plan, a look at the coadds, workers that come up."""
 
 CUBES = 7
 """Pixel cubes of a block that a worker holds at most: ``ctrl`` and ``arc`` of the bricks, of the block that
@@ -38,11 +46,11 @@ class BrickCost(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The tried bricks together, and those of them that took least and most, scaled to the run."""
+    """What the tried bricks together come to, scaled to the run, with its interval (NaN of one brick)."""
 
     value: float
-    least: float
-    most: float
+    low: float
+    high: float
 
 
 class Estimate(NamedTuple):
@@ -65,8 +73,9 @@ def estimate(made: Plan, workers: int, *, console: Console | None = None) -> Est
     """Make a few bricks of a plan in this process, and say what the run will take.
 
     Reading is by brick, and a brick that lies in two blocks is read twice; work and bytes written are by row.
-    The spread is that between the tried bricks. Not counted: the audit after the last block, and time in
-    which workers wait for the scheduler.
+    A worker makes whole blocks, so the wall time is that of so many blocks after each other as the busiest
+    has, and the start. Not counted: what comes after the last block (audit rows drawn again, the reduction,
+    the report), and time in which workers wait for the scheduler.
 
     Parameters
     ----------
@@ -99,13 +108,16 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
     straddling = int((~np.isin(edges, made.first_row)).sum())
     visits = len(made.bricks) + straddling
 
-    def scaled(cost: Callable[[BrickCost], float], by_row: bool) -> Range:
-        share = [one.rows if by_row else 1 for one in tried]
-        total = made.rows if by_row else visits
-        costs = [cost(one) for one in tried]
-        each = [total * c / s for c, s in zip(costs, share, strict=True)]
-        return Range(total * sum(costs) / sum(share), min(each), max(each))
+    rows = np.array([one.rows for one in tried], float)
+    part = len(tried) / len(made.bricks)
 
+    def scaled(cost: Callable[[BrickCost], float], *, by_row: bool) -> Range:
+        share = rows if by_row else np.ones(len(tried))
+        costs = np.array([cost(one) for one in tried], float)
+        return ratio(costs, share, made.rows if by_row else visits, part)
+
+    each = ratio(np.array([one.wall_s for one in tried]), rows, min(made.block, made.rows), part)
+    turns = -(-made.blocks // workers)
     cube = made.block * len(made.experiment.survey.bands) * made.experiment.stamp.size**2 * 4
     cubes = CUBES * 3 // 2 if made.experiment.store.invvar else CUBES
     return Estimate(
@@ -116,10 +128,33 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
         scaled(lambda one: one.bytes_in, by_row=False),
         scaled(lambda one: one.bytes_out, by_row=True),
         scaled(lambda one: one.cpu_s / 3600, by_row=True),
-        scaled(lambda one: one.wall_s / 3600 / workers, by_row=True),
+        Range(*((START_S + turns * block_s) / 3600 for block_s in each)),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + cubes * cube,
         tuple(tried),
     )
+
+
+def ratio(
+    costs: NDArray[np.float64], shares: NDArray[np.float64], total: float, part: float
+) -> Range:
+    """A total cost from some bricks' costs and shares: the ratio estimator, with its interval.
+
+    Parameters
+    ----------
+    costs, shares : (brick,) float
+        What each tried brick took, and its share (rows, or 1) of ``total``.
+    total : float
+    part : float
+        The tried bricks' part of all bricks: where all were tried nothing is uncertain.
+    """
+    n = len(costs)
+    rate = costs.sum() / shares.sum()
+    error = np.nan if part < 1 else 0.0
+    if n > 1:
+        scatter = np.sum((costs - rate * shares) ** 2) / (n - 1) * (1 - part) / n
+        error = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.sqrt(scatter) / shares.mean()
+    ends = (total * max(rate - error, 0.0), total * (rate + error))
+    return Range(float(total * rate), *map(float, ends))
 
 
 def _try_brick(made: Plan, brick: str) -> BrickCost:
@@ -151,7 +186,7 @@ def _try_brick(made: Plan, brick: str) -> BrickCost:
 
 def _show(found: Estimate, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "estimate", "by the tried brick that took least", "most"):
+    for name in ("", "estimate", f"{CONFIDENCE:.0%} interval from", "to"):
         table.add_column(name, justify="left" if not name else "right")
     for label, values, unit in (
         ("GETs", found.requests, 1.0),
@@ -168,7 +203,8 @@ def _show(found: Estimate, console: Console) -> None:
         f"{found.rows} rows of {found.bricks} bricks take {found.cpu_hours.value:.3g} CPU hours, "
         f"{found.wall_hours.value:.3g} hours with {found.workers} workers of one thread and "
         f"{found.worker_memory / 2**30:.2g} GiB each, if they read as fast as this machine: measured on "
-        f"{len(found.tried)} bricks ({names}), {failed} of whose {rows} rows failed",
+        f"{len(found.tried)} bricks ({names}), {failed} of whose {rows} rows failed. Not counted: the "
+        "audit and the report after the last block",
         soft_wrap=True,
         highlight=False,
     )

@@ -52,7 +52,7 @@ def verify(run: str, *, threads: int = 4, console: Console | None = None) -> sto
         + (f"{wrong} things are wrong" if wrong else "what is there is what it should be"),
         highlight=False,
     )
-    if found.of_kind("broken"):
+    if any(finding.where != store.RUN_JSON for finding in found.of_kind("broken")):
         console.print(f"dhs repair {run} drops what is broken", soft_wrap=True, highlight=False)
     return found
 
@@ -185,7 +185,7 @@ def export(
     """
     console = console or Console()
     names = load_mapping(mapping)
-    dataset = store.open_dataset(source)
+    dataset = store.open_dataset(source, cache=False)
     prepare.check_complete(dataset, source)
     blocks = prepare.StoredPairs(source).blocks()
     with Bar(console, "export", dataset.sizes["pair"], "rows") as bar:

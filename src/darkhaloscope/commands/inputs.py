@@ -12,6 +12,7 @@ from rich.console import Console
 from darkhaloscope import (
     prepare,
     storage,
+    store,
     survey,
     workflow,
 )
@@ -138,15 +139,28 @@ def plan(
     overrides: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Plan:
-    """Make the plan of an experiment, say what it would do, and write its rows if told where."""
+    """Make the plan of an experiment, say what it would do, and write its rows if told where.
+
+    Raises
+    ------
+    UserError
+        A mistake in the experiment or its targets, or the folder holds something other than a plan or a run
+        of this experiment.
+    """
     console = console or Console()
-    made = prepare.plan_of(prepare.experiment_of(experiment, overrides))
+    exp = prepare.experiment_of(experiment, overrides)
+    made = prepare.plan_of(exp)
     layout = prepare.layout_of(made)
+    if out is not None:
+        out = storage.absolute(out.rstrip("/"))
+        store.check_run(out, layout, exp.identity_document(made.contents))
     counts = {"injections": 0, "controls": 0}
-    for _, rows in made.iter_bricks():
-        control = int((rows["lens_model"] == 0).sum())
-        counts["controls"] += control
-        counts["injections"] += len(rows) - control
+    with Bar(console, "plan", len(made.bricks), "bricks") as bar:
+        for _, rows in made.iter_bricks():
+            control = int((rows["lens_model"] == 0).sum())
+            counts["controls"] += control
+            counts["injections"] += len(rows) - control
+            bar.advance(1)
     matched = made.rows - made.drawn_rows
     of_them = f", {matched} of them core-matched" if matched else ""
     console.print(

@@ -116,6 +116,7 @@ def run(
     layout = prepare.layout_of(made)
     document = exp.identity_document(made.contents)
     store.check_run(folder, layout, document)  # before a brick is read, or a cluster started
+    prepare.check_plan(folder, made)
     reading = prepare.preflight(made)
     spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
     if made.targets.first[-1] <= COUNTED_TARGETS:
@@ -164,7 +165,9 @@ def run(
         else:
             console.print("the audit section changed: finished blocks are measured again")
             stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
-        result = _conclude(client, store.open_dataset(folder), folder, stats, spec, exp, console)
+        # No column stays in memory: the driver's does not grow with the survey.
+        columns = store.open_dataset(folder, cache=False)
+        result = _conclude(client, columns, folder, stats, spec, exp, console)
     notes = sorted({note for marker in markers for note in marker["notes"]})
     return _finish(folder, folder, result, _outcomes(markers), exp, notes, console)
 

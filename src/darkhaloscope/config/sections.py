@@ -44,13 +44,16 @@ from darkhaloscope.variables import (
 PIXEL_VERSION = 4
 """Raised by hand whenever a change of the code changes a pixel or a row of the same experiment."""
 
+MOST_BLOCK_ROWS = 65_536
+"""Rows of the largest block: 3 GiB of raw pixels at 64x64 grz, of which a worker holds several."""
+
 
 def _block_rows(value: Any) -> Any:
-    """A power of two from 64 up, or ``auto``."""
-    number = isinstance(value, int) and value >= 64 and not value & (value - 1)
+    """A power of two from 64 to :data:`MOST_BLOCK_ROWS`, or ``auto``."""
+    number = isinstance(value, int) and 64 <= value <= MOST_BLOCK_ROWS and not value & (value - 1)
     if number or value == "auto":
         return value
-    raise ValueError(f"{value!r} is not a power of two from 64 up, nor auto")
+    raise ValueError(f"{value!r} is not a power of two from 64 to {MOST_BLOCK_ROWS}, nor auto")
 
 
 class SurveySection(Section):
@@ -173,7 +176,7 @@ class PlanSection(Section):
     control_fraction: float = Field(0.5, ge=0, le=1)
     """Probability that a row is a control."""
     joint: str | None = None
-    """A table (CSV or Parquet) whose columns are parameters such as ``lens.theta_e``: a row of it is
+    """A table (CSV, FITS or Parquet) whose columns are parameters such as ``lens.theta_e``: a row of it is
     drawn whole, and replaces those parameters."""
 
 
@@ -181,7 +184,7 @@ class StoreSection(Section):
     """How the data set is laid out."""
 
     block: Annotated[int | Literal["auto"], BeforeValidator(_block_rows)] = "auto"
-    """Rows of one shard, written by one task; a power of two from 64 up."""
+    """Rows of one shard, written by one task; a power of two from 64 to 65,536."""
     precision: Literal["rounded", "exact"] = "rounded"
     """``rounded``: ctrl to 1/16 of the sky sigma or finer, arc and invvar to 10 mantissa bits."""
     invvar: bool = False
@@ -242,11 +245,12 @@ class ClusterSection(Section):
     address: str | None = None
     """A running scheduler, ``tcp://host:8786``; without one a local cluster is started."""
     workers: int | None = Field(None, ge=1, le=1024)
-    """Local worker processes; default one a core."""
+    """Local worker processes; default one a core, as many as there is memory for."""
     memory: str = "2GiB"
     """Memory limit of a local worker, as ``2GiB``."""
     bricks_per_task: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Bricks that one task takes; ``auto``: one, and more above 32 workers."""
+    """Bricks that one task takes; ``auto``: one, more above 32 workers, and at least eight where coadds lie
+    behind a network."""
 
     @property
     def fixed_bricks_per_task(self) -> int | None:

@@ -6,13 +6,14 @@ again. A block that killed its workers waits until nothing else runs and is then
 whatever dies then dies of it; it is bisected to the brick, and only a brick that alone killed fresh
 workers whose nannies (and so machines) live on is set apart: its rows fail as ``quarantined``.
 
+versions  what must be alike on every worker
 workers   who is there, and how they are made ready
 signs     signs of life, from the workers and for the run's folder
 suspects  which bricks of a block kill their workers
 window    the blocks in flight
 """
 
-from darkhaloscope.driver import signs, suspects, window, workers
+from darkhaloscope.driver import signs, suspects, versions, window, workers
 from darkhaloscope.driver.window import WORKERS_PER_BRICK, BlockRun, Brake, run_blocks
 from darkhaloscope.driver.workers import Warm
 
@@ -24,6 +25,7 @@ __all__ = [
     "run_blocks",
     "signs",
     "suspects",
+    "versions",
     "window",
     "workers",
 ]

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
+import dask
 from distributed import Client, KilledWorker
 
 from darkhaloscope import storage, store, workflow
@@ -118,7 +119,7 @@ class BlockRun:
                 self.markers[marker["block"]] = _kept(marker)
                 yield marker
 
-        store.check_objects(self.run, each())
+        store.check_objects(self.run, self.layout, each())
         for block in sorted(self.markers):
             self.on_block(block, True)
             self.watch.add(block)
@@ -187,9 +188,15 @@ class BlockRun:
         )
         # Without the time-out, blocks submitted within a minute are worked on side by side: a worker
         # then holds the pixels of both, and writes neither until both are nearly done.
-        future = self.client.get(
-            graph, name, workers=[worker], allow_other_workers=True, sync=False, fifo_timeout="0 ms"
-        )
+        with dask.annotate(run=self.run, block=block):
+            future = self.client.get(
+                graph,
+                name,
+                workers=[worker],
+                allow_other_workers=True,
+                sync=False,
+                fifo_timeout="0 ms",
+            )
         bricks = len(self.plan.pieces(block))
         del self.signs.injected[block]
         self.flying[future.key] = Try(block, future, worker, bricks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +13,10 @@ from typing import Any
 from distributed import Client, Worker, WorkerPlugin
 
 from darkhaloscope import lensing, logs
+from darkhaloscope.driver.versions import unlike, what_is_here
 from darkhaloscope.errors import Incomplete
+
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 """How often the list of workers is fetched."""
@@ -22,16 +27,24 @@ NANNY_WITHIN_S = 120.0
 
 
 class Warm(WorkerPlugin):
-    """Compiles the renderer when a worker starts, so that no task does."""
+    """Sees that a worker has the driver's code and versions, whenever it joins, and compiles the renderer,
+    so that no task does. A worker that has others leaves, and its nanny with it."""
 
     name = "darkhaloscope-warm"
 
     def __init__(self, *, deaf: bool = False) -> None:
         self.deaf = deaf
+        self.here = what_is_here()
 
     def setup(self, worker: Worker) -> None:
         if logs.are_json():
             logs.to_json(worker=str(worker.name))
+        if other := unlike(what_is_here(), self.here):
+            # Dask takes no notice of a plugin that fails.
+            logger.error("this worker leaves: it has %s; make it as the driver is", other)
+            leave = functools.partial(worker.close, nanny=True, reason="darkhaloscope-unlike")
+            worker.loop.add_callback(leave)
+            return
         lensing.warm()
         if self.deaf and worker.nanny is not None:
             # Ctrl-C goes to all processes of a terminal; it is for the driver to say what ends.

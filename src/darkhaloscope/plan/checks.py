@@ -50,13 +50,20 @@ def check_targets(targets: TargetList, experiment: Experiment, joint: pd.DataFra
 
 
 def check_joint(joint: pd.DataFrame, experiment: Experiment) -> None:
-    """See that a joint table holds parameters, within the ranges of the keys that they replace."""
-    known: Sequence[str] = list(parameters(experiment))
+    """See that a joint table holds parameters, within the ranges of the keys that they replace, of which none
+    is a grid: its values would be nobody's, and its rows there all the same."""
+    rules = parameters(experiment)
+    known: Sequence[str] = list(rules)
     unknown = [name for name in joint.columns if name not in known]
     if unknown or joint.empty:
         raise UserError(
             f"the joint table has {len(joint)} rows and the unknown columns {unknown}; "
             f"its columns are parameters: {', '.join(known)}"
+        )
+    if grids := [name for name in joint.columns if rules[str(name)].cells > 1]:
+        raise UserError(
+            f"{grids[0]} is a grid of {rules[str(grids[0])].cells} values and a column of the joint table; "
+            "take one of the two out"
         )
     numbers = joint.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(numbers).all():

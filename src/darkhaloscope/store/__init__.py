@@ -22,9 +22,16 @@ from darkhaloscope.store.markers import (
     read_markers,
     read_statistics,
 )
-from darkhaloscope.store.planned import drop_plan, planned_blocks, write_plan
+from darkhaloscope.store.planned import (
+    check_part,
+    drop_plan,
+    encode_plan,
+    planned_blocks,
+    write_plan,
+)
 from darkhaloscope.store.repair import DroppedRows, Repair, drop_block, drop_failed, repair_run
 from darkhaloscope.store.run import (
+    RUN_JSON,
     check_run,
     create_run,
     differences,
@@ -39,12 +46,19 @@ from darkhaloscope.store.state import (
     write_joint,
     write_progress,
 )
-from darkhaloscope.store.verify import Finding, Verification, layout_of_run, verify_run
+from darkhaloscope.store.verify import (
+    Finding,
+    Verification,
+    check_stored,
+    layout_of_run,
+    verify_run,
+)
 from darkhaloscope.store.write import ClaimedError, release_claim, write_block
 
 __all__ = [
     "INNER_CHUNK",
     "JOINT",
+    "RUN_JSON",
     "STAMPS",
     "ClaimedError",
     "DroppedRows",
@@ -55,7 +69,9 @@ __all__ = [
     "attributes",
     "bricks_set_apart",
     "check_objects",
+    "check_part",
     "check_run",
+    "check_stored",
     "create_run",
     "decode_block",
     "decode_statistics",
@@ -64,6 +80,7 @@ __all__ = [
     "drop_failed",
     "drop_plan",
     "encode_block",
+    "encode_plan",
     "encode_statistics",
     "export_tables",
     "finished_blocks",

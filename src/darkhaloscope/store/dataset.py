@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from darkhaloscope.variables import (
     ALL_VARIABLES,
     BY_NAME,
     SPLITS,
+    VARIABLES,
     Variable,
     numpy_dtype,
     variables_of,
@@ -217,21 +219,39 @@ def decode_block(layout: Layout, block: int, objects: Mapping[str, bytes | None]
     return xr.Dataset(columns, coords={"band": np.array(layout.bands, dtype=object)})
 
 
-def open_dataset(url: str, chunks: dict[str, int] | None = None) -> xr.Dataset:
+def open_dataset(
+    url: str, chunks: dict[str, int] | None = None, *, cache: bool = True
+) -> xr.Dataset:
     """A run's data set (or a bare ``stamps.zarr``) as a lazy Dataset, without the pixels in memory.
+
+    Parameters
+    ----------
+    url : str
+        A path or any fsspec URL.
+    chunks : dict, optional
+        Of Dask arrays; without them variables are read when they are asked for.
+    cache : bool
+        Whether a variable that was read stays in memory: 2.6 GiB for all columns of ten million rows.
 
     Raises
     ------
     UserError
-        There is no Zarr group.
+        There is no Zarr group, or its metadata are damaged.
     """
     inside = storage.join(url, STAMPS)
     place = inside if storage.exists(storage.join(inside, "zarr.json")) else url
     try:
-        return xr.open_zarr(place, chunks=chunks, decode_times=False)
+        return xr.open_dataset(
+            place, engine="zarr", chunks=chunks, decode_times=False, cache=cache and chunks is None
+        )
     except (FileNotFoundError, KeyError):
         raise UserError(
             f"{url} holds no Zarr data set; give a run's folder or a Zarr group"
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:  # no JSON, or another one
+        raise UserError(
+            f"the metadata of {place} are damaged ({_first_line(error)}); of a run, dhs repair writes them "
+            "again"
         ) from None
 
 
@@ -250,22 +270,29 @@ def read_rows(url: str, rows: slice, *, without: Sequence[str] = ()) -> xr.Datas
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"rows {rows.start} to {rows.stop} of {url} cannot be decoded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); an object there is damaged: "
-            "delete the marker of its block below blocks/ and run again"
+            f"({type(error).__name__}: {_first_line(error)}); an object there is damaged: of a run, "
+            "dhs repair drops its block, and the same dhs run makes it anew"
         ) from error
     text = [name for name, variable in part.data_vars.items() if variable.dtype.kind == "T"]
     return part.assign({name: part[name].astype(object) for name in text})
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def open_run(
-    url: str, *, split: str | Sequence[str] | None = None, drop_failed: bool = False
+    url: str | os.PathLike[str],
+    *,
+    split: str | Sequence[str] | None = None,
+    drop_failed: bool = False,
 ) -> xr.Dataset:
     """A data set as people want it: lazy pixels, lazy ``stamp = ctrl + arc``
     (``+ extra`` where a fix adds light to controls), closed lists as text.
 
     Parameters
     ----------
-    url : str
+    url : str or path
         A run's folder, or its ``stamps.zarr``; a path or any fsspec URL.
     split : str or sequence of str, optional
         ``train``, ``val``, ``test``, ``guard``, or several of them; default all rows.
@@ -275,12 +302,16 @@ def open_run(
     Raises
     ------
     UserError
-        There is no Zarr group, or no split of that name.
+        There is no Zarr group of ours, or no split of that name.
     """
-    wanted = set(SPLITS if split is None else [split] if isinstance(split, str) else split)
-    if unknown := sorted(wanted - set(SPLITS)):
-        raise UserError(f"there is no split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
-    plain, dataset = open_dataset(url), open_dataset(url, chunks={})
+    place = os.fspath(url)
+    wanted = _splits(split)
+    plain, dataset = open_dataset(place), open_dataset(place, chunks={})
+    if lacking := [v.name for v in VARIABLES if v.name not in plain]:
+        raise UserError(
+            f"{place} is no data set of ours: it lacks {', '.join(lacking[:5])}"
+            f"{' and others' if len(lacking) > 5 else ''}; open it with xarray.open_zarr"
+        )
     piece = _lazy_rows(plain.sizes["pair"])
     pixels = [v.name for v in ALL_VARIABLES if v.sharded and v.name in plain]
     dataset = dataset.assign({name: plain[name].chunk(pair=piece) for name in pixels})
@@ -301,6 +332,17 @@ def open_run(
     if "extra" in dataset:
         stamp = stamp + dataset["extra"]
     return dataset.assign(named).assign(stamp=stamp)
+
+
+def _splits(split: str | Sequence[str] | None) -> set[str]:
+    """The names of the splits that are asked for."""
+    if split is None:
+        return set(SPLITS)
+    named = list(split) if isinstance(split, Iterable) and not isinstance(split, str) else [split]
+    for name in named:
+        if name not in SPLITS:
+            raise UserError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}")
+    return set(named)
 
 
 def _lazy_rows(rows: int) -> int:

@@ -18,6 +18,8 @@ from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Images, Mapping, Tables, encode_stamp, export_rows
 from darkhaloscope.store.dataset import read_rows
+from darkhaloscope.store.run import read_run
+from darkhaloscope.store.verify import check_stored
 from darkhaloscope.variables import ALL_VARIABLES
 
 
@@ -50,7 +52,8 @@ def export_tables(
     Raises
     ------
     UserError
-        The mapping lacks what is asked for, or ``to`` is not empty.
+        The mapping lacks what is asked for, ``to`` is not empty, or a run's objects are not those of its
+        markers.
     """
     tables = mapping.tables
     if tables is None or (stamps and mapping.images is None):
@@ -60,6 +63,8 @@ def export_tables(
         raise UserError(f"{to} is not empty (it has {found[0]}); choose another --to")
     used = ("ctrl", "arc", "extra") if stamps else ()
     left_out = [v.name for v in ALL_VARIABLES if v.sharded and v.name not in used]
+    if read_run(source) is not None:
+        check_stored(source, without=left_out)
     written = []
     for number, rows in enumerate(blocks):
         part = read_rows(source, rows, without=left_out)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,14 @@ from numpy.typing import NDArray
 
 from darkhaloscope import storage
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.store.dataset import STAMPS
+from darkhaloscope.store.dataset import STAMPS, Layout, block_keys
+from darkhaloscope.store.documents import Marker, is_whole, parse
 from darkhaloscope.store.planned import PLAN, part_name
 
 MARKER_SCHEMA = 2
 
 _MARKERS_AT_ONCE = 256
+_PARTS_AT_ONCE = 16
 _MARKER_NAME = re.compile(r"([0-9]{6,})\.json")
 
 
@@ -80,7 +81,7 @@ def read_marker(run: str, block: int, identity: str) -> dict[str, Any] | None:
         data = storage.read(url)
     except FileNotFoundError:
         return None
-    return _checked_marker(data, url, block, identity)
+    return _checked_marker(data, run, block, identity)
 
 
 def read_markers(run: str, blocks: Iterable[int], identity: str) -> Iterator[dict[str, Any]]:
@@ -97,17 +98,18 @@ def read_markers(run: str, blocks: Iterable[int], identity: str) -> Iterator[dic
         names = {f"{block:06d}.json": block for block in left[start : start + _MARKERS_AT_ONCE]}
         for name, data in storage.read_objects(folder, list(names)).items():
             if data is not None:
-                yield _checked_marker(data, storage.join(folder, name), names[name], identity)
+                yield _checked_marker(data, run, names[name], identity)
 
 
-def _checked_marker(data: bytes, url: str, block: int, identity: str) -> dict[str, Any]:
-    try:
-        marker = json.loads(data)
-    except ValueError:  # no JSON, or no text
-        marker = None
-    if not isinstance(marker, dict) or marker.get("block") != block:
-        raise UserError(f"{url} is damaged; delete it and run again, the block is made anew")
+def _checked_marker(data: bytes, run: str, block: int, identity: str) -> dict[str, Any]:
+    url = block_url(run, block, "json")
+    damaged = UserError(f"{url} is damaged; {_repair(run)}")
+    marker = parse(data)
+    if marker is None or marker.get("block") != block:
+        raise damaged
     check_schema(marker, MARKER_SCHEMA, url)
+    if not is_whole(marker, Marker):
+        raise damaged
     if marker["identity"] != identity:
         raise UserError(
             f"{url} belongs to another experiment (identity {marker['identity'][:12]}, "
@@ -129,34 +131,88 @@ def check_schema(document: Mapping[str, Any], known: int, url: str) -> None:
     )
 
 
-def check_objects(run: str, markers: Iterable[Mapping[str, Any]]) -> None:
-    """See that the objects of finished blocks are there, in the size that their markers say, and that
-    their parts of the plan were not edited.
+def check_objects(
+    run: str,
+    layout: Layout,
+    markers: Iterable[Mapping[str, Any]],
+    *,
+    without: Sequence[str] = (),
+) -> None:
+    """See that the objects and the statistics of finished blocks are there, in the size that their
+    markers say, and that their parts of the plan were not edited.
+
+    Sizes come from listings, one array at a time; parts of the plan, which are small, are read. Arrays named
+    in ``without`` are not looked at.
 
     Raises
     ------
     UserError
-        One is missing or of another size.
+        One is missing, or is not what its marker says.
     """
-    stored = storage.sizes(storage.join(run, STAMPS))
-    parts = storage.sizes(storage.join(run, PLAN))
+    stored = _stored_bytes(run, layout, without)
+    beside = storage.sizes(storage.join(run, "blocks"))
+    parts: dict[str, str] = {}
     for marker in markers:
         block = marker["block"]
+        keys = block_keys(layout, block)
+        if set(marker["objects"]) != set(keys):
+            raise _not_as_marked(run, block, "it lists other objects than a block has")
         for key, described in marker["objects"].items():
-            wanted = None if described is None else described["bytes"]
-            if stored.get(key) != wanted:
-                is_now = f"has {stored[key]} bytes" if key in stored else "is missing"
-                raise UserError(
-                    f"block {block} of {run} is not what its marker says: {key} {is_now}; "
-                    f"delete {block_url(run, block, 'json')} and run again, "
-                    "the block is made anew"
-                )
-        name = part_name(block)
-        if marker["plan"] is not None and name in parts and parts[name] != marker["plan"]["bytes"]:
+            wanted = -1 if described is None else described["bytes"]
+            if keys[key] not in without:
+                _check_size(run, block, key, int(stored[keys[key]][block]), wanted)
+        name = f"{block:06d}.npz"
+        size = beside.get(name, -1)
+        wanted = marker.get("statistics_bytes", max(size, 0))
+        _check_size(run, block, f"blocks/{name}", size, wanted)
+        if marker["plan"] is not None:
+            parts[part_name(block)] = marker["plan"]["sha256"]
+        if len(parts) == _PARTS_AT_ONCE:
+            _check_parts(run, parts)
+            parts = {}
+    _check_parts(run, parts)
+
+
+def _stored_bytes(run: str, layout: Layout, without: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Bytes of the object of every block of each variable, shape (block,); -1 where there is none.
+
+    A listing of all objects of a survey's run would be some 220 MB on the driver.
+    """
+    found = {}
+    for variable in layout.variables:
+        if variable.name in without:
+            continue
+        found[variable.name] = sizes = np.full(layout.blocks, -1, np.int64)
+        rest = "/0" * (len(variable.dims) - 1)
+        for name, size in storage.sizes(storage.join(run, STAMPS, variable.name, "c")).items():
+            number = name.removesuffix(rest)
+            if number.isdecimal() and int(number) < layout.blocks and name == f"{number}{rest}":
+                sizes[int(number)] = size
+    return found
+
+
+def _check_size(run: str, block: int, where: str, size: int, wanted: int) -> None:
+    if size != wanted:
+        is_now = "is missing" if size < 0 else f"has {size} bytes"
+        raise _not_as_marked(run, block, f"{where} {is_now}")
+
+
+def _check_parts(run: str, wanted: Mapping[str, str]) -> None:
+    """Parts of the plan, those that are there, against their checksums."""
+    for name, data in storage.read_objects(storage.join(run, PLAN), list(wanted)).items():
+        if data is not None and sha256(data) != wanted[name]:
             raise UserError(
                 f"{run}/{PLAN}/{name} was edited, but the plan follows from the experiment alone: "
                 "delete it and run again to have it back, or change the experiment and choose a new --out"
             )
+
+
+def _not_as_marked(run: str, block: int, says: str) -> UserError:
+    return UserError(f"block {block} of {run} is not what its marker says: {says}; {_repair(run)}")
+
+
+def _repair(run: str) -> str:
+    return f"dhs repair {run} drops the block, and the same dhs run makes it anew"
 
 
 def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -173,10 +229,7 @@ def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[An
     except FileNotFoundError:
         data = b""
     if sha256(data) != marker["statistics"]:
-        raise UserError(
-            f"{url} is missing or not what its marker says; delete "
-            f"{block_url(run, marker['block'], 'json')} and run again"
-        )
+        raise UserError(f"{url} is missing or not what its marker says; {_repair(run)}")
     return decode_statistics(data)
 
 

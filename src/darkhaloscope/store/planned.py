@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from darkhaloscope import storage
+from darkhaloscope import partial, storage
+from darkhaloscope.errors import UserError
 
 PLAN = "plan"
 
@@ -30,10 +31,35 @@ def write_plan(run: str, block: int, planned: pd.DataFrame) -> None:
 
 
 def drop_plan(run: str, blocks: int) -> None:
-    """Remove parts of an earlier plan from block number ``blocks`` on."""
-    kept = {part_name(block) for block in range(blocks)}
-    for name in set(storage.names(storage.join(run, PLAN))) - kept:
-        storage.remove(storage.join(run, PLAN, name))
+    """Remove parts of an earlier plan from block number ``blocks`` on; other files are somebody's."""
+    for block in planned_blocks(run):
+        if block >= blocks:
+            storage.remove(part_url(run, block))
+
+
+def check_part(run: str, block: int, part: bytes) -> None:
+    """See that the part of the plan that is there, if any, has the rows that the experiment plans.
+
+    Raises
+    ------
+    UserError
+        It has others.
+    """
+    there = storage.read_objects(storage.join(run, PLAN), [part_name(block)])[part_name(block)]
+    if there is None or there == part:
+        return
+    found, planned = decode_plan(there), decode_plan(part)
+    if found is None or planned is None or not found.equals(planned):
+        raise UserError(
+            f"{part_url(run, block)} is not what the experiment plans: it was edited, or is another "
+            f"experiment's; delete {storage.join(run, PLAN)} and run again, or choose a new --out"
+        )
+
+
+def foreign_in_plan(run: str) -> list[str]:
+    """Files below ``plan`` that are no parts of a plan, nor left by a killed writer."""
+    found = storage.names(storage.join(run, PLAN))
+    return [n for n in found if not _PART_NAME.fullmatch(n) and not n.endswith(partial.ENDING)]
 
 
 def decode_plan(data: bytes) -> pd.DataFrame | None:

@@ -11,12 +11,13 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from darkhaloscope import storage
-from darkhaloscope.errors import Reason
+from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.store.dataset import STAMPS, Layout, block_keys, metadata_objects
 from darkhaloscope.store.markers import block_url, finished_blocks, read_markers
 from darkhaloscope.store.planned import PLAN
+from darkhaloscope.store.run import RUN_JSON
 from darkhaloscope.store.state import JOINT, bricks_set_apart, release_brick
-from darkhaloscope.store.verify import Finding, Verification, layout_of_run
+from darkhaloscope.store.verify import Finding, Verification, doubt_of_run, layout_of_run
 from darkhaloscope.store.write import release_claim
 
 
@@ -74,9 +75,12 @@ def drop_failed(run: str, reasons: Collection[Reason]) -> DroppedRows:
     Raises
     ------
     UserError
-        There is no run, a marker is damaged, or the place cannot be written.
+        There is no run, ``run.json`` is not the data set's, a marker is damaged, or the place cannot be
+        written.
     """
     layout = layout_of_run(run)
+    if (doubt := doubt_of_run(run, layout)) is not None:
+        raise UserError(f"{storage.join(run, RUN_JSON)} is not to be trusted: {doubt}")
     numbers = sorted(block for block in finished_blocks(run) if block < layout.blocks)
     dropped, failed, rows = [], Counter[Reason](), 0
     for marker in read_markers(run, numbers, layout.attributes["identity"]):
@@ -93,7 +97,8 @@ def drop_failed(run: str, reasons: Collection[Reason]) -> DroppedRows:
 
 
 def repair_run(run: str, found: Verification) -> Repair:
-    """Drop every broken block, marker first, and whatever else can be made again.
+    """Drop every broken block, marker first, and whatever else can be made again; nothing at all while
+    ``run.json`` is in doubt.
 
     Bricks in quarantine are released: the blocks that hold rows of them are dropped too.
 
@@ -109,6 +114,9 @@ def repair_run(run: str, found: Verification) -> Repair:
     UserError
         The place cannot be written.
     """
+    doubts = [finding for finding in found.findings if finding.where == RUN_JSON]
+    if doubts:
+        return Repair((), (), (), (), 0, tuple(doubts))
     layout = layout_of_run(run)
     stamps = storage.join(run, STAMPS)
     dropped = sorted({*found.broken_blocks, *found.blocks_set_apart})

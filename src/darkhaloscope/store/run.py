@@ -11,10 +11,12 @@ import yaml
 from darkhaloscope import partial, storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.store.dataset import STAMPS, Layout, metadata_objects
+from darkhaloscope.store.documents import RunDocument, is_whole, parse
 from darkhaloscope.store.markers import check_schema
-from darkhaloscope.store.planned import PLAN, drop_plan
+from darkhaloscope.store.planned import PLAN, foreign_in_plan
 
 RUN_SCHEMA = 2
+RUN_JSON = "run.json"
 
 
 def create_run(
@@ -55,13 +57,11 @@ def create_run(
         "version": version,
         "document": dict(document),
     }
-    if not resumes:
-        drop_plan(run, layout.blocks)
     storage.sweep(run)
     # run.json first: it claims the folder, so that a run killed right here is resumed, not refused.
     # The data set's metadata are always the same bytes, and are written again by every resume.
     storage.write(
-        storage.join(run, "run.json"), json.dumps(summary, indent=1, sort_keys=True).encode()
+        storage.join(run, RUN_JSON), json.dumps(summary, indent=1, sort_keys=True).encode()
     )
     storage.write(storage.join(run, "experiment.yaml"), experiment_yaml.encode())
     storage.write_all(storage.join(run, STAMPS), metadata_objects(layout))
@@ -84,6 +84,7 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
     identity = layout.attributes["identity"]
     before = read_run(run)
     found = [n for n in storage.names(run) if n != PLAN and not n.endswith(partial.ENDING)]
+    found += [storage.join(PLAN, name) for name in foreign_in_plan(run)]
     if before is None and found:
         raise UserError(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
@@ -121,14 +122,15 @@ def _check_metadata(run: str, layout: Layout) -> None:
 def read_run(run: str) -> dict[str, Any] | None:
     """``run.json`` of a run's folder; None where there is none."""
     try:
-        summary = json.loads(storage.read(storage.join(run, "run.json")))
+        summary = parse(storage.read(storage.join(run, RUN_JSON)))
     except FileNotFoundError:
         return None
-    except ValueError:  # no JSON, or no text
-        summary = None
-    if not isinstance(summary, dict) or not {"identity", "document"} <= summary.keys():
-        raise UserError(f"{run}/run.json is damaged or not a run's; choose a new --out")
-    check_schema(summary, RUN_SCHEMA, storage.join(run, "run.json"))
+    damaged = UserError(f"{run}/{RUN_JSON} is damaged or not a run's; choose a new --out")
+    if summary is None or not {"identity", "document"} <= summary.keys():
+        raise damaged
+    check_schema(summary, RUN_SCHEMA, storage.join(run, RUN_JSON))
+    if not is_whole(summary, RunDocument):
+        raise damaged
     return summary
 
 

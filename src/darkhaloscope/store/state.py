@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from darkhaloscope import storage
+from darkhaloscope.store.documents import Progress, is_whole, parse
 
 PROGRESS = "progress.json"
 QUARANTINE = "quarantine"
@@ -24,12 +25,12 @@ def write_progress(run: str, progress: dict[str, Any]) -> None:
 
 
 def read_progress(run: str) -> dict[str, Any] | None:
-    """The last sign of life of a run; None where it gave none."""
+    """The last sign of life of a run; None where it gave none that can be read."""
     try:
-        found = json.loads(storage.read(storage.join(run, PROGRESS)))
-    except (FileNotFoundError, ValueError):
+        found = parse(storage.read(storage.join(run, PROGRESS)))
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    return found if found is not None and is_whole(found, Progress) else None
 
 
 def write_joint(run: str, joint: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +28,16 @@ from darkhaloscope.store.dataset import (
     decode_block,
     metadata_objects,
 )
-from darkhaloscope.store.markers import count_outcomes, read_marker
+from darkhaloscope.store.documents import parse
+from darkhaloscope.store.markers import (
+    check_objects,
+    count_outcomes,
+    finished_blocks,
+    read_marker,
+    read_markers,
+)
 from darkhaloscope.store.planned import PLAN, decode_plan, part_name
-from darkhaloscope.store.run import read_run
+from darkhaloscope.store.run import RUN_JSON, read_run
 from darkhaloscope.store.state import JOINT, QUARANTINE
 from darkhaloscope.variables import ALL_VARIABLES, Variable
 
@@ -107,6 +114,73 @@ def layout_of_run(run: str) -> Layout:
         raise UserError(f"{run}/run.json is damaged; choose a new --out") from None
 
 
+def check_stored(run: str, *, without: Sequence[str] = ()) -> None:
+    """See that a run's objects are there, in the size that its markers say: a lost one reads as fill.
+
+    Arrays named in ``without`` are not looked at.
+
+    Raises
+    ------
+    UserError
+        There is no run, an object is missing or of another size, or a marker is damaged.
+    """
+    layout = layout_of_run(run)
+    finished = [block for block in finished_blocks(run) if block < layout.blocks]
+    markers = read_markers(run, finished, layout.attributes["identity"])
+    check_objects(run, layout, markers, without=without)
+
+
+def doubt_of_run(run: str, layout: Layout) -> str | None:
+    """What speaks against ``run.json``, on which every other proof and every repair stands; None for nothing.
+
+    Rows, block and kinds are in no identity, so the data set is the witness: metadata that agree with each
+    other, or most of which differ from what ``run.json`` makes, were not damaged one by one.
+    """
+    summary = read_run(run)
+    assert summary is not None
+    text = json.dumps(
+        summary["document"], sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
+    if hashlib.sha256(text).hexdigest() != summary["identity"]:
+        return "its identity is not that of its document"
+    if summary["blocks"] != layout.blocks:
+        return f"{layout.rows} rows in blocks of {layout.block} are {layout.blocks}, not {summary['blocks']}"
+    wanted = {k: v for k, v in metadata_objects(layout).items() if k.endswith("zarr.json")}
+    there = storage.read_objects(storage.join(run, STAMPS), list(wanted))
+    stored = {key: data for key, data in there.items() if data is not None}
+    root = stored.pop("zarr.json", None)
+    if root == wanted["zarr.json"]:
+        return None
+    unlike = [key for key, data in stored.items() if data != wanted[key]]
+    if 2 * len(unlike) <= len(stored) and not (unlike and _agrees(root, stored)):
+        return None
+    shape = _rows_and_block(stored.get("ctrl/zarr.json"))
+    return (
+        f"its rows, block and kinds ({layout.rows}, {layout.block}, {', '.join(layout.kinds) or 'none'}) are "
+        f"not those of the arrays{shape}: dhs run with the same experiment writes it anew, unless another "
+        "version of darkhaloscope made them"
+    )
+
+
+def _agrees(root: bytes | None, stored: Mapping[str, bytes]) -> bool:
+    """Whether a group's consolidated metadata are those of its arrays."""
+    group = parse(root or b"") or {}
+    listed = (group.get("consolidated_metadata") or {}).get("metadata") or {}
+    return all(
+        listed.get(key.removesuffix("/zarr.json")) == parse(data) for key, data in stored.items()
+    )
+
+
+def _rows_and_block(metadata: bytes | None) -> str:
+    """Rows and block that an array's metadata speak of, in brackets; nothing where they cannot be read."""
+    array = parse(metadata or b"") or {}
+    try:
+        rows, block = array["shape"][0], array["chunk_grid"]["configuration"]["chunk_shape"][0]
+    except (KeyError, TypeError, IndexError):
+        return ""
+    return f" ({rows}, {block})"
+
+
 def verify_run(
     run: str, *, threads: int = THREADS, on_block: OnBlock = lambda _: None
 ) -> Verification:
@@ -128,10 +202,14 @@ def verify_run(
     """
     layout = layout_of_run(run)
     stored = storage.sizes(run)
-    _refuse_another_version(run, layout, stored)
     finished = sorted(_numbers(stored, "blocks/", "json"))
-    findings = list(_beside_the_blocks(run, layout, stored))
     inside = [block for block in finished if block < layout.blocks]
+    if (doubt := doubt_of_run(run, layout)) is not None:
+        # All else is held against what run.json says: it would all seem broken.
+        found = Finding("broken", None, RUN_JSON, "", doubt)
+        return Verification(layout.blocks, len(inside), (found,))
+    _refuse_another_version(run, layout, stored)
+    findings = list(_beside_the_blocks(run, layout, stored))
     with ThreadPoolExecutor(threads) as pool:
         running = {pool.submit(_verify_block, run, layout, block): block for block in inside}
         for done in as_completed(running):
@@ -172,12 +250,6 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
     """Metadata that are wrong, leftovers, and what is not of the run."""
     summary = read_run(run)
     assert summary is not None
-    text = json.dumps(
-        summary["document"], sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode()
-    if hashlib.sha256(text).hexdigest() != summary["identity"]:
-        says = "its identity is not that of its document"
-        yield Finding("broken", None, "run.json", "", says)
     metadata = metadata_objects(layout)
     read = storage.read_objects(storage.join(run, STAMPS), list(metadata))
     for key, wanted in metadata.items():

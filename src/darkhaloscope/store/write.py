@@ -21,7 +21,7 @@ from darkhaloscope.store.markers import (
     read_marker,
     sha256,
 )
-from darkhaloscope.store.planned import encode_plan, part_url
+from darkhaloscope.store.planned import check_part, encode_plan, part_url
 
 
 def write_block(
@@ -51,7 +51,8 @@ def write_block(
     Raises
     ------
     UserError
-        The folder cannot be written, or holds another data set's marker for this block.
+        The folder cannot be written, holds another data set's marker for this block, or a part of the plan
+        with other rows.
     ClaimedError
         Another writer has other contents for this block and has not finished.
     """
@@ -65,12 +66,15 @@ def write_block(
         "objects": {key: _described(data) for key, data in encoded.items()},
         "plan": _described(part),
         "statistics": sha256(npz),
+        "statistics_bytes": len(npz),
         "statistics_spec": statistics_spec,
         "counts": count_outcomes(cube),
         "notes": sorted(set(notes)),
     }
     text = json.dumps(marker, indent=1, sort_keys=True).encode()
     _refuse_another(run, block, marker)
+    if part is not None:
+        check_part(run, block, part)
     claim = block_url(run, block, "claim")
     try:
         storage.create(claim, sha256(text).encode())
