@@ -47,7 +47,7 @@ def test_a_tier_is_what_its_name_says(name: str) -> None:
 def test_every_arm_of_a_shipped_study_is_an_experiment(name: str) -> None:
     study, arms = load_study(str(WORKFLOWS / f"{name}.yaml"))
     assert arms[0].name == "none"
-    assert len({arm.key({}, study.pairs) for arm in arms}) == len(arms)
+    assert len({arm.key({}, study.pairs, "") for arm in arms}) == len(arms)
 
 
 def test_sections_are_merged_and_values_replaced(tmp_path: Path) -> None:
