@@ -148,6 +148,17 @@ def test_texts_are_read_back(mask: CoreMask | None, cuts: dict[str, float]) -> N
         np.testing.assert_array_equal(*weights)
 
 
+@pytest.mark.parametrize("width", [0.0, math.nan])
+def test_without_a_psf_width_no_ratio_marks_a_row(width: float) -> None:
+    assert excluded_by(FixSection(min_theta_e_over_psf=0.6), 0.1, width) is None
+
+
+def test_true_is_no_number() -> None:
+    for key in ("theta_e_min", "src_reff_max", "min_theta_e_over_psf"):
+        with pytest.raises(ValueError, match="not true or false"):
+            FixSection.model_validate({key: True})
+
+
 def test_cuts_mark_what_is_below() -> None:
     fix = FixSection(theta_e_min=0.7, min_theta_e_over_psf=0.6)
     below, narrow = Reason.EXCLUDED_BY_THETA_E_MIN, Reason.EXCLUDED_BY_MIN_THETA_E_OVER_PSF

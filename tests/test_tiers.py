@@ -19,11 +19,10 @@ from darkhaloscope.commands.tiers import require_passed, run_below
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
+from darkhaloscope.plan import joint_digest
 from darkhaloscope.study import load_study
 from darkhaloscope.survey import whole_bricks
-from darkhaloscope.variables import SOURCE_MODELS
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
+from darkhaloscope.variables import REQUIRED_GATES, SOURCE_MODELS
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 STUDIES = {"core_neutral", "core_neutral_cluster"}
@@ -47,7 +46,7 @@ def test_a_tier_is_what_its_name_says(name: str) -> None:
 def test_every_arm_of_a_shipped_study_is_an_experiment(name: str) -> None:
     study, arms = load_study(str(WORKFLOWS / f"{name}.yaml"))
     assert arms[0].name == "none"
-    assert len({arm.key({}, study.pairs) for arm in arms}) == len(arms)
+    assert len({arm.key({}, study.pairs, "") for arm in arms}) == len(arms)
 
 
 def test_sections_are_merged_and_values_replaced(tmp_path: Path) -> None:
@@ -117,9 +116,11 @@ def below(tmp_path_factory: pytest.TempPathFactory, threads: Client) -> tuple[Pa
     return run, setting.experiment
 
 
-def _conclude(run: Path, verdict: str, outcome: str) -> None:
-    gate = {"name": "closure_flux", "outcome": outcome}
-    document = {"verdict": verdict, "sentence": f"It is {verdict}.", "gates": [gate]}
+def _conclude(run: Path, verdict: str, outcome: str, **others: str) -> None:
+    """A verdict whose required gates passed, but for closure_flux as said, and for the others named."""
+    outcomes = dict.fromkeys(REQUIRED_GATES, "pass") | {"closure_flux": outcome} | others
+    gates = [{"name": name, "outcome": said} for name, said in outcomes.items()]
+    document = {"verdict": verdict, "sentence": f"It is {verdict}.", "gates": gates}
     (run / "verdict.json").write_text(json.dumps(document))
 
 
@@ -143,6 +144,10 @@ def test_a_tier_starts_after_a_run_that_passed(below: tuple[Path, Experiment]) -
         ({"after": "other"}, "only after other, and .* is a run of chaos"),
         ({"source": {"mag": 20.0}}, r"whose arcs are others: source.mag \(21.0 -> 20.0\)"),
         ({"stamp": {"size": 24}}, "stamp.size"),
+        ({"lens": {"theta_e": {"uniform": [0.5, 1.2]}}}, "lens.theta_e"),
+        ({"psf": {"beta": 3.1}}, "psf.beta"),
+        ({"render": {"supersample": 5}}, "render.supersample"),
+        ({"fix": {"core_mask": {"radius_px": 3}}}, "fix.core_mask"),
     ],
 )
 def test_a_run_of_another_family_says_nothing(
@@ -177,20 +182,93 @@ def test_a_run_below_is_held_to_what_this_one_asks(
     """Gates that it did not require itself, and rows that failed though its gates passed."""
     run, experiment = below
     tier = _tier(experiment, after="chaos")
-    gate = {"name": "core_auc", "outcome": "fail"}
-    document = {"verdict": "physics", "sentence": "It is physics.", "gates": [gate]}
-    (run / "verdict.json").write_text(json.dumps(document))
+    asks = _tier(tier, gates={"required": ["core_auc"]})
+    _conclude(run, "physics", "pass", core_auc="fail")
     require_passed(str(run), tier)
     with pytest.raises(UserError, match="did not pass"):
-        require_passed(str(run), _tier(tier, gates={"required": ["core_auc"]}))
+        require_passed(str(run), asks)
+    with monkeypatch.context() as patched:  # and to what it asked of itself
+        patched.setattr(store, "read_experiment", lambda _: _tier(asks, name="chaos").model_dump())
+        with pytest.raises(UserError, match="did not pass"):
+            require_passed(str(run), tier)
     _conclude(run, "physics", "pass")
     rows = store.open_dataset(str(run)).load()
     lost = np.arange(rows.sizes["pair"]) % 8 == 0
     rows["reason"].values[lost] = Reason.CORRUPT_FILE
     rows["cutout_ok"].values[lost] = False
     monkeypatch.setattr(store, "open_dataset", lambda _: rows)
-    with pytest.raises(UserError, match=r"12.5% of its rows failed, more than max_failed_fraction"):
+    for most in (0.05, 0.5):  # the smaller of the two holds
+        with pytest.raises(UserError, match=r"12.5% of its rows failed, more than .* = 5.0%"):
+            require_passed(str(run), _tier(tier, max_failed_fraction=most))
+    lost[:] = np.arange(len(lost)) == 0
+    rows = rows.isel(pair=slice(0, 64))
+    with pytest.raises(UserError, match=r"more than max_failed_fraction = 0.1%"):
+        require_passed(str(run), _tier(tier, max_failed_fraction=0.001))
+
+
+@pytest.mark.parametrize("outcome", ["not_enough", None])
+def test_a_gate_without_evidence_is_not_passed(
+    below: tuple[Path, Experiment], outcome: str | None
+) -> None:
+    """That nothing failed is no proof: what this one asks must stand in the verdict, as passed."""
+    run, experiment = below
+    asks = _tier(experiment, gates={"required": ["core_auc"]})
+    _conclude(run, "physics", "pass", **({} if outcome is None else {"core_auc": outcome}))
+    with pytest.raises(UserError, match="did not pass core_auc, which a run before full must have"):
+        require_passed(str(run), asks)
+    _conclude(run, "physics", "pass", core_auc="pass")
+    require_passed(str(run), asks)
+
+
+def test_arcs_from_another_joint_table_are_others(
+    below: tuple[Path, Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, experiment = below
+    _conclude(run, "physics", "pass")
+    table = tmp_path / "joint.csv"
+    table.write_text("lens.q,source.q\n0.5,0.6\n0.7,0.8\n")
+    tier = _tier(experiment, plan={"joint": str(table)})
+    with pytest.raises(UserError, match="whose arcs are others: the contents of its joint"):
         require_passed(str(run), tier)
+    summary = store.read_run(str(run))
+    assert summary is not None
+    summary["document"]["contents"]["joint"] = joint_digest(pd.read_csv(table))
+    monkeypatch.setattr(store, "read_run", lambda _: summary)
+    require_passed(str(run), tier)
+    summary["document"]["contents"]["galaxies"] = "others"
+    with pytest.raises(UserError, match="the contents of its galaxies"):
+        require_passed(str(run), tier)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("theta_e", "controls have an Einstein radius"), ("flux", "flux does not rise")],
+)
+def test_the_gate_looks_at_the_rows_below(
+    below: tuple[Path, Experiment], monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    run, experiment = below
+    _conclude(run, "physics", "pass")
+    wrong = _spoil(store.read_rows(str(run), slice(0, 10**6)), name)
+    monkeypatch.setattr(store, "open_dataset", lambda _: wrong)
+    with pytest.raises(UserError, match=f"the rows of .* are wrong: .*{says}"):
+        require_passed(str(run), _tier(experiment))
+
+
+def test_fainter_sources_behind_larger_lenses_are_no_fault(
+    below: tuple[Path, Experiment],
+) -> None:
+    """The trend is of the magnification: flux in units of the source's own."""
+    run, _ = below
+    columns = store.read_rows(str(run), slice(0, 10**6))
+    fainter = (columns["theta_e"].values[:, None].clip(0.1) ** -4).astype(np.float32)
+    for name in ("src_flux", "total_injected_flux"):
+        columns[name].values[:] *= fainter
+    lensed = columns["lens_model"].values > 0
+    flux = columns["total_injected_flux"].values[lensed, 1]
+    large = columns["theta_e"].values[lensed] > 0.75
+    assert np.nanmean(flux[large]) < np.nanmean(flux[~large])
+    assert trial.flux_falls(columns, "r") == ""
 
 
 def _spoil(columns: xr.Dataset, name: str) -> xr.Dataset:

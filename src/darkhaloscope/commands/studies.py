@@ -18,6 +18,9 @@ from darkhaloscope.commands.common import with_cluster
 from darkhaloscope.commands.inputs import sky, targets
 from darkhaloscope.progress import Bar
 
+NOTES_SHOWN = 5
+"""Of the sentences on files that were in the way; all are written."""
+
 
 @dataclass(frozen=True)
 class StudyOutcome:
@@ -49,6 +52,13 @@ def run_study(
         As :func:`darkhaloscope.commands.run`.
     overrides : mapping, optional
         Values by dotted key, ``study.pairs`` among them.
+
+    Raises
+    ------
+    UserError
+        A mistake in the file, its targets or its survey: said before a cluster is started.
+    Incomplete
+        The survey was out of reach for some bricks; called again, it resumes.
     """
     console = console or Console()
     changed = with_cluster(overrides, cluster, workers)
@@ -58,6 +68,7 @@ def run_study(
     if settings.sky is not None:
         places = make_sky(settings.sky, folder, workers, console)
         settings, arms = study.load_study(file, changed, places)
+    ready = study.prepare_study(settings, arms)  # before a cluster is started
     with connect(arms[0].experiment.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         bars: dict[str, Bar] = {}
@@ -67,9 +78,14 @@ def run_study(
             if done == total:
                 console.print(bars[what].line(), soft_wrap=True, highlight=False)
 
-        results = study.run_study(client, folder, settings, arms, on_step)
-    found = study.compare(results, settings, arms[0].experiment.seed)
-    page = _write(folder, name, settings, arms, found)
+        read = study.run_study(client, folder, ready, on_step)
+    found = study.compare(read.results, settings, arms[0].experiment.seed)
+    page = _write(folder, name, ready, read, found)
+    console.print(read.sentence(settings.pairs), soft_wrap=True, highlight=False)
+    for note in read.notes[:NOTES_SHOWN]:
+        console.print(f"note:    {note}", soft_wrap=True, highlight=False)
+    if len(read.notes) > NOTES_SHOWN:
+        console.print(f"note:    and {len(read.notes) - NOTES_SHOWN} more, in notes.txt")
     console.print(f"page:    {page}", soft_wrap=True, highlight=False)
     console.print(found.sentence, soft_wrap=True, highlight=False)
     return StudyOutcome(folder, page, found)
@@ -98,26 +114,30 @@ def make_sky(
 
 
 def _write(
-    folder: str,
-    name: str,
-    settings: study.Study,
-    arms: list[study.Arm],
-    found: study.Conclusion,
+    folder: str, name: str, ready: study.Ready, read: study.Read, found: study.Conclusion
 ) -> str:
-    """The table, its summary, the picture and the page; gives the page's place."""
+    """The table, its summary, the picture and the page, and what became of every planned pair; gives the
+    page's place."""
+    settings = ready.study
     document = {
         "study": settings.model_dump(mode="json"),
-        "experiment": arms[0].experiment.model_dump(mode="json"),
+        "experiment": ready.reference.experiment.model_dump(mode="json"),
     }
     definition = yaml.safe_dump(document, sort_keys=False)
-    page, figure = study.study_page(name, settings, found, definition)
-    parquet, picture = io.BytesIO(), io.BytesIO()
-    found.table.to_parquet(parquet, index=False)
+    pairs = read.sentence(settings.pairs)
+    page, figure = study.study_page(name, settings, found, read.outcomes, pairs, definition)
+    tables = {"table": io.BytesIO(), "pairs": io.BytesIO()}
+    found.table.to_parquet(tables["table"], index=False)
+    read.rows.to_parquet(tables["pairs"], index=False)
+    picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     files = {
         "table.csv": found.table.to_csv(index=False).encode(),
-        "table.parquet": parquet.getvalue(),
-        "summary.md": study.markdown(found).encode(),
+        "table.parquet": tables["table"].getvalue(),
+        "pairs.parquet": tables["pairs"].getvalue(),
+        "outcomes.csv": read.outcomes.to_csv(index=False).encode(),
+        "notes.txt": "".join(f"{note}\n" for note in read.notes).encode(),
+        "summary.md": study.markdown(found, pairs).encode(),
         "picture.png": picture.getvalue(),
         "study.yaml": definition.encode(),
         "study.html": page.encode(),

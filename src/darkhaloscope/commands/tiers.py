@@ -9,9 +9,16 @@ import numpy as np
 from darkhaloscope import audit, storage, store, trial
 from darkhaloscope.config import Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
+from darkhaloscope.plan import joint_digest
+from darkhaloscope.plan.rows import galaxies_of
+from darkhaloscope.survey.galaxies import galaxies_digest
+from darkhaloscope.survey.targets import read_table
 
 FAMILY = ("pixel_version", "survey", "stamp", "lens", "source", "psf", "render", "fix")
 """Parts of the identity that two tiers share: the same arcs, on other targets."""
+
+CONTENTS = ("joint", "galaxies")
+"""And of what the two name: the joint table of parameters, and the galaxies that sources are."""
 
 
 def run_below(experiment: Experiment, folder: str, named: str | None) -> str | None:
@@ -45,9 +52,12 @@ def require_passed(below: str, experiment: Experiment) -> None:
             f"{experiment.name} starts only after {experiment.after}, and {below} is a run of "
             f"{there.name}; {how}"
         )
-    document = experiment.identity_document({})
-    old, new = ({key: part.get(key) for key in FAMILY} for part in (summary["document"], document))
+    before, document = summary["document"], experiment.identity_document({})
+    old, new = ({key: part.get(key) for key in FAMILY} for part in (before, document))
     changed = store.differences(old, new)
+    if not changed:  # galaxies are looked at only where it takes that to know
+        was, now = before["contents"], _contents(experiment)
+        changed = [f"the contents of its {k}" for k in CONTENTS if was.get(k) != now.get(k)]
     if changed:
         raise UserError(
             f"{below} says nothing of {experiment.name}, whose arcs are others: {', '.join(changed)}; {how}"
@@ -60,10 +70,17 @@ def require_passed(below: str, experiment: Experiment) -> None:
         raise UserError(
             f"{below}/verdict.json is damaged; dhs audit {below} writes it again"
         ) from None
-    required = {*there.gates.required, *experiment.gates.required}
-    if audit.exit_code(verdict, sorted(required)) != 0:
+    required = sorted({*there.gates.required, *experiment.gates.required})
+    if audit.exit_code(verdict, required) != 0:
         raise UserError(
             f"{below} did not pass: {verdict['sentence']} {experiment.name} does not start"
+        )
+    outcomes = {gate["name"]: gate["outcome"] for gate in verdict["gates"]}
+    if unproved := [name for name in required if outcomes.get(name) != "pass"]:
+        raise UserError(
+            f"{below} did not pass {', '.join(unproved)}, which a run before {experiment.name} must have "
+            "passed: its verdict has no evidence of it; give it more pairs, or audit it again with dhs audit "
+            f"{below}"
         )
     columns = store.open_dataset(below).drop_vars("arc")  # its verdict has looked at the pixels
     reference = there.survey.reference
@@ -81,3 +98,13 @@ def require_passed(below: str, experiment: Experiment) -> None:
         wrong.append(falls)
     if wrong:
         raise UserError(f"the rows of {below} are wrong: {'; '.join(wrong)}")
+
+
+def _contents(experiment: Experiment) -> dict[str, str]:
+    """Digests of what decides arcs and is no key, as a plan's contents; the targets are others anyway."""
+    found = {}
+    if experiment.plan.joint is not None:
+        found["joint"] = joint_digest(read_table(experiment.plan.joint))
+    if (galaxies := galaxies_of(experiment)) is not None:
+        found["galaxies"] = galaxies_digest(str(experiment.source.catalogue), galaxies)
+    return found

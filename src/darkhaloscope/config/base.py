@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -19,6 +19,17 @@ def within(low: float, high: float, unit: str = "") -> BeforeValidator:
 def one_of(*names: str) -> BeforeValidator:
     """A :class:`Mix` of some of these names."""
     return BeforeValidator(lambda value: parse_mix(value, names))
+
+
+def _no_truth(value: object) -> object:
+    """``true`` is no number: without this it were 1."""
+    if isinstance(value, bool):
+        raise ValueError("it is a number, not true or false; null leaves it out")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]
+"""A number, for which ``true`` does not stand."""
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from darkhaloscope.config.base import Section
+from darkhaloscope.config.base import Number, Section
 
 
 class CoreMask(Section):
@@ -18,10 +18,10 @@ class CoreMask(Section):
     """
 
     shape: Literal["circle", "box"] = "circle"
-    radius_px: float | None = Field(None, gt=0, le=64)
-    radius_arcsec: float | None = Field(None, gt=0, le=16)
+    radius_px: Number | None = Field(None, gt=0, le=64)
+    radius_arcsec: Number | None = Field(None, gt=0, le=16)
     """One of the two; 5 pixels where neither is given."""
-    taper_px: float = Field(0.0, ge=0, le=32)
+    taper_px: Number = Field(0.0, ge=0, le=32)
     """Width of the tanh taper in pixels; 0 is a hard edge."""
     centre: Literal["target", "pixel_32"] = "target"
     """``pixel_32``: pixel (N/2, N/2), which is (32, 32) of a 64-pixel stamp."""
@@ -45,11 +45,11 @@ class FixSection(Section):
     """What is done against leaks. All can be combined; each is recorded in the rows that it touches."""
 
     core_mask: CoreMask | None = None
-    src_reff_max: float | None = Field(None, ge=0.01, le=5)
+    src_reff_max: Number | None = Field(None, ge=0.01, le=5)
     """Larger sources are drawn with this half-light radius, arcsec; all else of the row stays."""
-    theta_e_min: float | None = Field(None, gt=0, le=10)
+    theta_e_min: Number | None = Field(None, gt=0, le=10)
     """Rows of smaller Einstein radii (arcsec) are marked, not drawn again."""
-    min_theta_e_over_psf: float | None = Field(None, gt=0, le=20)
+    min_theta_e_over_psf: Number | None = Field(None, gt=0, le=20)
     """Rows of a smaller theta_e / psf_fwhm_used (reference band) are marked, not drawn again."""
     core_matched_negatives: bool = False
     """Each injection gets a control on its own sky, with round light as bright as the arc in the core."""

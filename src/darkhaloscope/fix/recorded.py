@@ -172,11 +172,12 @@ def excluded_by(fix: FixSection, theta_e: float, psf_fwhm: float) -> Reason | No
     theta_e, psf_fwhm : float
         Arcsec; compared in float32, as they are stored. Of a control the radius that it would have had
         as an injection: a cut that asks the PSF of one class only would let the PSF tell the classes.
+        A width of 0 is none, as a missing one: no ratio is known, and none marks the row.
     """
     theta, width = np.float32(theta_e), np.float32(psf_fwhm)
     if fix.theta_e_min is not None and theta < np.float32(fix.theta_e_min):
         return Reason.EXCLUDED_BY_THETA_E_MIN
     least = fix.min_theta_e_over_psf
-    if least is not None and float(theta) / float(width) < least:
+    if least is not None and width > 0 and float(theta) / float(width) < least:
         return Reason.EXCLUDED_BY_MIN_THETA_E_OVER_PSF
     return None

@@ -8,14 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from darkhaloscope.config import Experiment, load_document, parse_experiment, replace_keys
-from darkhaloscope.config.base import Section
+from darkhaloscope.config import (
+    Experiment,
+    FixSection,
+    load_document,
+    parse_experiment,
+    replace_keys,
+)
+from darkhaloscope.config.base import Number, Section
+from darkhaloscope.config.load import beside
 from darkhaloscope.errors import UserError
+from darkhaloscope.plan.rows import grid_cells
 from darkhaloscope.views import View
 
-READING_VERSION = 1
+READING_VERSION = 2
 """Raised when what is read of an arm, or how, changes: finished arms are then made again."""
 
 REFERENCE = "none"
@@ -34,13 +42,13 @@ class Sky(Section):
 class Rules(Section):
     """What an arm must show to be recommended; each with its interval, never the point alone."""
 
-    core_auc: float = Field(0.65, gt=0.5, le=1)
+    core_auc: Number = Field(0.65, gt=0.5, le=1)
     """The core AUC lies below this."""
-    leak: float = Field(0.02, ge=0)
-    """No part of the stamp tells the classes apart by more than this beyond what unfixed arcs do."""
-    physics_loss: float = Field(0.02, ge=0)
-    """On unfixed arcs the non-linear reader trained on this arm loses no more than this AUC."""
-    small_lost: float = Field(0.5, ge=0, le=1)
+    leak: Number = Field(0.02, ge=0)
+    """No part of the stamp tells the classes apart by more than this beyond what the arm's physics does."""
+    physics_loss: Number = Field(0.02, ge=0)
+    """On plain arcs the non-linear reader trained on this arm loses no more than this AUC."""
+    small_lost: Number = Field(0.5, ge=0, le=1)
     """At most this fraction of the small lenses is lost."""
 
 
@@ -61,9 +69,9 @@ class Study(WithArms):
     """Injections that every arm is read with."""
     sky: Sky | None = None
     """Without one the coadds and targets are those of the experiment."""
-    small_theta_e_over_psf: float = Field(0.8, gt=0)
+    small_theta_e_over_psf: Number = Field(0.8, gt=0)
     """A lens is small where theta_e / PSF width is below this."""
-    lost_below: float = Field(0.5, gt=0, le=1)
+    lost_below: Number = Field(0.5, gt=0, le=1)
     """A small lens is lost where a cut marks it, or less than this fraction of its light is kept."""
     rules: Rules = Rules()
     arms: dict[str, dict[str, Any]]
@@ -78,10 +86,21 @@ class Arm:
     experiment: Experiment
     view: View
 
-    def key(self, contents: Mapping[str, str], pairs: int) -> str:
-        """What the arm's results depend on, as the first 12 digits of a sha256."""
+    def key(self, contents: Mapping[str, str], pairs: int, pixels: str) -> str:
+        """What the arm's results depend on, as the first 12 digits of a sha256.
+
+        Parameters
+        ----------
+        contents : mapping
+            Digests of what the experiment names (:attr:`darkhaloscope.plan.Plan.contents`).
+        pairs : int
+        pixels : str
+            Of the coadds that are read: :func:`darkhaloscope.study.coadds.fingerprint`. An experiment's
+            identity says nothing of them, since a run may go on where they were moved to.
+        """
         document = {
             "identity": self.experiment.identity(contents),
+            "pixels": pixels,
             "view": self.view.model_dump(mode="json"),
             "pairs": pairs,
             "version": READING_VERSION,
@@ -113,13 +132,19 @@ def load_study(
     Raises
     ------
     UserError
-        A mistake in the file, no arm ``none``, or an arm with other targets than the others.
+        A mistake in the file, no arm ``none``, a fix that all arms would have, or an arm with other targets
+        or lenses than the others.
     """
     document = load_document(url)
     replace_keys(document, {**(overrides or {}), **(places or {})})
     study = take_section(document, "study", Study, url)
     arms = [_arm(name, changes, document, url) for name, changes in study.arms.items()]
     arms.sort(key=lambda arm: arm.name != REFERENCE)
+    if arms[0].experiment.fix != FixSection():
+        raise UserError(
+            f"{url} has a fix for all arms, {REFERENCE} among them, which nothing is done to; take it out, "
+            "and give it to an arm of its own in study.arms"
+        )
     for arm in arms[1:]:
         check_aligned(arms[0].experiment, arm.experiment, f"{url}: study.arms.{arm.name}")
     return study, arms
@@ -150,9 +175,7 @@ def take_section(document: dict[str, Any], name: str, model: type[Compares], url
     try:
         made = model.model_validate(section)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{url}: {name}.{where} is wrong: {first['msg']}") from None
+        raise UserError(f"{url}: {_said(error, model, name)}") from None
     if made.arms.get(REFERENCE) != {}:
         raise UserError(
             f"{url}: {name}.arms needs an arm {REFERENCE}: {{}}, which nothing is done to"
@@ -160,26 +183,72 @@ def take_section(document: dict[str, Any], name: str, model: type[Compares], url
     return made
 
 
+def _said(error: ValidationError, model: type[BaseModel], section: str) -> str:
+    """The first mistake in a section as a sentence; of an unknown key, which are known."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in (section, *first["loc"]))
+    if first["type"] != "extra_forbidden":
+        return f"{key} is wrong: {first['msg']}"
+    for part in first["loc"][:-1]:
+        annotation: Any = model.model_fields[str(part)].annotation
+        inside: tuple[Any, ...] = getattr(annotation, "__args__", (annotation,))
+        model = next(kind for kind in inside if hasattr(kind, "model_fields"))
+    return f"{key} is not a key; known keys: {', '.join(model.model_fields)}"
+
+
 def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url: str) -> Arm:
     experiment = json.loads(json.dumps(document))
     seen: dict[str, Any] = {"view": {}}
     for key, value in changes.items():
-        replace_keys(seen if key.startswith("view.") else experiment, {key: value})
+        if value is None:
+            _take_out(experiment, key)
+        else:
+            replace_keys(seen if key.startswith("view.") else experiment, {key: value})
+    # A path of an arm stands in the file, as any other of its paths, and not on a command line.
+    if isinstance(catalogue := changes.get("source.catalogue"), str):
+        experiment["source"]["catalogue"] = beside(url, catalogue)
     where = f"{url}: study.arms.{name}"
     try:
         view = View.model_validate(seen["view"])
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in ("view", *first["loc"]))
-        raise UserError(f"{where}: {key} is wrong: {first['msg']}") from None
+        raise UserError(f"{where}: {_said(error, View, 'view')}") from None
     experiment["name"] = f"{experiment.get('name', 'study')}-{name}"
-    return Arm(name, parse_experiment(experiment, where), view)
+    try:
+        return Arm(name, parse_experiment(experiment, where), view)
+    except UserError as error:
+        if "take " in str(error):
+            raise UserError(f"{error} (an arm takes a key out with null)") from None
+        raise
+
+
+def _take_out(document: dict[str, Any], dotted: str) -> None:
+    """Take a key out of an experiment's mapping, which has its default then."""
+    *sections, key = dotted.split(".")
+    for section in sections:
+        document = document.get(section) or {}
+    document.pop(key, None)
+
+
+SHARED = ("seed", "survey", "targets", "stamp", "plan", "lens")
+"""Sections that say which lens lies where: arms differ in sources, in fixes and in how they are read."""
 
 
 def check_aligned(reference: Experiment, other: Experiment, where: str) -> None:
-    """Rows are compared one by one, so targets, stamps and random numbers must be the same."""
-    for section in ("seed", "survey", "targets", "stamp", "plan"):
+    """Rows are compared one by one, so targets, stamps, lenses and random numbers must be the same.
+
+    Raises
+    ------
+    UserError
+        Another section than those of sources and fixes is changed, or a target has another number of rows.
+    """
+    for section in SHARED:
         if getattr(reference, section) != getattr(other, section):
             raise UserError(
                 f"{where} changes {section}, which all arms share; change it for the whole study"
             )
+    here, there = grid_cells(other), grid_cells(reference)
+    if here != there:
+        raise UserError(
+            f"{where} has {here} rows for each target and repeat, where {REFERENCE} has {there}: a list is a "
+            "grid; give both lists of one length, or use a distribution"
+        )

@@ -1,7 +1,8 @@
 """From the scores of all arms to one table, a Pareto front, and a recommendation by stated rules.
 
-Every AUC is resampled over the same regions in the same draws, so that two arms' difference has the
-interval of a paired comparison, and an arm against itself differs by exactly 0.
+Every number is resampled over the same regions in the same draws, so that two arms' difference has the
+interval of a paired comparison, and an arm against itself differs by exactly 0. An interval is of the
+regions that its own rows lie in.
 """
 
 from __future__ import annotations
@@ -17,30 +18,42 @@ from numpy.typing import NDArray
 from darkhaloscope.audit.hypotheses import holm
 from darkhaloscope.audit.intervals import (
     MIN_REGIONS,
+    below,
     region_interval,
     region_wins,
     resample_weights,
 )
 from darkhaloscope.audit.leak_map import leak_tests
 from darkhaloscope.audit.spec import PSF_RATIO_EDGES, interval_labels
-from darkhaloscope.audit.tables import region_mean
 from darkhaloscope.study.arms import REFERENCE, Rules, Study
 from darkhaloscope.study.parts import Arrays
-from darkhaloscope.study.readers import READERS
+from darkhaloscope.study.readers import LETTERS, READERS
 from darkhaloscope.study.zones import WHOLE, ZONES
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.bool_]
 
 COLUMNS = [
     "arm", "quantity", "reader", "zone", "stratum", "value", "lo", "hi",
-    "difference", "difference_lo", "difference_hi", "pairs", "regions", "note",
+    "difference", "difference_lo", "difference_hi", "pairs", "hosts", "regions", "note",
 ]  # fmt: skip
+COUNTS = ("pairs", "hosts", "regions")
+"""Integers, missing where a number has none."""
+
 JUDGE = "profile"
-"""The reader whose AUC on unfixed arcs counts: it sees no less than the linear one, and is no network."""
+"""The reader whose AUC on plain arcs counts: it sees no less than the linear one, and is no network."""
 
 ALL = "all"
 SIGNIFICANT = 1e-3
 """Holm-corrected p below which a part of the leak map counts, as in the audit."""
+
+MOSTLY_TIED = 0.5
+"""Of the cores: with more that tie exactly the core AUC is no test, as in the audit's gate."""
+
+NO_TEST = "not a test"
+"""How the note of a number begins that could not have come out otherwise."""
+
+AUC_BOUNDS = 0.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -77,43 +90,89 @@ class Conclusion:
     sentence: str
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A number of some rows.
+
+    Attributes
+    ----------
+    value : float
+    replicates : ndarray (resample,)
+        The same of resampled regions.
+    pairs, hosts, regions : int
+        Rows that it is made of, and the galaxies and regions that they lie in.
+    alike : bool
+        All scores are equal: the reader was shown nothing that differs.
+    """
+
+    value: float
+    replicates: Floats
+    pairs: int
+    hosts: int
+    regions: int
+    alike: bool = False
+
+    def minus(self, other: Seen) -> Seen:
+        """The paired difference; it lies in no more regions than either."""
+        return Seen(
+            self.value - other.value,
+            self.replicates - other.replicates,
+            self.pairs,
+            self.hosts,
+            min(self.regions, other.regions),
+        )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95 %, over the regions of its rows; missing below five of them."""
+        return region_interval(self.value, self.replicates, self.regions)
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """What the rows of all arms have in common: galaxy, region as a number, and the draws of regions."""
+
+    host: NDArray[np.int64]
+    region: NDArray[np.int64]
+    weights: Floats
+
+    def counts(self, rows: Rows) -> tuple[int, int, int]:
+        """Pairs, hosts and regions of some rows."""
+        return int(rows.sum()), len(np.unique(self.host[rows])), len(np.unique(self.region[rows]))
+
+
 @dataclass
 class _Lines:
     """Lines of the table as they come, with the replicates that differences need."""
 
-    n_regions: int
     lines: list[dict[str, Any]] = field(default_factory=list)
-    reference: dict[tuple[str, str, str, str], tuple[float, Floats]] = field(default_factory=dict)
+    reference: dict[tuple[str, str, str, str], Seen] = field(default_factory=dict)
 
     def add(
         self,
         arm: str,
         quantity: str,
-        value: float,
-        replicates: Floats,
-        pairs: int,
+        seen: Seen,
         *,
         reader: str = "",
         zone: str = "",
         stratum: str = ALL,
         note: str = "",
+        bounds: tuple[float, float] = (-np.inf, np.inf),
     ) -> None:
         key = (quantity, reader, zone, stratum)
         if arm == REFERENCE:
-            self.reference[key] = value, replicates
+            self.reference[key] = seen
         line: dict[str, Any] = {"arm": arm, "quantity": quantity, "reader": reader, "zone": zone}
-        line |= {"stratum": stratum, "value": value, "pairs": pairs, "regions": self.n_regions}
-        lo, hi = region_interval(value, replicates, self.n_regions)
-        if quantity != "excess_core_auc":  # an AUC lies between 0 and 1
-            lo, hi = max(lo, 0.0), min(hi, 1.0)
-        line["lo"], line["hi"] = lo, hi
+        line |= {"stratum": stratum, "value": seen.value, "note": note}
+        line |= {"pairs": seen.pairs, "hosts": seen.hosts, "regions": seen.regions}
+        lo, hi = seen.interval
+        line["lo"], line["hi"] = np.maximum(lo, bounds[0]), np.minimum(hi, bounds[1])
         if key in self.reference:
-            there, others = self.reference[key]
-            gap = value - there
-            ends = region_interval(gap, replicates - others, self.n_regions)
-            line |= dict(zip(("difference_lo", "difference_hi"), ends, strict=True))
-            line["difference"] = gap
-        self.lines.append(line | {"note": note})
+            gap = seen.minus(self.reference[key])
+            line["difference"] = gap.value
+            line |= dict(zip(("difference_lo", "difference_hi"), gap.interval, strict=True))
+        self.lines.append(line)
 
 
 def compare(results: Mapping[str, Result], study: Study, seed: int) -> Conclusion:
@@ -130,55 +189,54 @@ def compare(results: Mapping[str, Result], study: Study, seed: int) -> Conclusio
     first = results[REFERENCE].scores
     keys, region = np.unique(first["region"], return_inverse=True)
     region = region.reshape(-1).astype(np.int64)
-    weights = resample_weights(len(keys), seed)
+    common = _Resampled(first["host"], region, resample_weights(len(keys), seed))
     ratio = first["theta_e_over_psf"].astype(float)
     bounds = np.digitize(ratio, PSF_RATIO_EDGES)
     strata = {ALL: np.ones(len(ratio), dtype=bool)}
     strata |= {name: bounds == k for k, name in enumerate(interval_labels(PSF_RATIO_EDGES))}
-    made = _Lines(len(keys))
+    made = _Lines()
     for arm, result in results.items():
-        _aucs(made, arm, result.scores, region, weights, strata)
-        _light(made, arm, result.scores, region, study)
+        _aucs(made, arm, result.scores, common, strata)
+        _light(made, arm, result.scores, common, study)
         _leak(made, arm, result.leak)
-    table = pd.DataFrame(made.lines).reindex(columns=COLUMNS)
-    judged = [_judge(arm, results[arm], table, study.rules, len(keys)) for arm in results]
+        _brightness(made, arm, result.scores, common)
+    table = pd.DataFrame(made.lines).reindex(columns=COLUMNS).astype(dict.fromkeys(COUNTS, "Int64"))
+    judged = [_judge(arm, results[arm], table, study.rules) for arm in results]
     front = _pareto(table)
-    chosen, sentence = _recommend(judged, table, results, region, weights)
+    chosen, sentence = _recommend(judged, table, results, common)
     return Conclusion(table, judged, front, chosen, sentence)
 
 
-def _auc(
-    scores: Arrays,
-    name: str,
-    rows: NDArray[np.bool_],
-    region: NDArray[np.int64],
-    weights: Floats,
-) -> tuple[float, Floats, int]:
-    """AUC of some rows, its replicates over resampled regions, and how many rows there are."""
+def _auc(scores: Arrays, name: str, rows: Rows, common: _Resampled) -> Seen:
+    """AUC of some rows, with its replicates over resampled regions."""
     pos, neg = scores[f"{name}_pos"], scores[f"{name}_neg"]
     rows = rows & np.isfinite(pos) & np.isfinite(neg)
-    n, count = weights.shape[1], int(rows.sum())
+    weights, n = common.weights, common.weights.shape[1]
+    count, hosts, _ = common.counts(rows)
     if count == 0:
-        return float("nan"), np.full(len(weights), np.nan), 0
-    # The arm's negatives may be other galaxies of the same fold; unfixed arcs lie on their own sky.
-    other = region
-    if name == "core":
-        other = region[np.maximum(scores["negative_row"], 0)]
-    wins = region_wins(pos[rows], neg[rows], region[rows], n, other[rows])
-    of_pos, of_neg = (np.bincount(r[rows], minlength=n).astype(float) for r in (region, other))
-    pairs = (weights @ of_pos) * (weights @ of_neg)
+        return Seen(float("nan"), np.full(len(weights), np.nan), 0, 0, 0)
+    # The arm's negatives may be other galaxies of the same fold; plain arcs lie on their own sky.
+    own, other = common.region, common.region[np.maximum(scores["negative_row"], 0)]
+    question = name.partition("_")[0]
+    of_pos, of_neg = {"core": (own, other), "c": (other, own)}.get(question, (own, own))
+    of_pos, of_neg, pos, neg = of_pos[rows], of_neg[rows], pos[rows], neg[rows]
+    wins = region_wins(pos, neg, of_pos, n, of_neg)
+    in_pos, in_neg = (np.bincount(r, minlength=n).astype(float) for r in (of_pos, of_neg))
+    pairs = (weights @ in_pos) * (weights @ in_neg)
     drawn = ((weights @ wins) * weights).sum(axis=1)
     replicates = np.divide(drawn, pairs, out=np.full(len(drawn), np.nan), where=pairs > 0)
-    return float(wins.sum()) / count**2, replicates, count
+    return Seen(
+        float(wins.sum()) / count**2,
+        replicates,
+        count,
+        hosts,
+        min(len(np.unique(of_pos)), len(np.unique(of_neg))),
+        bool(min(pos.min(), neg.min()) == max(pos.max(), neg.max())),
+    )
 
 
 def _aucs(
-    made: _Lines,
-    arm: str,
-    scores: Arrays,
-    region: NDArray[np.int64],
-    weights: Floats,
-    strata: Mapping[str, NDArray[np.bool_]],
+    made: _Lines, arm: str, scores: Arrays, common: _Resampled, strata: Mapping[str, Rows]
 ) -> None:
     use = scores["use"]
     for stratum, members in strata.items():
@@ -186,55 +244,63 @@ def _aucs(
         if not rows.any():
             continue
         tied = float(scores["tied"][rows].mean())
-        note = f"not a test: {tied:.0%} of the cores tie exactly" if tied > 0.5 else ""
-        seen, drawn, n = _auc(scores, "core", rows, region, weights)
-        physics, expected, _ = _auc(scores, "physics", rows, region, weights)
-        where: dict[str, Any] = {"stratum": stratum, "pairs": n, "note": note}
-        made.add(arm, "core_auc", seen, drawn, **where)
-        made.add(arm, "physics_core_auc", physics, expected, **where)
-        made.add(arm, "excess_core_auc", seen - physics, drawn - expected, **where)
+        note = f"{NO_TEST}: {tied:.0%} of the cores tie exactly" if tied > MOSTLY_TIED else ""
+        seen = _auc(scores, "core", rows, common)
+        physics = _auc(scores, "physics", rows, common)
+        where: dict[str, Any] = {"stratum": stratum, "note": note}
+        made.add(arm, "core_auc", seen, bounds=AUC_BOUNDS, **where)
+        made.add(arm, "physics_core_auc", physics, bounds=AUC_BOUNDS, stratum=stratum)
+        made.add(arm, "excess_core_auc", seen.minus(physics), **where)
     for reader in READERS:
         for zone in ZONES:
-            for letter in ("a", "b"):
-                value, drawn, n = _auc(
-                    scores, f"{letter}_{reader}_{zone}", strata[ALL], region, weights
-                )
-                made.add(arm, letter, value, drawn, n, reader=reader, zone=zone)
+            for letter in LETTERS:
+                seen = _auc(scores, f"{letter}_{reader}_{zone}", strata[ALL], common)
+                _told(made, arm, letter, seen, reader, zone, ALL)
         for stratum, members in strata.items():
             if stratum != ALL and members.any():
-                name = f"b_{reader}_{WHOLE}"
-                value, drawn, n = _auc(scores, name, members, region, weights)
-                made.add(arm, "b", value, drawn, n, reader=reader, zone=WHOLE, stratum=stratum)
+                seen = _auc(scores, f"b_{reader}_{WHOLE}", members, common)
+                _told(made, arm, "b", seen, reader, WHOLE, stratum)
 
 
-def _light(made: _Lines, arm: str, scores: Arrays, region: NDArray[np.int64], study: Study) -> None:
-    """How much of the arcs' light an arm keeps, and which small lenses it loses."""
-    kept, before = scores["flux"].sum(axis=1), scores["flux_unfixed"].sum(axis=1)
-    rows = scores["use"] & np.isfinite(kept)
+def _told(
+    made: _Lines, arm: str, letter: str, seen: Seen, reader: str, zone: str, stratum: str
+) -> None:
+    """A reader's AUC; where all its scores are equal the two classes were, and 0.5 is no measurement."""
+    note = f"{NO_TEST}: the classes are equal by construction" if seen.alike else ""
+    made.add(
+        arm, letter, seen, reader=reader, zone=zone, stratum=stratum, note=note, bounds=AUC_BOUNDS
+    )
+
+
+def _light(made: _Lines, arm: str, scores: Arrays, common: _Resampled, study: Study) -> None:
+    """How much light an arm has beside ``none``, and which small lenses it loses."""
+    kept, before = scores["flux"].sum(axis=1), scores["flux_plain"].sum(axis=1)
     small = scores["theta_e_over_psf"] < study.small_theta_e_over_psf
     lost = ~scores["use"] | ~(kept >= study.lost_below * before)
-    every = np.isfinite(before)
-    for quantity, top, bottom, members in (
-        ("flux_kept", kept, before, rows),
-        ("small_lost", lost.astype(float), np.ones(len(lost)), small & every),
-    ):
-        if not members.any():
-            continue
-        mean, lo, hi, _ = region_mean(top[members, None], bottom[members, None], region[members])
-        if quantity == "small_lost":  # a fraction
-            lo, hi = np.maximum(lo, 0.0), np.minimum(hi, 1.0)
-        line: dict[str, Any] = {
-            "arm": arm,
-            "quantity": quantity,
-            "stratum": ALL,
-            "pairs": int(members.sum()),
-        }
-        line |= {"value": float(mean[0]), "lo": float(lo[0]), "hi": float(hi[0])}
-        made.lines.append(line | {"regions": made.n_regions, "reader": "", "zone": "", "note": ""})
+    rows = scores["use"] & np.isfinite(kept) & np.isfinite(before)
+    if rows.any():
+        made.add(arm, "flux_kept", _ratio(kept, before, rows, common), bounds=(0.0, np.inf))
+    rows = small & np.isfinite(before)
+    if rows.any():
+        share = _ratio(lost.astype(float), np.ones(len(lost)), rows, common)
+        made.add(arm, "small_lost", share, bounds=AUC_BOUNDS)
+
+
+def _ratio(top: Floats, bottom: Floats, rows: Rows, common: _Resampled) -> Seen:
+    """Ratio of sums over some rows."""
+    weights, n = common.weights, common.weights.shape[1]
+    over, under = (
+        np.bincount(common.region[rows], weights=v[rows], minlength=n) for v in (top, bottom)
+    )
+    below_line = weights @ under
+    replicates = np.divide(
+        weights @ over, below_line, out=np.full(len(weights), np.nan), where=below_line > 0
+    )
+    return Seen(float(over.sum() / under.sum()), replicates, *common.counts(rows))
 
 
 def _leak(made: _Lines, arm: str, leak: pd.DataFrame) -> None:
-    """The part of the stamp where an arm's classes differ most beyond unfixed arcs."""
+    """The part of the stamp where an arm's classes differ most beyond its own physics."""
     known = leak.dropna(subset=["excess"])
     if known.empty:
         return
@@ -243,7 +309,23 @@ def _leak(made: _Lines, arm: str, leak: pd.DataFrame) -> None:
     line |= {"zone": str(top["part"]), "stratum": ALL, "value": float(top["excess"])}
     line |= {"lo": float(top["excess_lo"]), "hi": float(top["excess_hi"])}
     line |= {"pairs": int(top["pairs"]), "regions": int(top["regions"])}
-    made.lines.append(line | {"note": ""})
+    highest = float(known["excess_hi"].max())
+    note = f"the highest upper end of all parts is {highest:.3f}" if np.isfinite(highest) else ""
+    made.lines.append(line | {"note": note})
+
+
+def _brightness(made: _Lines, arm: str, scores: Arrays, common: _Resampled) -> None:
+    """How much brighter stamps are in the core: physics than plain ctrl, the arm's than its negatives."""
+    pairs, hosts, regions = common.counts(scores["use"])
+    for zone, value in zip(("ctrl", "negatives"), scores["brightness_gap"], strict=True):
+        line: dict[str, Any] = {
+            "arm": arm,
+            "quantity": "brightness_gap",
+            "reader": "",
+            "zone": zone,
+        }
+        line |= {"stratum": ALL, "value": float(value), "note": ""}
+        made.lines.append(line | {"pairs": pairs, "hosts": hosts, "regions": regions})
 
 
 def line_of(table: pd.DataFrame, arm: str, quantity: str, **where: str) -> pd.Series | None:
@@ -254,53 +336,51 @@ def line_of(table: pd.DataFrame, arm: str, quantity: str, **where: str) -> pd.Se
     return None if found.empty else found.iloc[0]
 
 
-def _judge(arm: str, result: Result, table: pd.DataFrame, rules: Rules, n_regions: int) -> Judged:
+def _judge(arm: str, result: Result, table: pd.DataFrame, rules: Rules) -> Judged:
     """Hold an arm against the rules; an interval that crosses a limit leaves its rule open."""
     core = line_of(table, arm, "core_auc")
-    physics = line_of(table, arm, "b", reader=JUDGE, zone=WHOLE)
+    plain = line_of(table, arm, "b", reader=JUDGE, zone=WHOLE)
     small = line_of(table, arm, "small_lost")
     found = {
         "core_auc": _core_rule(core, rules.core_auc),
-        "physics_loss": _above(physics, "difference_lo", "difference_hi", -rules.physics_loss),
-        "small_lost": _below(small, "lo", "hi", rules.small_lost),
-        "leak": "not_enough",
+        "physics_loss": _rule(plain, rules.physics_loss, _lost(plain)),
+        "small_lost": _rule(small, rules.small_lost),
+        "leak": _leak_rule(result.leak, rules.leak),
     }
-    if len(result.leak):
-        tests = leak_tests(result.leak, rules.leak, MIN_REGIONS)
-        corrected = holm([t.p for t in tests])
-        if tests:
-            found["leak"] = "fail" if min(corrected) < SIGNIFICANT else "pass"
-    if n_regions < MIN_REGIONS:
-        found = dict.fromkeys(found, "not_enough")
     note = "no row of this arm can be read" if core is None else str(core["note"])
     return Judged(arm, found, note)
 
 
 def _core_rule(core: pd.Series | None, limit: float) -> str:
     """As the audit's gate: cores that are equal by construction are no evidence, and pass nothing."""
-    if core is not None and core["note"]:
+    return "not_enough" if core is not None and core["note"] else _rule(core, limit)
+
+
+def _rule(line: pd.Series | None, limit: float, ends: tuple[float, float] | None = None) -> str:
+    """Whether an interval lies below a limit: that of the line's value, or the ``ends`` given."""
+    if line is None or line["regions"] < MIN_REGIONS:
         return "not_enough"
-    return _below(core, "lo", "hi", limit)
+    lo, hi = ends or (float(line["lo"]), float(line["hi"]))
+    return below(lo, hi, limit)
 
 
-def _below(line: pd.Series | None, lo: str, hi: str, limit: float) -> str:
-    if line is None or not np.isfinite(float(line["value"])):
-        return "not_enough"
-    if float(line[hi]) <= limit:
-        return "pass"
-    return "fail" if float(line[lo]) > limit else "not_enough"
+def _lost(line: pd.Series | None) -> tuple[float, float] | None:
+    """The interval of what is lost against ``none``: that of the difference, turned round."""
+    return None if line is None else (-line["difference_hi"], -line["difference_lo"])
 
 
-def _above(line: pd.Series | None, lo: str, hi: str, limit: float) -> str:
-    if line is None or not np.isfinite(float(line[lo])):
-        return "not_enough"
-    if float(line[lo]) >= limit:
-        return "pass"
-    return "fail" if float(line[hi]) < limit else "not_enough"
+def _leak_rule(leak: pd.DataFrame, limit: float) -> str:
+    """Passed only where every part's interval ends at the limit or below: that no excess was found is no
+    evidence that there is none."""
+    tests = leak_tests(leak, limit, MIN_REGIONS) if len(leak) else []
+    if (holm([t.p for t in tests]) < SIGNIFICANT).any():
+        return "fail"
+    whole = len(tests) > 0 and len(tests) == len(leak)
+    return "pass" if whole and all(t.interval[1] <= limit for t in tests) else "not_enough"
 
 
 def front_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each arm the excess core AUC (``x``) and the AUC on unfixed arcs (``y``), with intervals."""
+    """Of each arm the excess core AUC (``x``) and the AUC on plain arcs (``y``), with intervals."""
     rows = []
     for arm in pd.unique(table["arm"]):
         x, y = (
@@ -315,7 +395,7 @@ def front_points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pareto(table: pd.DataFrame) -> list[str]:
-    """Arms that no other beats in both: less excess in the core, more of the unfixed arcs found.
+    """Arms that no other beats in both: less excess in the core, more of the plain arcs found.
 
     Cores that are equal by construction are not a test: such an arm's excess is no merit, and it is left out.
     """
@@ -330,44 +410,43 @@ def _pareto(table: pd.DataFrame) -> list[str]:
 
 
 def _recommend(
-    judged: list[Judged],
-    table: pd.DataFrame,
-    results: Mapping[str, Result],
-    region: NDArray[np.int64],
-    weights: Floats,
+    judged: list[Judged], table: pd.DataFrame, results: Mapping[str, Result], common: _Resampled
 ) -> tuple[str | None, str]:
-    """The passing arm that finds most unfixed arcs; of those that do not differ, the file's first."""
+    """The passing arm that finds most plain arcs; of those that do not differ, the file's first."""
     passing = [j.arm for j in judged if j.outcome == "pass"]
     if not passing:
-        open_arms = [j.arm for j in judged if j.outcome == "not_enough"]
-        near = f"; open for want of pairs or regions: {', '.join(open_arms)}" if open_arms else ""
-        return None, (
-            f"No arm passes all rules, so none is recommended: leave arcs as they are, and report the core "
-            f"AUC beside that of physics{near}."
-        )
-
-    def read(arm: str) -> tuple[float, Floats]:
-        scores = results[arm].scores
-        everything = np.ones(len(region), dtype=bool)
-        value, drawn, _ = _auc(scores, f"b_{JUDGE}_{WHOLE}", everything, region, weights)
-        return value, drawn
-
-    found = {arm: read(arm) for arm in passing}
-    best = max(passing, key=lambda arm: found[arm][0])
-    chosen = best
-    for arm in passing:
-        gap, spread = found[best][0] - found[arm][0], found[best][1] - found[arm][1]
-        lo, _ = region_interval(gap, spread, weights.shape[1])
-        if lo <= 0.0:
-            chosen = arm
-            break
+        return None, _no_arm_passes(judged)
+    everything = np.ones(len(common.region), dtype=bool)
+    found = {
+        arm: _auc(results[arm].scores, f"b_{JUDGE}_{WHOLE}", everything, common) for arm in passing
+    }
+    best = max(passing, key=lambda arm: found[arm].value)
+    chosen = next(arm for arm in passing if found[best].minus(found[arm]).interval[0] <= 0.0)
     line = line_of(table, chosen, "b", reader=JUDGE, zone=WHOLE)
     core = line_of(table, chosen, "core_auc")
     assert line is not None
     assert core is not None
+    head = f"its core AUC is {core['value']:.3f} [{core['lo']:.3f}, {core['hi']:.3f}]"
+    if chosen == REFERENCE:
+        return chosen, f"No fix is needed: arcs as they are (arm none) pass every rule, {head}."
     return chosen, (
-        f"{chosen} is recommended: it passes every rule, its core AUC is {core['value']:.3f} "
-        f"[{core['lo']:.3f}, {core['hi']:.3f}], and a reader trained on it finds unfixed arcs with an "
-        f"AUC of {line['value']:.3f}, {line['difference']:+.3f} [{line['difference_lo']:+.3f}, "
-        f"{line['difference_hi']:+.3f}] against none."
+        f"{chosen} is recommended: it passes every rule, {head}, and a reader trained on it finds the plain "
+        f"arcs of arm none with an AUC of {line['value']:.3f}, {line['difference']:+.3f} "
+        f"[{line['difference_lo']:+.3f}, {line['difference_hi']:+.3f}] against one trained on them."
     )
+
+
+def _no_arm_passes(judged: list[Judged]) -> str:
+    """What is said where there is nothing to recommend: which arms are open, and why."""
+    undecided = [j for j in judged if j.outcome == "not_enough"]
+    blind = [j.arm for j in undecided if j.note.startswith(NO_TEST)]
+    few = [j.arm for j in undecided if j.arm not in blind]
+    said = [
+        "No arm passes every rule, so no fix is recommended: leave arcs as they are, and report the core AUC "
+        "beside that of physics."
+    ]
+    if few:
+        said.append(f"Open, for want of pairs or regions: {', '.join(few)}.")
+    if blind:
+        said.append(f"Open, since equal cores are not a test: {', '.join(blind)}.")
+    return " ".join(said)

@@ -12,27 +12,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from darkhaloscope.report.style import EXPECTED, INK, LIMIT, MUTED, OBSERVED, RC, number, svg
-from darkhaloscope.study.arms import Study
-from darkhaloscope.study.compare import ALL, Conclusion, front_points, line_of
+from darkhaloscope.study.arms import REFERENCE, Study
+from darkhaloscope.study.compare import ALL, COUNTS, NO_TEST, Conclusion, front_points, line_of
 from darkhaloscope.study.readers import READERS
 from darkhaloscope.study.zones import WHOLE, ZONES
 
 HEAD = [
-    "arm", "core AUC", "excess over physics", "leak map, most", "(a) linear", "(a) profile",
-    "(a) at the edge", "(b) linear", "(b) profile", "(b) − none", "flux kept", "small lenses lost",
-    "core, leak, (b), small", "note",
+    "arm", "core AUC", "core − none", "excess over its physics", "leak map, most", "(a) linear",
+    "(a) profile", "(a) at the edge", "(b) linear", "(b) profile", "(b) − none", "(c) profile",
+    "brightness gap", "flux kept", "small lenses lost", "core, leak, (b), small", "note",
 ]  # fmt: skip
+UNTESTED = " *"
+"""Behind a number that could not have come out otherwise."""
 RULES = ("core_auc", "leak", "physics_loss", "small_lost")
 LABEL_ROOM, LABEL_GAP = 0.15, 0.016
 """Of the names beside points, in units of AUC: room at the right, and between two lines."""
 MARKS = {"pass": "✓", "fail": "✗", "not_enough": "?"}
 
 
-def study_page(name: str, study: Study, found: Conclusion, definition: str) -> tuple[str, Figure]:
+def study_page(
+    name: str,
+    study: Study,
+    found: Conclusion,
+    outcomes: pd.DataFrame,
+    pairs: str,
+    definition: str,
+) -> tuple[str, Figure]:
     """The page as HTML, and its picture; the same results give the same text.
 
     Parameters
     ----------
+    outcomes : DataFrame
+        Pairs by arm and outcome: :attr:`darkhaloscope.study.Read.outcomes`.
+    pairs : str
+        What became of them, in a sentence.
     definition : str
         The study's file, every default filled in.
     """
@@ -47,9 +60,13 @@ def study_page(name: str, study: Study, found: Conclusion, definition: str) -> t
         lost=study.lost_below,
         head=HEAD,
         rows=summary(found),
+        strata_head=strata_head(found),
+        strata=strata_rows(found),
+        pairs=pairs,
+        outcomes=outcomes.to_dict("records"),
         pareto=", ".join(found.pareto),
         picture=svg(figure),
-        table=found.table.to_dict("records"),
+        table=found.table.astype(dict.fromkeys(COUNTS, float)).to_dict("records"),
         columns=list(found.table.columns),
         number=number,
         definition=definition,
@@ -67,11 +84,14 @@ def summary(found: Conclusion) -> list[list[str]]:
         def cell(quantity: str, arm: str = arm, **where: str) -> str:
             return _with_interval(line_of(table, arm, quantity, **where))
 
+        core = line_of(table, arm, "core_auc")
         loss = line_of(table, arm, "b", reader="profile", zone=WHOLE)
+        gaps = (line_of(table, arm, "brightness_gap", zone=z) for z in ("ctrl", "negatives"))
         rows.append(
             [
                 arm,
                 cell("core_auc"),
+                _with_interval(core, "difference"),
                 cell("excess_core_auc"),
                 cell("leak_maximum"),
                 cell("a", reader="linear", zone=WHOLE),
@@ -80,6 +100,8 @@ def summary(found: Conclusion) -> list[list[str]]:
                 cell("b", reader="linear", zone=WHOLE),
                 cell("b", reader="profile", zone=WHOLE),
                 _with_interval(loss, "difference"),
+                cell("c", reader="profile", zone=WHOLE),
+                " → ".join(_with_interval(gap) for gap in gaps),
                 cell("flux_kept"),
                 cell("small_lost"),
                 " ".join(MARKS[judged.rules[rule]] for rule in RULES),
@@ -89,11 +111,58 @@ def summary(found: Conclusion) -> list[list[str]]:
     return rows
 
 
-def markdown(found: Conclusion) -> str:
-    """The recommendation and one row an arm, for a page of documentation."""
-    lines = [found.sentence, "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
-    lines += [f"| {' | '.join(row)} |" for row in summary(found)]
-    return "\n".join([*lines, "", f"Pareto front: {', '.join(found.pareto)}.", ""])
+def _strata_of(found: Conclusion) -> list[str]:
+    """The strata that have rows, all of them first."""
+    return list(pd.unique(found.table.loc[found.table["quantity"] == "core_auc", "stratum"]))
+
+
+def strata_head(found: Conclusion) -> list[str]:
+    """Head of the table of core AUCs by stratum."""
+    return ["arm", *(s if s == ALL else f"θ_E/PSF {s}" for s in _strata_of(found))]
+
+
+def strata_rows(found: Conclusion) -> list[list[str]]:
+    """Core AUC of each arm by stratum, with pairs, hosts and regions, as text."""
+    rows = []
+    for judged in found.judged:
+        cells = []
+        for stratum in _strata_of(found):
+            line = line_of(found.table, judged.arm, "core_auc", stratum=stratum)
+            counts = "" if line is None else f" ({line.pairs}, {line.hosts}, {line.regions})"
+            cells.append(_with_interval(line) + counts)
+        rows.append([judged.arm, *cells])
+    return rows
+
+
+def markdown(found: Conclusion, pairs: str) -> str:
+    """The recommendation, one row an arm, and core AUCs by stratum, for a page of documentation.
+
+    Parameters
+    ----------
+    pairs : str
+        What became of the planned pairs, in a sentence.
+    """
+    lines = [
+        found.sentence,
+        "",
+        f"{pairs[0].upper()}{pairs[1:]}.",
+        "",
+        *_table(HEAD, summary(found)),
+    ]
+    lines += [
+        "", f"`{UNTESTED.strip()}`: not a test, it could not have come out otherwise. Brightness gap: of the "
+        "core, before → after the arm's choice of negatives.",
+        "", f"Pareto front: {', '.join(found.pareto)}.",
+        "", "Core AUC by stratum, with pairs, hosts and regions; no interval below five regions.",
+        "", *_table(strata_head(found), strata_rows(found)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _with_interval(line: pd.Series | None, column: str = "value") -> str:
@@ -101,6 +170,8 @@ def _with_interval(line: pd.Series | None, column: str = "value") -> str:
         return "–"
     names = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
     lo, hi = (float(line[n]) for n in names)
+    if str(line["note"]).startswith(NO_TEST):
+        return f"{float(line[column]):.3f}{UNTESTED}"
     ends = f" [{lo:.3f}, {hi:.3f}]" if np.isfinite(lo) and np.isfinite(hi) else ""
     return f"{float(line[column]):.3f}{ends}"
 
@@ -115,29 +186,24 @@ def picture(found: Conclusion) -> Figure:
         _front(axes[0, 0], found)
         _strata(axes[0, 1], found, arms)
         titles = {
-            "a": "(a) fixed told from unfixed: AUC",
-            "b": "(b) trained on the arm, read on unfixed arcs: AUC",
+            "a": "(a) the arm's injections told from plain ones: AUC (* not a test)",
+            "b": "(b) trained on the arm, read on plain arcs: AUC (* not a test)",
         }
         for place, (quantity, title) in zip(axes[1], titles.items(), strict=True):
             keys = [(reader, zone) for reader in READERS for zone in ZONES]
-            values = [
-                [_value(found.table, arm, quantity, reader=r, zone=z) for r, z in keys]
+            cells = [
+                [line_of(found.table, arm, quantity, reader=r, zone=z) for r, z in keys]
                 for arm in arms
             ]
-            _grid(place, title, arms, [f"{r}\n{z}" for r, z in keys], values)
+            _grid(place, title, arms, [f"{r}\n{z}" for r, z in keys], cells)
     return figure
-
-
-def _value(table: pd.DataFrame, arm: str, quantity: str, **where: str) -> float:
-    line = line_of(table, arm, quantity, **where)
-    return float("nan") if line is None else float(line["value"])
 
 
 def _front(axes: Axes, found: Conclusion) -> None:
     points = front_points(found.table)
     axes.set_title("what a fix buys and costs", loc="left", fontweight="bold")
-    axes.set_xlabel("core AUC in excess of physics")
-    axes.set_ylabel("(b) AUC on unfixed arcs, profile reader")
+    axes.set_xlabel("core AUC in excess of the arm's own physics")
+    axes.set_ylabel("(b) AUC on plain arcs, profile reader")
     lines = points.to_dict("records")
     places = _label_heights(
         [float(line["x"]) for line in lines], [float(line["y"]) for line in lines]
@@ -155,6 +221,11 @@ def _front(axes: Axes, found: Conclusion) -> None:
             arm, (x, y), xytext=(x + 0.02, height), va="center", fontsize=8, color=INK,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5},
         )  # fmt: skip
+    shown = ((LIMIT, "full", "recommended"), (OBSERVED, "full", "Pareto front"),
+             (MUTED, "full", "another arm"), (MUTED, "none", "hollow: equal cores, not a test"))  # fmt: skip
+    for colour, fill, label in shown:
+        axes.plot([], [], "o", color=colour, fillstyle=fill, label=label)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=8, frameon=False)
     front = points[points["arm"].isin(found.pareto)].sort_values("x")
     step_x, step_y = (front[column].to_numpy(float) for column in ("x", "y"))
     axes.step(step_x, step_y, where="post", color=EXPECTED, linewidth=1.0)
@@ -163,27 +234,33 @@ def _front(axes: Axes, found: Conclusion) -> None:
 
 
 def _label_heights(x: list[float], y: list[float]) -> list[float]:
-    """Heights of the labels: those of points, pushed down where labels of one side would overlap."""
+    """Heights of the labels: those of points, pushed down where labels would overlap: labels to the right of
+    points less than a label's width apart, whichever comes first."""
     heights = list(y)
-    last = {True: np.inf, False: np.inf}
+    placed: list[int] = []
     for i in sorted(range(len(y)), key=lambda i: -y[i]):
-        side = x[i] > -LABEL_ROOM
-        heights[i] = last[side] = min(y[i], last[side] - LABEL_GAP)
+        near = [heights[j] for j in placed if abs(x[j] - x[i]) < LABEL_ROOM]
+        heights[i] = min([y[i], *(height - LABEL_GAP for height in near)])
+        placed.append(i)
     return heights
 
 
 def _strata(axes: Axes, found: Conclusion, arms: list[str]) -> None:
-    table = found.table[found.table["quantity"] == "excess_core_auc"]
-    strata = [s for s in pd.unique(table["stratum"])]
-    values = [[_value(found.table, arm, "core_auc", stratum=s) for s in strata] for arm in arms]
-    labels = [s if s == ALL else f"θ_E/PSF\n{s}" for s in strata]
-    _grid(axes, "core AUC by Einstein radius", arms, labels, values)
+    strata = _strata_of(found)
+    cells = [[line_of(found.table, arm, "core_auc", stratum=s) for s in strata] for arm in arms]
+    labels = []
+    for stratum in strata:
+        line = line_of(found.table, REFERENCE, "core_auc", stratum=stratum)
+        counts = "" if line is None else f"\n{line.pairs} pairs\n{line.regions} regions"
+        labels.append((stratum if stratum == ALL else f"θ_E/PSF\n{stratum}") + counts)
+    _grid(axes, "core AUC by Einstein radius (* not a test)", arms, labels, cells)
 
 
 def _grid(
-    axes: Axes, title: str, arms: list[str], labels: list[str], values: list[list[float]]
+    axes: Axes, title: str, arms: list[str], labels: list[str], cells: list[list[pd.Series | None]]
 ) -> None:
-    """Numbers as a coloured table, an arm a row; 0.5 is white."""
+    """Lines' numbers as a coloured table, an arm a row; 0.5 is white, and what is not a test has a mark."""
+    values = [[np.nan if c is None else float(c["value"]) for c in row] for row in cells]
     axes.set_title(title, loc="left", fontweight="bold")
     axes.grid(visible=False)
     axes.imshow(np.array(values), cmap="PuOr_r", vmin=0.0, vmax=1.0, aspect="auto")
@@ -192,6 +269,9 @@ def _grid(
     for i, row in enumerate(values):
         for k, value in enumerate(row):
             text = f"{value:.2f}" if np.isfinite(value) else "–"
+            cell = cells[i][k]
+            if cell is not None and str(cell["note"]).startswith(NO_TEST):
+                text += "*"
             bright = not np.isfinite(value) or 0.15 < value < 0.85
             axes.text(
                 k, i, text, ha="center", va="center", fontsize=8, color=INK if bright else "white"

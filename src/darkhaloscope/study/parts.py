@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,15 @@ from darkhaloscope.views import mask_weight, view_pixels
 Arrays = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
-KINDS = ("fixed", "negative", "unfixed", "ctrl")
-"""Images that readers see: the arm's two classes, and unfixed arcs with the ctrl below them."""
+KINDS = ("fixed", "negative", "plain", "ctrl")
+"""Images that readers see: the arm's two classes; and the plain arcs, which are those of the arm ``none``,
+with the ctrl below them."""
+
+SOUND = "sound"
+NO_BAND = "band_without_coverage"
+"""Outcomes of a planned pair, beside the reasons of rows: readers need every band."""
+
+ROW_COLUMNS = ["brick", "slot", "hash", "outcome"]
 
 OBJID = 0xFFFFFFFF
 """Bits of a slot that say which galaxy of its brick a row has."""
@@ -54,20 +61,37 @@ class Reading:
     joint: pd.DataFrame | None = None
 
 
+class BrickPart(NamedTuple):
+    """What one brick gives to a study."""
+
+    rows: pd.DataFrame
+    """Every planned pair and what became of it: :data:`ROW_COLUMNS`; ``sound``, a reason, or a band
+    without coverage."""
+    arms: dict[str, Arrays]
+    """Features of these rows in each arm, by name; empty where the brick has no pair."""
+    notes: list[str]
+    """A sentence for every file that was in the way."""
+    out_of_reach: bool = False
+    """Whether the survey could not be read: nothing is known of these pairs yet, and nothing is made."""
+
+
 def brick_part(
     targets: pd.DataFrame, reference: Arm, arms: Sequence[Arm], reading: Reading
-) -> dict[str, Arrays]:
+) -> BrickPart:
     """Features of one brick's rows in each arm, by name; the brick is read once.
 
     Every arm has the injections of ``reference``, in its order; ``use`` says where the arm has an
-    injection to read. Empty where the brick has no injection.
+    injection to read.
     """
     exp = reference.experiment
     rows = brick_rows(exp, targets, reading.joint)
     rows = rows[rows["lens_model"].to_numpy() > 0]
+    nothing = BrickPart(pd.DataFrame(columns=ROW_COLUMNS), {}, [])
     if rows.empty:
-        return {}
+        return nothing
     cutouts = load_brick(rows, exp)
+    if (cutouts.reason == Reason.UNREADABLE).any():
+        return nothing._replace(notes=list(cutouts.notes), out_of_reach=True)
     slots = rows["slot"].to_numpy(np.int64)
 
     cubes: dict[str, xr.Dataset] = {}
@@ -89,12 +113,12 @@ def brick_part(
     drawn: dict[str, Floats] = {}
     parts = {}
     for arm in arms:
-        unfixed = _unfixed(arm.experiment)
-        text = _without_name(unfixed)
+        untouched = _untouched(arm.experiment)
+        text = _without_name(untouched)
         if text not in drawn:
-            drawn[text] = _redrawn(_by_slot(made(unfixed), "slot", slots), unfixed, reading)
+            drawn[text] = _redrawn(_by_slot(made(untouched), "slot", slots), untouched, reading)
         parts[arm.name] = common | _arm_part(arm, made(arm.experiment), base, drawn[text], reading)
-    return parts
+    return BrickPart(_outcomes(base, common), parts, list(cutouts.notes))
 
 
 def _remembering() -> Drawer:
@@ -116,8 +140,8 @@ def _without_name(experiment: Experiment) -> str:
     return experiment.model_dump_json(exclude={"name"})
 
 
-def _unfixed(experiment: Experiment) -> Experiment:
-    """The same lenses and sources, and nothing done to pixels or rows."""
+def _untouched(experiment: Experiment) -> Experiment:
+    """The arm's own lenses and sources, a cap among them, and nothing done to pixels or rows: its physics."""
     only = FixSection(src_reff_max=experiment.fix.src_reff_max)
     return experiment.model_copy(update={"fix": only})
 
@@ -130,8 +154,7 @@ def _by_slot(cube: xr.Dataset, column: str, slots: NDArray[np.int64]) -> xr.Data
 
 
 def _redrawn(cube: xr.Dataset, experiment: Experiment, reading: Reading) -> Floats:
-    """The unfixed arcs as the independent integrator draws them, (row, band, y, x), nMgy; NaN where it
-    cannot."""
+    """Arcs as the independent integrator draws them, (row, band, y, x), nMgy; NaN where it cannot."""
     optional = [name for name in OPTIONAL_COLUMNS if name in cube]
     rows: Arrays = {n: cube[n].values for n in (*PAIR_COLUMNS, *optional, *BAND_COLUMNS)}
     rows["hash"] = _hashes(cube, reading)
@@ -162,8 +185,21 @@ def _common(base: xr.Dataset, reading: Reading) -> Arrays:
         "theta_e": base["theta_e"].values.astype(float),
         "theta_e_over_psf": base["theta_e"].values / width,
         "sound": _usable(base),
-        "flux_unfixed": base["total_injected_flux"].values.astype(float),
+        "flux_plain": base["total_injected_flux"].values.astype(float),
     }
+
+
+def _outcomes(base: xr.Dataset, common: Arrays) -> pd.DataFrame:
+    """What became of every planned pair, before any arm does something to it."""
+    reasons = [Reason(code).text for code in base["reason"].values.tolist()]
+    outcome = np.where(base["reason"].values == Reason.OK, NO_BAND, reasons)
+    columns = {
+        "brick": base["brick"].values.astype(str),
+        "slot": base["slot"].values,
+        "hash": common["hash"],
+        "outcome": np.where(common["sound"], SOUND, outcome).astype(str),
+    }
+    return pd.DataFrame(columns, columns=ROW_COLUMNS)
 
 
 def _usable(cube: xr.Dataset) -> NDArray[np.bool_]:
@@ -186,7 +222,7 @@ def _arm_part(
     light = {
         "fixed": ctrl + own["arc"].values,
         "negative": ctrl + extra,
-        "unfixed": ctrl + base["arc"].values,
+        "plain": ctrl + base["arc"].values,
         "ctrl": ctrl,
         "physics": ctrl + physics,
     }
@@ -205,6 +241,7 @@ def _arm_part(
 
     part: Arrays = {
         "use": _usable(own) & np.isfinite(physics).all(axis=(1, 2, 3)),
+        "reason": own["reason"].values.astype(np.uint8),
         "flux": _light_seen(own, weight),
         "core_fixed": in_core(seen["fixed"]),
         "core_negative": in_core(seen["negative"]),

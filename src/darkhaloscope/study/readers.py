@@ -1,7 +1,8 @@
 """An arm's scores, never by a model that saw a row of the same region or host.
 
-Three questions: what a linear reader sees in the core; (a) whether fixed injections can be told from
-unfixed ones; (b) how well a model trained on the arm's two classes finds unfixed, physical arcs.
+Four questions: what a linear reader sees in the core; (a) whether the arm's injections can be told from the
+plain ones of the arm ``none``; (b) how well a model trained on the arm's two classes finds plain arcs; (c)
+whether the arm's negatives can be told from plain ctrl.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from darkhaloscope import audit
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.audit.core_gate import group_folds, linear_reader, match, out_of_fold_scores
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps, leak_map
 from darkhaloscope.audit.selection import boosted_reader
 from darkhaloscope.study.arms import Arm
-from darkhaloscope.study.parts import Arrays, mask_of
+from darkhaloscope.study.parts import KINDS, Arrays, mask_of
 from darkhaloscope.study.zones import ZONES, zones_of
-from darkhaloscope.views import match_brightness
 
 Floats = NDArray[np.float64]
 
 READERS = {"linear": linear_reader, "profile": boosted_reader}
 """Logistic regression on pixels, and gradient boosting on the radial profile."""
+
+LETTERS = ("a", "b", "c")
+"""The questions that are asked of readers, inside, at and outside a mask's edge."""
 
 
 def joined(parts: list[Arrays], pairs: int) -> Arrays:
@@ -44,42 +48,47 @@ def arm_scores(data: Arrays, arm: Arm, spec: AuditSpec) -> tuple[Arrays, pd.Data
     Returns
     -------
     scores : dict of ndarray
-        ``core_…``, ``a_READER_ZONE_…`` and ``b_READER_ZONE_…``, each with ``pos`` and ``neg`` (row,),
-        NaN where a row is not read; ``negative_row``: of which row each negative is.
+        ``core_…``, ``physics_…`` and, for each of :data:`LETTERS`, ``a_READER_ZONE_…``, with ``pos`` and
+        ``neg`` (row,), NaN where a row is not read; ``negative_row``: of which row each negative is, -1
+        where there is none; ``brightness_gap`` (2,).
     leak : DataFrame
         As :func:`darkhaloscope.audit.leak_map.leak_map`.
     """
     use = data["use"]
     fold = group_folds(data["host"], data["region"], data["hash"])
     row = np.arange(len(use))
+    bands = len(spec.bands)
     if arm.view.match_controls:
-        row = _matched(data, fold, use, spec)
+        row = _matched(data, fold, use, bands)
         use = use & (row >= 0)
     data = _negatives_of(data, row)
-    bands = len(spec.bands)
     zones = zones_of(mask_of(arm), spec.size)
     scores: Arrays = {"use": use, "negative_row": row}
-    keep = ("theta_e", "theta_e_over_psf", "region", "flux", "flux_unfixed", "hash")
+    keep = (
+        "theta_e", "theta_e_over_psf", "host", "region", "flux", "flux_plain", "hash", "reason",
+    )  # fmt: skip
     scores |= {name: data[name] for name in keep}
+    scores["brightness_gap"] = _brightness_gap(data, use, bands)
     tied = (data["core_fixed"] == data["core_negative"]).all(axis=1)
     scores["tied"] = tied & use
     scores |= _core(data, fold, use)
     for reader in READERS:
-        kinds = ("fixed", "negative", "unfixed", "ctrl")
-        fixed, negative, unfixed, ctrl = (data[f"{reader}_{kind}"] for kind in kinds)
         for zone in ZONES:
             columns = zones.columns(zone, reader, bands)
-            pick = [v[:, columns] for v in (fixed, negative, unfixed, ctrl)]
-            told = across(reader, pick[0], pick[2], pick[0], pick[2], fold, use, use)
-            found = across(reader, pick[0], pick[1], pick[2], pick[3], fold, use, data["sound"])
-            for letter, (pos, neg) in (("a", told), ("b", found)):
+            fixed, negative, plain, ctrl = (data[f"{reader}_{kind}"][:, columns] for kind in KINDS)
+            told = {
+                "a": across(reader, fixed, plain, fixed, plain, fold, use, use),
+                "b": across(reader, fixed, negative, plain, ctrl, fold, use, data["sound"]),
+                "c": across(reader, negative, ctrl, negative, ctrl, fold, use, use),
+            }
+            for letter, (pos, neg) in told.items():
                 scores[f"{letter}_{reader}_{zone}_pos"] = pos
                 scores[f"{letter}_{reader}_{zone}_neg"] = neg
     return scores, _leak(data, arm, use, spec)
 
 
 def _core(data: Arrays, fold: NDArray[np.int64], use: NDArray[np.bool_]) -> Arrays:
-    """The core gate of the arm's classes, and of unfixed arcs drawn again, by the audit's own reader."""
+    """The core gate of the arm's classes, and of its physics, by the audit's own reader."""
     out: Arrays = {}
     for name, pos, neg in (
         ("core", "core_fixed", "core_negative"),
@@ -137,22 +146,53 @@ def across(
     return out[0], out[1]
 
 
+def _brightness(data: Arrays, kind: str, bands: int) -> Floats:
+    """Light of a class's cores, (row, band)."""
+    cores = data[f"core_{kind}"]
+    return np.asarray(cores.reshape(len(cores), bands, -1).astype(float).sum(axis=-1))
+
+
 def _matched(
-    data: Arrays, fold: NDArray[np.int64], use: NDArray[np.bool_], spec: AuditSpec
+    data: Arrays, fold: NDArray[np.int64], use: NDArray[np.bool_], bands: int
 ) -> NDArray[np.int64]:
-    """For each row, another one of its fold whose core is as bright as the row's stamp."""
-    bands = len(spec.bands)
+    """For each row another one of its fold whose core is as bright as the row's stamp, each taken once; -1
+    where there is none.
 
-    def brightness(name: str) -> Floats:
-        pixels = data[name].reshape(len(use), bands, -1)
-        return np.asarray(pixels[:, spec.reference_index].astype(float).mean(axis=1))
-
+    The audit's matching, of two groups of galaxies in each fold: the stamps of one are matched with the
+    cores of the other, so that none is matched with itself.
+    """
     row = np.full(len(use), -1, dtype=np.int64)
     members = np.flatnonzero(use)
-    stamp, core = brightness("core_fixed")[members], brightness("core_negative")[members]
-    chosen = match_brightness(stamp, core, fold[members], data["host"][members])
-    row[members] = np.where(chosen >= 0, members[chosen], -1)
+    n = len(members)
+    if n == 0:
+        return row
+    half = np.zeros(n, dtype=np.int64)
+    for name in np.unique(fold[members]):
+        here = fold[members] == name
+        half[here] = np.unique(data["host"][members][here], return_inverse=True)[1].reshape(-1) % 2
+    light = [_brightness(data, kind, bands)[members] for kind in ("fixed", "negative")]
+    group = np.concatenate([2 * fold[members] + half, 2 * fold[members] + 1 - half])
+    found = audit.match_controls(np.concatenate(light), np.arange(2 * n) < n, group)
+    row[members[found[:, 0]]] = members[found[:, 1] - n]
     return row
+
+
+def _brightness_gap(data: Arrays, use: NDArray[np.bool_], bands: int) -> Floats:
+    """How much brighter physical stamps are in the core than plain ctrl, and the arm's stamps than its
+    negatives: standardised mean differences of arcsinh magnitudes (Rosenbaum & Rubin 1985), of the band where
+    each is largest."""
+    gaps = np.full(2, np.nan)
+    for k, kinds in enumerate((("physics", "ctrl"), ("fixed", "negative"))):
+        bright, plain = (_brightness(data, kind, bands)[use] for kind in kinds)
+        if not len(bright):
+            continue
+        soft = np.median(np.abs(bright), axis=0)
+        soft = np.where(soft > 0, soft, 1.0)
+        a, b = np.arcsinh(bright / soft), np.arcsinh(plain / soft)
+        spread = np.sqrt((a.var(axis=0) + b.var(axis=0)) / 2)
+        gap = (a.mean(axis=0) - b.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+        gaps[k] = gap[np.argmax(np.abs(gap))]
+    return gaps
 
 
 def _negatives_of(data: Arrays, row: NDArray[np.int64]) -> Arrays:
@@ -162,7 +202,7 @@ def _negatives_of(data: Arrays, row: NDArray[np.int64]) -> Arrays:
 
 
 def _leak(data: Arrays, arm: Arm, use: NDArray[np.bool_], spec: AuditSpec) -> pd.DataFrame:
-    """The audit's leak map of the arm's classes, beside unfixed arcs on its negatives.
+    """The audit's leak map of the arm's classes, beside the arm's physics on its negatives.
 
     It compares images of one sky, so there is none where negatives are other galaxies.
     """

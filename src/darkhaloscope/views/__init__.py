@@ -2,7 +2,6 @@
 
 pixels       the core masked, every stamp on its own scale
 cuts         named quality sets and cuts, and what each removes
-matched      controls as bright in the core as the injections
 reading      what a network is shown: classes, order, scale
 dither       the comb of the store's rounding, hidden in both classes
 choice       which rows that takes of a split
@@ -22,7 +21,6 @@ from darkhaloscope.views.cuts import (
 )
 from darkhaloscope.views.dither import SECOND, dithered, rounding_step
 from darkhaloscope.views.inputs import Scale, dihedral, dihedral_point, network_input
-from darkhaloscope.views.matched import match_brightness
 from darkhaloscope.views.pixels import View, annulus_scale, mask_weight, normalize, view_pixels
 from darkhaloscope.views.reading import BadPixels, Faint, Reading
 from darkhaloscope.views.second_look import (
@@ -61,7 +59,6 @@ __all__ = [
     "dihedral_point",
     "dithered",
     "mask_weight",
-    "match_brightness",
     "network_input",
     "noise_sigma",
     "noised",

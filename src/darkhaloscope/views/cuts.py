@@ -133,7 +133,7 @@ def removed(columns: xr.Dataset) -> pd.DataFrame:
     columns = columns[there].load()  # once, not once a set
     told = [name for name in QUALITY_SETS if set(READS[name]) <= set(there)]
     tables = [_counted(columns, name, quality_set(columns, name)) for name in told]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=REMOVED_COLUMNS)
 
 
 def _counted(columns: xr.Dataset, name: str, rows: Rows) -> pd.DataFrame:
