@@ -21,6 +21,7 @@ from darkhaloscope.cluster.kubernetes import Driver
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
+WAIT_FOR_A_WORKER = kubernetes._wait_for_a_worker
 DRIVER = Driver("runs", "small-1234", "5e7a")
 
 
@@ -551,6 +552,32 @@ def test_a_run_begins_with_the_workers_it_gets_but_not_without(api: Api, tmp_pat
     api.pods = [SCHEDULER, going]
     with pytest.raises(UserError, match="no worker after 300 s"):
         run(a_section(tmp_path), tmp_path)
+
+
+def test_a_cluster_that_was_taken_away_while_it_came_up_is_made_again(
+    api: Api, tmp_path: Path
+) -> None:
+    api.pods = []
+    api.answers["refresh"] = [NotFoundError()]
+    with pytest.raises(Incomplete, match="was taken away"):
+        run(a_section(tmp_path), tmp_path)
+
+
+def test_a_scheduler_without_workers_is_said_with_the_pods_trouble_first(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_client(*_: Any, **__: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr(kubernetes, "Client", no_client)
+    cluster = SimpleNamespace(name="dhs-x", namespace="runs")
+    with pytest.raises(kubernetes.NoWorkerError, match="networkPolicy"):
+        WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    watch = kubernetes.Watch(cluster)
+    watch.look()
+    api.pods = [SCHEDULER, pod("worker", **ended(1, reason="OOMKilled"))]
+    with pytest.raises(UserError, match="want of memory"):
+        WAIT_FOR_A_WORKER("tcp://x", watch, 60)
 
 
 def test_restarts_count_from_when_one_looks_on(api: Api) -> None:

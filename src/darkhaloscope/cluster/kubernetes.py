@@ -360,7 +360,12 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
             logger.info("%d of %d workers are ready", workers, wanted)
             return
         if not pods and now - began > OPERATOR_S:
-            _asked(cluster.refresh)
+            try:
+                _asked(cluster.refresh)
+            except _kr8s().NotFoundError:
+                raise Incomplete(
+                    f"the Dask cluster {cluster.name} was taken away before it had a worker"
+                ) from None
             if "phase" not in cluster.raw.get("status", {}):
                 raise UserError(
                     f"nobody answers to the Dask cluster {cluster.name}: the Dask operator does not "
@@ -388,6 +393,7 @@ def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
                     f"pods are ready, but after {patience:.0f} s the scheduler {address} knows no "
                     "worker; may the driver and the workers reach it (networkPolicy)?"
                 ) from error
+            time.sleep(POLL_S)
 
 
 def _listed(kind: str, cluster: Any) -> list[Json]:
