@@ -243,6 +243,8 @@ def test_a_hopeless_pod_is_said(status: dict[str, Any], says: str) -> None:
 
 def test_a_refused_pod_is_said() -> None:
     assert "exceeded quota" in str(kubernetes.trouble_of([SCHEDULER], [REFUSED]))
+    granted = {"metadata": REFUSED["metadata"], "status": {}}
+    assert kubernetes.trouble_of([SCHEDULER], [REFUSED, granted]) is None, "one is to come"
 
 
 @pytest.mark.parametrize("last", [{"exitCode": 0, "reason": "Completed"}, {"reason": "OOMKilled"}])

@@ -199,7 +199,8 @@ def _kr8s() -> Any:
 
 def _status(error: Exception) -> int | None:
     """The HTTP status of an API server's answer; none where there was no answer."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
 
 
 def _asked(ask: Callable[[], T], *, known: tuple[int, ...] = ()) -> T:
@@ -446,6 +447,7 @@ def trouble_of(
         Restarts of a pod that do not count, by its name.
     """
     pods = [pod for pod in pods if not _is_going(pod)]
+    deployments = list(deployments)
     has_scheduler = count_ready(pods, "scheduler") > 0
     for component in ("scheduler", "worker"):
         mine = [pod for pod in pods if _component(pod) == component]
@@ -455,13 +457,21 @@ def trouble_of(
             continue
         if troubles:
             return troubles[0]
-        for deployment in deployments:
-            labels = deployment.get("metadata", {}).get("labels", {})
-            failure = _conditions(deployment).get("ReplicaFailure", {})
-            of = labels.get("dask.org/component", component)
-            if of == component and failure.get("status") == "True":
-                return f"a pod is refused: {failure.get('message', failure.get('reason'))}"
+        refusals = [_refusal(one) for one in deployments if _is_of(one, component)]
+        if refusals and None not in refusals:
+            return refusals[0]
     return None
+
+
+def _is_of(thing: Json, component: str) -> bool:
+    return thing["metadata"].get("labels", {}).get("dask.org/component") == component
+
+
+def _refusal(deployment: Json) -> str | None:
+    failure = _conditions(deployment).get("ReplicaFailure", {})
+    if failure.get("status") != "True":
+        return None
+    return f"a pod is refused: {failure.get('message', failure.get('reason'))}"
 
 
 def _trouble_of_pod(pod: Json, before: Mapping[str, int], crashes_count: bool) -> str | None:
