@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dask
+import httpx
 import pytest
 import yaml
+from chart import CHART, HELM, render
 
 import darkhaloscope
 from darkhaloscope.cluster import guard, kubernetes
 from darkhaloscope.cluster.kubernetes import Driver
 from darkhaloscope.config import ClusterSection
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, UserError
 
-CHART = Path(__file__).parents[1] / "helm" / "darkhaloscope"
-HELM = shutil.which("helm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "helm"
+WAIT_FOR_A_WORKER = kubernetes._wait_for_a_worker
 DRIVER = Driver("runs", "small-1234", "5e7a")
-
-
-def render(*args: str, out: str = "s3://bucket/run") -> list[dict[str, Any]]:
-    """What helm makes of the chart."""
-    given = ["--set", f"run.out={out}", "--set", "experiment.inline.name=x", *args]
-    command = [HELM, "template", "small", str(CHART), *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(done.stderr)
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def manifest(documents: list[dict[str, Any]], tmp_path: Path) -> ClusterSection:
@@ -42,7 +32,7 @@ def manifest(documents: list[dict[str, Any]], tmp_path: Path) -> ClusterSection:
     return ClusterSection(kind="kubernetes", manifest=str(tmp_path / "cluster.yaml"))
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/run", "s3://bucket/run/", "gs://b/a.b/c//"])
+@pytest.mark.parametrize("out", ["s3://bucket/run", "s3://bucket/run/", "s3://buc/a.b/c//"])
 def test_the_chart_and_the_driver_give_a_run_the_same_name(out: str, tmp_path: Path) -> None:
     section = manifest(render(out=out), tmp_path)
     (before,) = yaml.safe_load_all(Path(str(section.manifest)).read_text())
@@ -199,19 +189,38 @@ def test_every_container_is_confined() -> None:
 # --- troubles ---------------------------------------------------------------------------------
 
 
-def pod(component: str, **status: Any) -> dict[str, Any]:
+def pod(component: str, name: str = "", **status: Any) -> dict[str, Any]:
     labels = {"dask.org/component": component}
-    return {"metadata": {"labels": labels}, "status": status}
+    return {"metadata": {"name": name or component, "labels": labels}, "status": status}
 
 
 def container(**state: Any) -> dict[str, Any]:
     return {"containerStatuses": [{"image": "repo/dhs:1", "restartCount": 0, "state": {}} | state]}
 
 
+def ended(times: int, **last: Any) -> dict[str, Any]:
+    """A container that waits to be started again."""
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    return container(restartCount=times, state=waiting, lastState={"terminated": last})
+
+
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+SCHEDULER = pod("scheduler", **READY)
+UNPULLED = container(state={"waiting": {"reason": "ImagePullBackOff"}})
+REFUSED = {
+    "metadata": {"labels": {"dask.org/component": "worker"}},
+    "status": {
+        "conditions": [
+            {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}
+        ]
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        (container(state={"waiting": {"reason": "ImagePullBackOff"}}), "repo/dhs:1 of a worker"),
+        (UNPULLED, "repo/dhs:1 of a worker"),
         (
             container(
                 state={
@@ -220,24 +229,52 @@ def container(**state: Any) -> dict[str, Any]:
             ),
             "no secret s3",
         ),
-        (
-            container(restartCount=3, lastState={"terminated": {"reason": "OOMKilled"}}),
-            "worker.resources",
-        ),
-        (container(restartCount=3, lastState={"terminated": {"exitCode": 9}}), "exit code 9"),
+        (ended(1, reason="OOMKilled"), "worker.resources"),
+        (ended(3, exitCode=9), "exit code 9"),
     ],
 )
 def test_a_hopeless_pod_is_said(status: dict[str, Any], says: str) -> None:
-    trouble = kubernetes.trouble_of([pod("worker", **status)], [])
+    trouble = kubernetes.trouble_of([SCHEDULER, pod("worker", **status)], [])
     assert trouble is not None
     assert says in trouble
+    beside = pod("worker", "another")
+    assert kubernetes.trouble_of([SCHEDULER, pod("worker", **status), beside], []) is None
 
 
 def test_a_refused_pod_is_said() -> None:
-    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}
-    assert "exceeded quota" in str(
-        kubernetes.trouble_of([], [{"status": {"conditions": [condition]}}])
+    assert "exceeded quota" in str(kubernetes.trouble_of([SCHEDULER], [REFUSED]))
+    granted = {"metadata": REFUSED["metadata"], "status": {}}
+    assert kubernetes.trouble_of([SCHEDULER], [REFUSED, granted]) is None, "one is to come"
+
+
+@pytest.mark.parametrize("last", [{"exitCode": 0, "reason": "Completed"}, {"reason": "OOMKilled"}])
+def test_a_worker_that_is_ready_is_not_condemned_for_its_past(last: dict[str, Any]) -> None:
+    """It ends whenever its scheduler does, and is started again."""
+    worker = pod("worker", **(ended(3, **last) | READY))
+    assert kubernetes.trouble_of([SCHEDULER, worker], []) is None
+    straggler = pod("worker", "straggler", **UNPULLED)
+    assert kubernetes.trouble_of([SCHEDULER, worker, straggler], [REFUSED]) is None
+
+
+def test_workers_may_end_while_there_is_no_scheduler() -> None:
+    waiting = pod("scheduler", conditions=[{"type": "PodScheduled", "status": "False"}])
+    worker = pod("worker", **ended(3, exitCode=1))
+    assert kubernetes.trouble_of([waiting, worker], []) is None
+    assert kubernetes.trouble_of([worker], []) is None
+    assert kubernetes.trouble_of([SCHEDULER, worker], [], {"worker": 2}) is None
+    assert kubernetes.trouble_of([SCHEDULER, worker], [], {"worker": 0}) is not None
+    assert "a scheduler ended 3" in str(
+        kubernetes.trouble_of([pod("scheduler", **ended(3, exitCode=1)), worker], [])
     )
+
+
+def test_a_pod_that_goes_is_neither_ready_nor_trouble() -> None:
+    going = pod("worker", **READY)
+    going["metadata"]["deletionTimestamp"] = "now"
+    assert kubernetes.count_ready([going], "worker") == 0
+    hopeless = pod("worker", **UNPULLED)
+    hopeless["metadata"]["deletionTimestamp"] = "now"
+    assert kubernetes.trouble_of([SCHEDULER, hopeless], []) is None
 
 
 def test_there_is_hope_while_a_pod_starts() -> None:
@@ -272,13 +309,291 @@ def test_tls_of_a_local_cluster_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "limit", "idle"), [(0, None, False), (None, 60, False), (1, 60, True)]
+    ("since", "limit", "idle"),
+    [(0, None, False), (None, 60, False), (1, 60, True), (time.time(), 600, False)],
 )
 def test_only_an_idle_scheduler_takes_its_cluster_away(
     since: float | None, limit: float | None, idle: bool
 ) -> None:
     scheduler: Any = SimpleNamespace(idle_since=since, idle_timeout=limit)
     assert guard.is_idle(scheduler) is idle
+
+
+# --- against an API server --------------------------------------------------------------------
+
+
+class NotFoundError(Exception):
+    """As kr8s has it."""
+
+
+class ServerError(Exception):
+    """As kr8s has it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
+class Api:
+    """What kr8s makes of an API server with an operator: it keeps objects and says what is asked of it.
+
+    ``answers`` holds, by what is asked (``get``, ``create DaskCluster``, ``delete``, ``list``), errors
+    that come before the next true answers.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Any] = {}
+        self.answers: dict[str, list[Exception]] = {}
+        self.pods: list[dict[str, Any]] = [SCHEDULER, pod("worker", **READY)]
+        self.asked: list[str] = []
+
+    def answer(self, what: str) -> None:
+        self.asked.append(what)
+        if left := self.answers.get(what):
+            raise left.pop(0)
+
+    def new_class(self, kind: str, version: str, **_: Any) -> Any:
+        api = self
+
+        class Made(SimpleNamespace):
+            def __init__(self, document: dict[str, Any], **_: Any) -> None:
+                worker = document["spec"].get("worker", {"replicas": 1})
+                super().__init__(
+                    metadata=document["metadata"],
+                    name=document["metadata"]["name"],
+                    namespace="runs",
+                    spec=SimpleNamespace(worker=worker),
+                    raw=document,
+                )
+
+            @staticmethod
+            def get(name: str, **_: Any) -> Any:
+                api.answer("get")
+                if (kind, name) not in api.objects:
+                    raise NotFoundError
+                return api.objects[kind, name]
+
+            def create(self) -> None:
+                api.answer(f"create {kind}")
+                if (kind, self.name) in api.objects:
+                    raise ServerError(409)
+                api.objects[kind, self.name] = self
+
+            def refresh(self) -> None:
+                api.answer("refresh")
+
+            def delete(self) -> None:
+                api.answer("delete")
+                if api.objects.pop((kind, self.name), None) is None:
+                    raise NotFoundError
+
+        return Made
+
+    def listed(self, kind: str, _: Any) -> list[dict[str, Any]]:
+        self.answer("list")
+        return self.pods if kind == "Pod" else []
+
+    @property
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self.objects}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    """An API server; time passes only where somebody sleeps."""
+    made = Api()
+    module: Any = ModuleType("kr8s")
+    module.ServerError, module.NotFoundError = ServerError, NotFoundError
+    module.APITimeoutError = TimeoutError
+    monkeypatch.setitem(sys.modules, "kr8s", module)
+    monkeypatch.setattr(kubernetes, "_dask_object", lambda kind: made.new_class(kind, "v1"))
+    monkeypatch.setattr(kubernetes, "_listed", made.listed)
+    monkeypatch.setattr(kubernetes, "_wait_for_a_worker", lambda *_: None)
+    passed = [0.0]
+    clock = SimpleNamespace(
+        monotonic=lambda: passed[0], sleep=lambda s: passed.__setitem__(0, passed[0] + s)
+    )
+    monkeypatch.setattr(kubernetes, "time", clock)
+    driver = {"DHS_NAMESPACE": "runs", "DHS_JOB_NAME": "small-1234", "DHS_JOB_UID": "5e7a"}
+    for name, value in driver.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def a_section(tmp_path: Path, *, adaptive: bool = False, replicas: int = 1) -> ClusterSection:
+    documents: list[dict[str, Any]] = [
+        {"kind": "DaskCluster", "metadata": {}, "spec": {"worker": {"replicas": replicas}}}
+    ]
+    if adaptive:
+        documents.append({"kind": "DaskAutoscaler", "metadata": {}, "spec": {}})
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump_all(documents))
+    return ClusterSection(kind="kubernetes", manifest=str(tmp_path / "cluster.yaml"), patience=300)
+
+
+def run(at: ClusterSection, tmp_path: Path, within: Exception | None = None) -> None:
+    """A run on a cluster of its own, which ends well or with an error."""
+    with kubernetes.run_cluster(at, str(tmp_path / "run")):
+        if within is not None:
+            raise within
+
+
+def test_a_run_makes_its_cluster_and_takes_it_away(api: Api, tmp_path: Path) -> None:
+    with kubernetes.run_cluster(a_section(tmp_path, adaptive=True), str(tmp_path / "run")):
+        assert api.kinds == {"DaskCluster", "DaskAutoscaler"}
+    assert "DaskCluster" not in api.kinds
+
+
+def test_a_cluster_stays_where_the_run_is_to_go_on(api: Api, tmp_path: Path) -> None:
+    for error in (Incomplete("later"), KeyError("ours")):
+        with pytest.raises(type(error)):
+            run(a_section(tmp_path), tmp_path, error)
+        assert api.kinds == {"DaskCluster"}
+    assert api.asked.count("create DaskCluster") == 1, "the second try adopted it"
+    with pytest.raises(UserError, match="a mistake"):
+        run(a_section(tmp_path), tmp_path, UserError("a mistake"))
+    assert not api.kinds
+
+
+def test_an_adopted_cluster_gets_the_autoscaler_that_it_lacks(api: Api, tmp_path: Path) -> None:
+    with pytest.raises(Incomplete):
+        run(a_section(tmp_path), tmp_path, Incomplete("later"))
+    with kubernetes.run_cluster(a_section(tmp_path, adaptive=True), str(tmp_path / "run")):
+        assert api.kinds == {"DaskCluster", "DaskAutoscaler"}
+
+
+def test_what_is_refused_leaves_no_cluster(api: Api, tmp_path: Path) -> None:
+    api.answers["create DaskAutoscaler"] = [ServerError(403)]
+    with pytest.raises(UserError, match="refused"):
+        run(a_section(tmp_path, adaptive=True), tmp_path)
+    assert not api.kinds
+
+
+def test_nobody_elses_cluster_is_adopted(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Incomplete):
+        run(a_section(tmp_path), tmp_path, Incomplete("later"))
+    monkeypatch.setenv("DHS_JOB_UID", "another")
+    with pytest.raises(UserError, match="belongs to another job"):
+        run(a_section(tmp_path), tmp_path)
+    assert api.kinds == {"DaskCluster"}
+
+
+def test_without_the_operators_kinds_one_is_told_of_it(api: Api, tmp_path: Path) -> None:
+    api.answers["create DaskCluster"] = [ServerError(404)]
+    with pytest.raises(UserError, match="install the Dask operator first"):
+        run(a_section(tmp_path), tmp_path)
+
+
+def test_an_operator_that_is_not_there_is_said(api: Api, tmp_path: Path) -> None:
+    api.pods = []
+    with pytest.raises(UserError, match="the Dask operator does not run"):
+        run(a_section(tmp_path), tmp_path)
+    assert not api.kinds
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("what", ["get", "create DaskCluster", "list", "delete"])
+def test_an_api_server_that_is_away_for_a_moment_costs_nothing(
+    what: str, status: int, api: Api, tmp_path: Path
+) -> None:
+    api.answers[what] = [ServerError(status), httpx.ConnectError("refused")]
+    run(a_section(tmp_path), tmp_path)
+    assert not api.kinds
+
+
+def test_an_api_server_that_stays_away_ends_a_try_and_not_the_run(api: Api, tmp_path: Path) -> None:
+    api.answers["list"] = [ServerError(503) for _ in range(99)]
+    with pytest.raises(Incomplete, match="does not answer"):
+        run(a_section(tmp_path), tmp_path)
+    assert api.kinds == {"DaskCluster"}
+
+
+@pytest.mark.parametrize("error", [NotFoundError(), ServerError(403), ServerError(503)])
+def test_a_cluster_that_cannot_be_deleted_changes_no_exit_code(
+    error: Exception, api: Api, tmp_path: Path
+) -> None:
+    """Gone already by an idle time-out, or left to it."""
+    api.answers["delete"] = [error] * 99
+    run(a_section(tmp_path), tmp_path)
+    with pytest.raises(UserError, match="a mistake"):
+        run(a_section(tmp_path), tmp_path, UserError("a mistake"))
+
+
+def test_a_create_that_went_through_unheard_is_ours(api: Api, tmp_path: Path) -> None:
+    """A first answer is lost: the second says that the cluster is there."""
+    at = a_section(tmp_path)
+    (document,) = kubernetes.manifest_of(at, str(tmp_path / "run"), DRIVER)
+    made = api.new_class("DaskCluster", "v1")(document)
+    api.answers["get"] = [NotFoundError()]
+    api.objects["DaskCluster", made.name] = made
+    run(at, tmp_path)
+    assert not api.kinds
+
+
+def test_no_worker_is_a_mistake_at_first_and_a_drought_later(api: Api, tmp_path: Path) -> None:
+    reason = {"type": "PodScheduled", "status": "False", "message": "no spot node"}
+    api.pods = [SCHEDULER, pod("worker", conditions=[reason])]
+    with pytest.raises(UserError, match="no spot node") as first:
+        run(a_section(tmp_path), tmp_path)
+    assert not isinstance(first.value, Incomplete)
+    assert not api.kinds
+    (tmp_path / "run" / "blocks").mkdir(parents=True)
+    (tmp_path / "run" / "blocks" / "000000.json").write_text("{}")
+    with pytest.raises(Incomplete, match="no spot node"):
+        run(a_section(tmp_path), tmp_path)
+    assert api.kinds == {"DaskCluster"}
+
+
+def test_a_run_begins_with_the_workers_it_gets_but_not_without(api: Api, tmp_path: Path) -> None:
+    late = pod("worker", "late", **UNPULLED)
+    api.pods = [SCHEDULER, pod("worker", **READY), late]
+    run(a_section(tmp_path, replicas=2), tmp_path)
+    going = pod("worker", **READY)
+    going["metadata"]["deletionTimestamp"] = "now"
+    api.pods = [SCHEDULER, going]
+    with pytest.raises(UserError, match="no worker after 300 s"):
+        run(a_section(tmp_path), tmp_path)
+
+
+def test_a_cluster_that_was_taken_away_while_it_came_up_is_made_again(
+    api: Api, tmp_path: Path
+) -> None:
+    api.pods = []
+    api.answers["refresh"] = [NotFoundError()]
+    with pytest.raises(Incomplete, match="was taken away"):
+        run(a_section(tmp_path), tmp_path)
+
+
+def test_a_scheduler_without_workers_is_said_with_the_pods_trouble_first(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_client(*_: Any, **__: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr(kubernetes, "Client", no_client)
+    cluster = SimpleNamespace(name="dhs-x", namespace="runs")
+    with pytest.raises(kubernetes.NoWorkerError, match="networkPolicy"):
+        WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    watch = kubernetes.Watch(cluster)
+    watch.look()
+    api.pods = [SCHEDULER, pod("worker", **ended(1, reason="OOMKilled"))]
+    with pytest.raises(UserError, match="want of memory"):
+        WAIT_FOR_A_WORKER("tcp://x", watch, 60)
+
+
+def test_restarts_count_from_when_one_looks_on(api: Api) -> None:
+    cluster = SimpleNamespace(name="dhs-x", namespace="runs")
+    watch = kubernetes.Watch(cluster)
+    api.pods = [pod("scheduler"), pod("worker", **ended(3, exitCode=1))]
+    watch.look()  # adopted, while its scheduler is away
+    api.pods = [pod("scheduler"), pod("worker", **ended(7, exitCode=1))]
+    watch.look()
+    api.pods = [SCHEDULER, pod("worker", **ended(9, exitCode=1))]
+    watch.look()
+    api.pods = [SCHEDULER, pod("worker", **ended(10, exitCode=1))]
+    with pytest.raises(UserError, match="a worker ended 3 times"):
+        watch.look()
 
 
 # --- outside a cluster ------------------------------------------------------------------------

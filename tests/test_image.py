@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -32,3 +34,29 @@ def test_image_and_makefile_have_one_cpu_baseline() -> None:
     given = {name: re.search(rf'{name}="?([^"\\\n]*)"?', dockerfile) for name in wanted}
     assert len(wanted) == 3
     assert {name: found and found[1].strip() for name, found in given.items()} == wanted
+
+
+def test_the_image_runs_as_a_user_and_installs_what_is_locked() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    last = dockerfile.rsplit("\nFROM ", 1)[1]
+    assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["1000:100"]
+    installed = [line for line in re.findall(r"pip .*", dockerfile) if " install " in line]
+    for line in installed:
+        assert "--require-hashes" in line or "--no-deps" in line, line
+    assert len(installed) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("localhost", True),
+        ("dhs-0123456789ab-scheduler", True),
+        ("dhs-0123456789ab-scheduler.lenses.svc.cluster.local", True),
+        ("dhs-0123456789ab-scheduler.evil.example.com", False),
+        ("example.com", False),
+    ],
+)
+def test_a_notebook_proxies_schedulers_of_this_cluster_alone(host: str, shown: bool) -> None:
+    config = SimpleNamespace(ServerProxy=SimpleNamespace())
+    exec((ROOT / "docker" / "jupyter_server_config.py").read_text(), {"c": config})
+    assert config.ServerProxy.host_allowlist(None, host) is shown

@@ -7,10 +7,20 @@
 {{- if regexMatch "[[:space:]]" $v.run.out }}
 {{- fail (printf "run.out %q has a space in it" $v.run.out) }}
 {{- end }}
-{{- if and (contains "://" $v.run.out) (not (regexMatch "^[a-z][a-z0-9+]*://[^/]" $v.run.out)) }}
+{{- if and (contains "://" $v.run.out) (not (hasPrefix "s3://" $v.run.out)) }}
+{{- fail (printf "run.out %q: pods can write to s3://bucket/run, or to a path below volume.mountPath" $v.run.out) }}
+{{- end }}
+{{- if and (hasPrefix "s3://" $v.run.out) (not (regexMatch "^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/|$)" $v.run.out)) }}
 {{- fail (printf "run.out %q names no bucket: give a URL as s3://bucket/run" $v.run.out) }}
 {{- end }}
-{{- if regexMatch "^/(bin|dev|etc|lib|lib64|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
+{{- /* The driver and a notebook find the run's cluster by its folder, spelled in one way. */}}
+{{- if regexMatch "//|/[.]{1,2}(/|$)" (regexReplaceAll "/+$" (trimPrefix "s3://" $v.run.out) "") }}
+{{- fail (printf "run.out %q has //, /./ or /../ in it: give the folder without" $v.run.out) }}
+{{- end }}
+{{- if contains "$(" $v.run.out }}
+{{- fail (printf "run.out %q has $( in it, where Kubernetes puts variables" $v.run.out) }}
+{{- end }}
+{{- if regexMatch "^/(bin|boot|dev|etc|home|lib|lib64|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
 {{- fail (printf "volume.mountPath %q would hide what the image has there: give another, as /data" $v.volume.mountPath) }}
 {{- end }}
 {{- if not (contains "://" $v.run.out) }}
@@ -20,6 +30,9 @@
 {{- if not (hasPrefix (printf "%s/" (trimSuffix "/" $v.volume.mountPath)) $v.run.out) }}
 {{- fail (printf "run.out %q is not below volume.mountPath %q, where the claim is" $v.run.out $v.volume.mountPath) }}
 {{- end }}
+{{- end }}
+{{- if hasKey $v.experiment.inline "cluster" }}
+{{- fail "experiment.inline.cluster: the chart says itself where a run works; take the section out, and give worker.replicas and worker.resources" }}
 {{- end }}
 {{- if and $v.experiment.inline $v.experiment.existingConfigMap }}
 {{- fail "experiment.inline and experiment.existingConfigMap are both given: take one out" }}
@@ -42,6 +55,11 @@
 {{- if ne (toString $r.requests.memory) (toString $r.limits.memory) }}
 {{- fail (printf "%s.resources asks for %v of memory and is limited to %v: make them equal, a process must have what it counts on" $who $r.requests.memory $r.limits.memory) }}
 {{- end }}
+{{- if hasKey $r.limits "cpu" }}
+{{- if gt (include "dhs.millicores" (default 0 $r.requests.cpu) | float64) (include "dhs.millicores" $r.limits.cpu | float64) }}
+{{- fail (printf "%s.resources asks for %v cores and is limited to %v: ask for less, or leave the limit out" $who $r.requests.cpu $r.limits.cpu) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and $v.worker.adaptive.enabled $v.tls.existingSecret }}
 {{- fail "worker.adaptive.enabled with tls.existingSecret: the operator, which chooses the number of workers, cannot speak TLS with the scheduler; give worker.replicas" }}
@@ -49,4 +67,10 @@
 {{- if and $v.worker.adaptive.enabled (gt (int $v.worker.adaptive.minimum) (int $v.worker.adaptive.maximum)) }}
 {{- fail "worker.adaptive.minimum is above worker.adaptive.maximum" }}
 {{- end }}
+{{- end }}
+
+{{/* Of an amount of processors, as 1, 0.5 or 500m. */}}
+{{- define "dhs.millicores" -}}
+{{- $cpu := toString . }}
+{{- if hasSuffix "m" $cpu }}{{ trimSuffix "m" $cpu }}{{ else }}{{ mulf (float64 $cpu) 1000 }}{{ end }}
 {{- end }}

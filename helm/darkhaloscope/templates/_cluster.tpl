@@ -23,7 +23,7 @@ spec:
         - {name: tcp-comm, protocol: TCP, port: 8786, targetPort: tcp-comm}
         - {name: http-dashboard, protocol: TCP, port: 8787, targetPort: http-dashboard}
     spec:
-      serviceAccountName: {{ include "dhs.fullname" . }}-{{ ternary "scheduler" "worker" (not (empty $tls)) }}
+      serviceAccountName: {{ include "dhs.fullname" . }}-scheduler
       automountServiceAccountToken: {{ not (empty $tls) }}
       enableServiceLinks: false
       {{- with include "dhs.pullSecrets" . }}{{ . | trim | nindent 6 }}{{ end }}

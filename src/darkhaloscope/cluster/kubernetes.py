@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import yaml
 from distributed import Client
 
+from darkhaloscope import store
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -36,12 +37,21 @@ CERTIFICATES = tuple(
 """Keys of Dask's configuration that a client of a scheduler with TLS needs."""
 
 POLL_S = 2.0
+API_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Between tries to ask an API server that is away or overburdened."""
+WORKER_S = 5.0
+"""How long a scheduler is asked for its workers before one looks again at their pods."""
 OPERATOR_S = 60.0
 """How long the operator has to say anything of a new cluster, and a former owner's cluster to go."""
 STRAGGLERS_S = 60.0
 """How long a run with at least one worker waits for the others before it begins."""
 CRASHES = 3
-"""Restarts of one container after which nobody hopes any more."""
+"""Restarts of one container, while one watches, after which nobody hopes any more."""
+
+_NO_OPERATOR = (
+    "this Kubernetes cluster knows no DaskCluster; install the Dask operator first "
+    "(docs/kubernetes.md)"
+)
 
 _ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -50,6 +60,7 @@ _HOPELESS = frozenset(
 )
 
 Json = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def cluster_name(run: str) -> str:
@@ -124,25 +135,30 @@ def run_cluster(section: ClusterSection, run: str) -> Iterator[str]:
     ------
     UserError
         The cluster does not come up: one sentence says why.
+    Incomplete
+        The API server does not answer; or there is no worker for a run that has blocks already, which
+        once had some and will again.
     """
     driver = Driver.of_this_pod()
     manifest = manifest_of(section, run, driver)
-    with _api_said_plainly():
-        cluster = _create_or_adopt(manifest, driver)
+    cluster = _create_or_adopt(manifest[0], driver)
     try:
-        with _api_said_plainly():
-            _wait_for_pods(cluster, section.patience)
+        for document in manifest[1:]:
+            _create(document, driver)
+        watch = Watch(cluster)
         address = scheduler_address(run, driver.namespace, tls=section.tls)
-        _wait_for_a_worker(address, section.patience)
+        try:
+            _wait_for_pods(watch, section.patience)
+            _wait_for_a_worker(address, watch, section.patience)
+        except NoWorkerError as error:
+            raise (Incomplete if store.finished_blocks(run) else UserError)(str(error)) from error
         yield address
     except Incomplete:
         raise
     except UserError:
-        cluster.delete()
+        _delete(cluster)
         raise
-    logger.info("deleting the Dask cluster %s", cluster.name)
-    with _api_said_plainly():
-        cluster.delete()
+    _delete(cluster)
 
 
 def manifest_of(section: ClusterSection, run: str, driver: Driver) -> list[dict[str, Any]]:
@@ -171,33 +187,74 @@ def _dask_object(kind: str) -> Any:
     return new_class(kind, "kubernetes.dask.org/v1", asyncio=False)
 
 
-@contextlib.contextmanager
-def _api_said_plainly() -> Iterator[None]:
-    """What the API server refuses is a sentence."""
+def _kr8s() -> Any:
     try:
         import kr8s
     except ImportError:
         raise UserError(
             "cluster.kind is kubernetes, which needs `pip install 'darkhaloscope[kubernetes]'`"
         ) from None
-    try:
-        yield
-    except kr8s.ServerError as error:
-        raise UserError(f"the Kubernetes API server refused: {error}") from error
+    return kr8s
 
 
-def _create_or_adopt(manifest: list[dict[str, Any]], driver: Driver) -> Any:
+def _status(error: Exception) -> int | None:
+    """The HTTP status of an API server's answer; none where there was no answer."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
+
+
+def _asked(ask: Callable[[], T], *, known: tuple[int, ...] = ()) -> T:
+    """What the API server answers; it is asked again for a minute where it is away or overburdened.
+
+    Parameters
+    ----------
+    ask : callable
+        A call of kr8s.
+    known : tuple of int
+        Statuses that the caller understands: their error is raised as it is.
+
+    Raises
+    ------
+    UserError
+        It refuses (4xx but 429): asked again it would say the same.
+    Incomplete
+        It does not come to itself.
+    """
+    kr8s = _kr8s()
+    import httpx
+
+    pauses = iter(API_PAUSES_S)
+    while True:
+        try:
+            return ask()
+        except (kr8s.ServerError, kr8s.APITimeoutError, httpx.TransportError) as error:
+            status = _status(error)
+            if status in known:
+                raise
+            if status is not None and status < 500 and status != 429:
+                raise UserError(f"the Kubernetes API server refused: {error}") from error
+            if (pause := next(pauses, None)) is None:
+                raise Incomplete(
+                    f"the Kubernetes API server does not answer: {error}; the same command again "
+                    "resumes"
+                ) from error
+            logger.warning("asking the Kubernetes API server again in %.0f s: %s", pause, error)
+        time.sleep(pause)
+
+
+def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
     """The run's DaskCluster: the one that is there if it is ours, else a new one."""
-    import kr8s
-
+    kr8s = _kr8s()
     dask_cluster = _dask_object("DaskCluster")
-    name = manifest[0]["metadata"]["name"]
+    name = document["metadata"]["name"]
     patience = time.monotonic() + OPERATOR_S
     while True:
         try:
-            found = dask_cluster.get(name, namespace=driver.namespace)
+            found = _asked(lambda: dask_cluster.get(name, namespace=driver.namespace))
         except kr8s.NotFoundError:
-            break
+            if (made := _create(document, driver)) is not None:
+                return made
+            continue  # somebody was faster, or a try before that went through: see who
         owners = [owner["uid"] for owner in found.metadata.get("ownerReferences", [])]
         going = "deletionTimestamp" in found.metadata
         if driver.uid in owners and not going:
@@ -210,65 +267,134 @@ def _create_or_adopt(manifest: list[dict[str, Any]], driver: Driver) -> Any:
                 f"`kubectl -n {driver.namespace} delete daskcluster {name}`"
             )
         time.sleep(POLL_S)
-    logger.info("creating the Dask cluster %s", name)
-    made = []
-    for document in manifest:
-        made.append(_dask_object(document["kind"])(document, namespace=driver.namespace))
-        try:
-            made[-1].create()
-        except kr8s.NotFoundError:
-            raise UserError(
-                "this Kubernetes cluster knows no DaskCluster; install the Dask operator first "
-                "(docs/kubernetes.md)"
-            ) from None
-    return made[0]
+
+
+def _create(document: dict[str, Any], driver: Driver) -> Any | None:
+    """What a document describes, made; none where it is there already."""
+    kr8s = _kr8s()
+    kind, name = document["kind"], document["metadata"]["name"]
+    made = _dask_object(kind)(document, namespace=driver.namespace)
+    try:
+        _asked(made.create, known=(404, 409))
+    except kr8s.NotFoundError:
+        raise UserError(_NO_OPERATOR) from None
+    except kr8s.ServerError as error:
+        if _status(error) == 409:
+            return None
+        raise UserError(_NO_OPERATOR) from None
+    logger.info("created the %s %s", kind, name)
+    return made
+
+
+def _delete(cluster: Any) -> None:
+    """Take a cluster away; where that fails its idle time-out does it, and the run is as it is."""
+    logger.info("deleting the Dask cluster %s", cluster.name)
+    try:
+        _asked(cluster.delete)
+    except _kr8s().NotFoundError:
+        logger.info("it was gone already")
+    except UserError as error:
+        logger.warning("the Dask cluster %s is left to its idle time-out (%s)", cluster.name, error)
 
 
 # --- waiting --------------------------------------------------------------------------------------
 
 
-def _wait_for_pods(cluster: Any, patience: float) -> None:
+class NoWorkerError(UserError):
+    """Nothing is wrong that one could name, but no worker came in time."""
+
+
+class Watch:
+    """Looks at the pods of a cluster that is to come up.
+
+    Restarts count only from when one looks on: a cluster that is adopted may have lost its scheduler
+    more than once, and each time every worker ended. Without a scheduler workers end as well, so that
+    theirs count from when it is ready.
+    """
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.before: dict[str, int] | None = None
+
+    def look(self) -> list[Json]:
+        """The pods as they are now.
+
+        Raises
+        ------
+        UserError
+            They will never be ready.
+        """
+        pods = _asked(lambda: _listed("Pod", self.cluster))
+        deployments = _asked(lambda: _listed("Deployment", self.cluster))
+        if self.before is None:
+            self.before = _restarts(pods)
+        if not count_ready(pods, "scheduler"):
+            self.before |= _restarts(pod for pod in pods if _component(pod) == "worker")
+        if trouble := trouble_of(pods, deployments, self.before):
+            raise UserError(trouble)
+        return pods
+
+
+def _restarts(pods: Iterable[Json]) -> dict[str, int]:
+    """How often the containers of each pod were started again."""
+    return {
+        str(pod["metadata"].get("name")): sum(c.get("restartCount", 0) for c in _containers(pod))
+        for pod in pods
+    }
+
+
+def _wait_for_pods(watch: Watch, patience: float) -> None:
     """Until the scheduler and the workers are ready, or one sentence says why they will not be."""
+    cluster = watch.cluster
     wanted = int(cluster.spec.worker.get("replicas", 1))
     began = time.monotonic()
     first_worker: float | None = None
     while True:
-        pods = _listed("Pod", cluster)
-        if trouble := trouble_of(pods, _listed("Deployment", cluster)):
-            raise UserError(trouble)
-        scheduler = _count_ready(pods, "scheduler")
-        workers = _count_ready(pods, "worker")
+        pods = watch.look()
+        scheduler = count_ready(pods, "scheduler")
+        workers = count_ready(pods, "worker")
         now = time.monotonic()
         if workers and first_worker is None:
             first_worker = now
-        late = first_worker is not None and now - first_worker > STRAGGLERS_S
+        late = workers > 0 and first_worker is not None and now - first_worker > STRAGGLERS_S
         if scheduler and (workers >= wanted or late):
             logger.info("%d of %d workers are ready", workers, wanted)
             return
         if not pods and now - began > OPERATOR_S:
-            cluster.refresh()
+            try:
+                _asked(cluster.refresh)
+            except _kr8s().NotFoundError:
+                raise Incomplete(
+                    f"the Dask cluster {cluster.name} was taken away before it had a worker"
+                ) from None
             if "phase" not in cluster.raw.get("status", {}):
                 raise UserError(
                     f"nobody answers to the Dask cluster {cluster.name}: the Dask operator does not "
                     "run, or does not watch this namespace"
                 )
         if now - began > patience:
-            raise UserError(
+            raise NoWorkerError(
                 f"no worker after {patience:.0f} s (cluster.patience): {why_pending(pods)}"
             )
         time.sleep(POLL_S)
 
 
-def _wait_for_a_worker(address: str, patience: float) -> None:
+def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
     """Until a worker has told the scheduler of itself, which is later than its pod is ready."""
-    try:
-        with Client(address, timeout=patience, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=patience)
-    except (OSError, TimeoutError) as error:
-        raise UserError(
-            f"pods are ready, but after {patience:.0f} s the scheduler {address} knows no worker; may "
-            "the driver and the workers reach it (networkPolicy)?"
-        ) from error
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with Client(address, timeout=WORKER_S, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=WORKER_S)
+            return
+        except (OSError, TimeoutError) as error:
+            watch.look()
+            if time.monotonic() > until:
+                raise NoWorkerError(
+                    f"pods are ready, but after {patience:.0f} s the scheduler {address} knows no "
+                    "worker; may the driver and the workers reach it (networkPolicy)?"
+                ) from error
+            time.sleep(POLL_S)
 
 
 def _listed(kind: str, cluster: Any) -> list[Json]:
@@ -288,32 +414,75 @@ def _conditions(thing: Json) -> dict[str, Json]:
     return {c["type"]: c for c in thing.get("status", {}).get("conditions", [])}
 
 
-def _count_ready(pods: list[Json], component: str) -> int:
-    return sum(
-        _conditions(pod).get("Ready", {}).get("status") == "True"
-        for pod in pods
-        if _component(pod) == component and "deletionTimestamp" not in pod["metadata"]
-    )
+def _containers(pod: Json) -> list[Json]:
+    return list(pod.get("status", {}).get("containerStatuses", []))
 
 
-def trouble_of(pods: Iterable[Json], deployments: Iterable[Json]) -> str | None:
+def _is_going(thing: Json) -> bool:
+    return "deletionTimestamp" in thing.get("metadata", {})
+
+
+def _is_ready(pod: Json) -> bool:
+    return _conditions(pod).get("Ready", {}).get("status") == "True" and not _is_going(pod)
+
+
+def count_ready(pods: Iterable[Json], component: str) -> int:
+    """How many pods of a component (scheduler, worker) are ready, and not about to go."""
+    return sum(_is_ready(pod) for pod in pods if _component(pod) == component)
+
+
+def trouble_of(
+    pods: Iterable[Json], deployments: Iterable[Json], before: Mapping[str, int] | None = None
+) -> str | None:
     """Why a cluster will never come up, in one sentence; none while there is hope.
+
+    There is hope for a component of which one pod is ready, or may still be: a run begins with the
+    workers that it gets.
 
     Parameters
     ----------
     pods, deployments : iterable of mapping
         Of one Dask cluster, as the API server gives them.
+    before : mapping of str to int, optional
+        Restarts of a pod that do not count, by its name.
     """
-    for deployment in deployments:
-        failure = _conditions(deployment).get("ReplicaFailure", {})
-        if failure.get("status") == "True":
-            return f"a pod is refused: {failure.get('message', failure.get('reason'))}"
-    checks: tuple[Callable[[str, Json], str | None], ...] = (_cannot_start, _keeps_crashing)
-    for pod in pods:
-        for container in pod.get("status", {}).get("containerStatuses", []):
-            for check in checks:
-                if said := check(_component(pod), container):
-                    return said
+    pods = [pod for pod in pods if not _is_going(pod)]
+    deployments = list(deployments)
+    has_scheduler = count_ready(pods, "scheduler") > 0
+    for component in ("scheduler", "worker"):
+        mine = [pod for pod in pods if _component(pod) == component]
+        crashes_count = has_scheduler or component == "scheduler"
+        troubles = [_trouble_of_pod(pod, before or {}, crashes_count) for pod in mine]
+        if None in troubles:
+            continue
+        if troubles:
+            return troubles[0]
+        refusals = [_refusal(one) for one in deployments if _is_of(one, component)]
+        if refusals and None not in refusals:
+            return refusals[0]
+    return None
+
+
+def _is_of(thing: Json, component: str) -> bool:
+    return thing["metadata"].get("labels", {}).get("dask.org/component") == component
+
+
+def _refusal(deployment: Json) -> str | None:
+    failure = _conditions(deployment).get("ReplicaFailure", {})
+    if failure.get("status") != "True":
+        return None
+    return f"a pod is refused: {failure.get('message', failure.get('reason'))}"
+
+
+def _trouble_of_pod(pod: Json, before: Mapping[str, int], crashes_count: bool) -> str | None:
+    if _is_ready(pod):
+        return None
+    crashes = sum(ended - before.get(name, 0) for name, ended in _restarts([pod]).items())
+    for container in _containers(pod):
+        if said := _cannot_start(_component(pod), container):
+            return said
+        if crashes_count and (said := _keeps_crashing(_component(pod), container, crashes)):
+            return said
     return None
 
 
@@ -327,17 +496,14 @@ def _cannot_start(component: str, container: Json) -> str | None:
     return f"a {component} cannot start: {waiting.get('message', waiting['reason'])}"
 
 
-def _keeps_crashing(component: str, container: Json) -> str | None:
-    ended, last = (
-        container.get("restartCount", 0),
-        container.get("lastState", {}).get("terminated", {}),
-    )
-    if ended and last.get("reason") == "OOMKilled":
+def _keeps_crashing(component: str, container: Json, crashes: int) -> str | None:
+    last = container.get("lastState", {}).get("terminated", {})
+    if crashes > 0 and last.get("reason") == "OOMKilled":
         return f"a {component} is killed for want of memory; raise {component}.resources"
-    if ended < CRASHES:
+    if crashes < CRASHES:
         return None
     return (
-        f"a {component} ended {ended} times, last with exit code {last.get('exitCode')}; see "
+        f"a {component} ended {crashes} times, last with exit code {last.get('exitCode')}; see "
         "`kubectl logs --previous` of its pod"
     )
 
@@ -350,7 +516,7 @@ def why_pending(pods: Iterable[Json]) -> str:
             return (
                 f"a {_component(pod)} finds no node: {scheduled.get('message', 'no reason given')}"
             )
-        for container in pod.get("status", {}).get("containerStatuses", []):
+        for container in _containers(pod):
             waiting = container.get("state", {}).get("waiting", {})
             if waiting:
                 return f"a {_component(pod)} waits: {waiting.get('message', waiting['reason'])}"
