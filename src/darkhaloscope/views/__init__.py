@@ -32,6 +32,7 @@ from darkhaloscope.views.second_look import (
     check_separability,
     noise_sigma,
     noised,
+    readable,
     separability,
     statistics,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "noised",
     "normalize",
     "quality_set",
+    "readable",
     "removed",
     "rounding_step",
     "separability",
