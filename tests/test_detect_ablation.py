@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from darkhaloscope import commands
 from darkhaloscope.config import load_experiment
 from darkhaloscope.detect.ablation import MASKED, OWN, UNFIXED, compare, load_ablation, markdown
 from darkhaloscope.errors import UserError
@@ -67,6 +69,34 @@ def test_few_regions_support_no_sentence_about_arms() -> None:
     found = compare({"none": scores(1.5, regions=10), "worse": scores(0.2, regions=10)}, seed=1)
     assert "10 regions of test are too few" in found.sentence
     assert "worse" not in found.sentence
+
+
+@pytest.mark.long
+def test_every_arm_is_made_trained_and_compared(tmp_path: Path) -> None:
+    """The file as it is, on a tiny sky and for one epoch: what its numbers are worth is not asked."""
+    few = {
+        "ablation.sky.bricks": 32,
+        "ablation.detector.training": {"epochs": 1, "patience": 1},
+        "targets.splits": {"train": 0.6, "val": 0.2, "test": 0.2},  # option_c: rows without arc
+        "store.block": 64,
+    }
+    done = commands.ablation(
+        str(FILE),
+        out=str(tmp_path / "study"),
+        workers=1,
+        overrides=few,
+        console=Console(quiet=True),
+    )
+    names = [arm.name for arm in load_ablation(str(FILE))[1]]
+    table = done.compared.table
+    assert table["arm"].drop_duplicates().tolist() == names
+    assert len(names) == 21
+    assert (table["epochs"] == 1).all()
+    assert table["auroc"].between(0, 1).all()
+    assert (table["positives"] > 10).all()
+    assert (table["negatives"] > 10).all()
+    text = (tmp_path / "study" / "summary.md").read_text()
+    assert all(f"| `{arm}` |" in text for arm in names)
 
 
 def test_the_file_is_read_and_its_mistakes_are_said(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_honest_arcs_pass(
     for document, outcome, word, code in (
         (None, "not_enough", "undecided", 3),
         (_lenses("other weights"), "not_enough", "undecided", 3),
+        (_lenses(made.digest, left_out=["b"]), "not_enough", "undecided", 3),
         (_lenses(made.digest, 0.2, "fail"), "fail", "physics", 1),
     ):
         of_lenses.unlink(missing_ok=True)
@@ -133,16 +134,21 @@ def test_honest_arcs_pass(
         judged = commands.evaluate(folder)
         assert outcomes(judged.assessment)["real_lens_recall"] == outcome
         assert (judged.assessment.verdict["verdict"], judged.exit_code) == (word, code)
-    assert judged.assessment.test_uses == 4
+    assert judged.assessment.test_uses == 5
 
 
-def _lenses(detector: str, value: float = 0.8, outcome: str = "pass") -> dict[str, Any]:
+def _lenses(
+    detector: str, value: float = 0.8, outcome: str = "pass", left_out: Any = ()
+) -> dict[str, Any]:
     """What dhs lenses leaves."""
     gate = {
         "name": "real_lens_recall", "value": value, "interval": [value - 0.1, value + 0.1], "limit": 0.5,
         "outcome": outcome,
     }  # fmt: skip
-    return {"gates": [gate], "fpr": 0.01, "detector": detector, "not_tested": []}
+    grades = {"counted": ["a"], "left_out": list(left_out)}
+    return {
+        "gates": [gate], "fpr": 0.01, "detector": detector, "grades": grades, "not_tested": [],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", [plant_corner, plant_core])

@@ -227,6 +227,68 @@ def test_a_noise_law_that_differs_between_the_classes_is_seen_by_the_loader(
         loader(run, option="c", second_look="noised")
 
 
+@pytest.fixture(scope="module")
+def full(pairs: xr.Dataset) -> xr.Dataset:
+    """Arcs that reach everywhere, but for every tenth row, and fewer still in one band."""
+    cube = pairs.copy(deep=True)
+    wide = INJECTED & (N % 20 != 1) & (N % 20 != 6)
+    cube["arc"].values[wide] += 0.02 * SIGMA
+    cube["arc"].values[INJECTED & (N % 20 == 6), 2] += 0.02 * SIGMA
+    return cube
+
+
+def test_the_gate_compares_the_rows_that_have_pixels_without_arc(
+    full: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few they are of all rows, they come to as many comparisons in each band; and no others."""
+    run = write_pairs(tmp_path, full, KINDS)
+    keys: dict[str, Any] = {"option": "c", "second_look": "noised"}
+    table = loader(run, **keys).separability
+    assert table is not None
+    assert len(table) == 33
+    one, other = (INJECTED & TRAIN & (k == N % 20) for k in (1, 6))
+    for band, rows in (("g", one | other), ("r", one | other), ("z", one)):
+        mine = table[table["test"].str.endswith(f", {band}")]
+        assert (mine["rows"] == rows.sum()).all()
+        assert mine["comparisons"].between(4096, 4096 + rows.sum()).all()
+    assert ((table["lo"] > 0.44) & (table["hi"] < 0.56)).all()
+    looks = Maker.looks
+
+    def louder(self: Maker, cut: Any, rng: Any) -> Any:
+        positive = bool(cut.arc.any())
+        return looks(self, cut._replace(sigma=cut.sigma * np.float32(1 + 0.1 * positive)), rng)
+
+    monkeypatch.setattr(Maker, "looks", louder)
+    told = "|".join(str(part.sum()) for part in (one, one | other))
+    with pytest.raises(UserError, match=rf"refused: .*(variance|rough).*, ({told}) rows in \d+"):
+        loader(run, **keys)
+
+
+def test_rows_too_few_for_an_interval_are_no_pass(full: xr.Dataset, tmp_path: Path) -> None:
+    cube = full.copy(deep=True)
+    cube["arc"].values[INJECTED & (N > 120)] += 0.02 * SIGMA
+    left = int((INJECTED & TRAIN & np.isin(N % 20, [1, 6]) & (N <= 120)).sum())
+    assert 0 < left < 10
+    keys: dict[str, Any] = {"option": "c", "second_look": "noised"}
+    with pytest.raises(UserError, match=f"refused: {left} rows with 32 pixels without arc, in"):
+        loader(write_pairs(tmp_path / "few", cube, KINDS), **keys)
+    cube["arc"].values[INJECTED] += 0.02 * SIGMA
+    with pytest.raises(UserError, match="refused: 0 rows with 32 pixels without arc, in 0 compar"):
+        loader(write_pairs(tmp_path / "none", cube, KINDS), **keys)
+
+
+@pytest.mark.parametrize("dither", [True, False])
+def test_a_copy_of_the_run_is_no_second_look(
+    run: str, full: xr.Dataset, tmp_path: Path, dither: bool
+) -> None:
+    """Noise one step wide hides that pixels are equal; the gate looks at what is stored."""
+    for name, place in (("a", run), ("b", write_pairs(tmp_path / "b", full, KINDS))):
+        copied = str(tmp_path / f"copy-{name}")
+        shutil.copytree(place, copied)
+        with pytest.raises(UserError, match=r"100% of the pixels of .*copy-"):
+            loader(place, option="c", second_look="reobserved", second_run=copied, dither=dither)
+
+
 def test_a_second_run_is_another_look_at_the_same_rows(
     run: str, pairs: xr.Dataset, tmp_path: Path
 ) -> None:

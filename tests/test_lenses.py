@@ -18,7 +18,7 @@ from darkhaloscope.detect import lenses as reader
 from darkhaloscope.detect.detector import Detector, save
 from darkhaloscope.detect.lenses import plan, score
 from darkhaloscope.detect.networks import make_network
-from darkhaloscope.detect.recall import measured_gate, recall, verdict
+from darkhaloscope.detect.recall import measured_gate, of_grades, recall, verdict
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.survey import Survey, bricks, read_targets, skyfiles
@@ -237,6 +237,32 @@ def _check_measured_gate(url: str, gate: Gate) -> None:
     path.write_text(whole)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told", "says"),
+    [
+        ((), {"counted": ["a", "b"], "left_out": []}, ""),
+        (("A", "B"), {"counted": ["a", "b"], "left_out": ["c"]}, ""),
+        (("A", "B"), {"counted": ["a"], "left_out": []}, ""),  # the catalogues have no others
+        ((), {"counted": ["a"], "left_out": ["b", "c"]}, "without --grades"),
+        (("A", "B"), {"counted": ["a"], "left_out": ["b", "c"]}, "again, with --grades A,B"),
+        (("A", "B"), {"counted": ["a", "b", "c"], "left_out": []}, "asks for the grades a, b:"),
+        (("A",), None, "nobody knows which grades"),
+    ],
+)
+def test_a_gate_decides_only_of_the_grades_that_are_asked_for(
+    tmp_path: Path, asked: tuple[str, ...], told: Any, says: str
+) -> None:
+    place = tmp_path / "verdict.json"
+    place.write_text(json.dumps({} if told is None else {"grades": told}))
+    gate = Gate("real_lens_recall", 0.8, (0.7, 0.9), 0.5, "pass", "")
+    found = of_grades(gate, str(place), asked)
+    assert says in found.missing
+    assert found.outcome == ("not_enough" if says else "pass")
+    place.write_text(json.dumps({"grades": ["a"]}))
+    with pytest.raises(UserError, match="is damaged; make it again"):
+        of_grades(gate, str(place), asked)
+
+
 def _rows(lenses: int, bricks_: int, shift: float) -> pd.DataFrame:
     """Scores without pixels: so many lenses, ten times as many galaxies."""
     rng = np.random.default_rng(1)
@@ -245,6 +271,7 @@ def _rows(lenses: int, bricks_: int, shift: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "kind": np.where(is_lens, "lens", "control"), "outcome": "scored", "grade": "A",
+            "reason": "ok",
             "brick": np.array([f"{k % bricks_:04d}p000" for k in range(n)], object),
             "score": rng.normal(size=n) + shift * is_lens,
         }
@@ -285,6 +312,8 @@ def test_real_pixels_without_a_lens_from_the_terminal(real_root: str, tmp_path: 
     assert np.isfinite(known["score"]).all()
     said = json.loads((folder / "lenses" / "verdict.json").read_text())
     assert (said["detector"], said["fpr"]) == (digest, 0.01)
+    assert said["grades"] == {"counted": ["a"], "left_out": ["b", "c"]}
+    assert "grade b, c was left out" in said["sentence"]
     assert set(rows.loc[rows["kind"] == "lens", "reason"]) == {"missing_file", "grade_b", "grade_c"}
     (folder / "config.yaml").write_text("deploy: false\n")
     assert CliRunner().invoke(cli.app, [*args, "--grades", "A"]).exit_code == 0

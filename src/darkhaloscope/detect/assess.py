@@ -25,6 +25,7 @@ from darkhaloscope.detect.config import DEPLOYED, DetectorConfig
 from darkhaloscope.detect.detector import DESCRIPTION, Detector, load
 from darkhaloscope.detect.evaluation import Evaluation, evaluate
 from darkhaloscope.detect.localisation import Images, Localisation, localisation, occlusion
+from darkhaloscope.detect.recall import of_grades
 from darkhaloscope.detect.scores import loader_of, score_run, write_scores
 from darkhaloscope.detect.splits import Shared, shared
 from darkhaloscope.detect.training import BESIDE, Part, plane_of, scored
@@ -83,7 +84,8 @@ def assess(
     run : str, optional
         Where its data set lies now, if it was moved.
     further : sequence of Gate
-        Gates that others measured, such as ``real_lens_recall``.
+        Gates that others measured, such as ``real_lens_recall`` from ``lenses/verdict.json`` below the
+        folder, which decides only where it was measured of the grades that the configuration names.
 
     Raises
     ------
@@ -131,7 +133,11 @@ def assess(
         gates.append(
             of.auroc_gate("annulus_only_auroc", areas["annulus_only"], limits.annulus_only_auroc)
         )
-    gates += further
+    of_lenses = storage.join(folder, folders.LENSES, folders.VERDICT)
+    gates += [
+        of_grades(g, of_lenses, limits.real_lens_grades) if g.name == DEPLOYED else g
+        for g in further
+    ]
     lacking = [name for name in config.required if name not in {g.name for g in gates}]
     gates += [_unmeasured(name, limits.real_lens_recall) for name in lacking]
     verdict = of.judge(

@@ -88,6 +88,8 @@ class GatesSection(Section):
     real_lens_recall: float = Field(0.5, gt=0, lt=1)
     real_lens_fpr: float = Field(1e-2, gt=0, lt=1)
     """The rate among matched galaxies that ``real_lens_recall`` is asked at."""
+    real_lens_grades: tuple[str, ...] = ()
+    """Grades of lenses that ``real_lens_recall`` is asked of; all if empty."""
     fprs: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """False-positive rates that a true-positive rate is given at."""
     beside: bool = True

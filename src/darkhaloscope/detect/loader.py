@@ -35,6 +35,7 @@ from darkhaloscope.views import (
     Scale,
     check_separability,
     choose,
+    readable,
     separability,
     standardised,
     statistics,
@@ -50,6 +51,11 @@ Statistics = dict[str, Floats]
 SCALE_ROWS, GATE_ROWS = 2048, 512
 """Rows that a global scale, and the gate on second looks, are measured on: about so many at most."""
 
+LOOKED_AT, ENOUGH_ROWS = 4096, 64
+"""Where fewer rows than these have pixels without arc in each band, the gate looks at so many for more."""
+
+SAME_PIXELS = 0.5
+"""Share of equal pixels above which a second run shows the same exposures; rounding makes 1 in 40 equal."""
 
 AT_ONCE = 256
 """Images that the gate looks at together."""
@@ -278,15 +284,17 @@ class Loader:
     def _measure_separability(self) -> pd.DataFrame:
         """Positives against negatives of the same rows, with looks of their own, many times over."""
         rng = generator(self.seed, 4, 0)
-        rows = self._chosen.positive
-        times = 1
-        if self.reading.second_look == "noised":
-            times = -(-COMPARISONS // min(len(rows), GATE_ROWS))
+        rows, times = self._compared()
         of_row: list[NDArray[np.int64]] = []
         found: tuple[list[Statistics], list[Statistics]] = ([], [])
-        for few, pixels in self._pieces(rows, GATE_ROWS):
-            again = np.tile(few, times)
-            for row in np.array_split(again, -(-len(again) // AT_ONCE)):
+        for few, pixels in self._pieces(rows, len(rows)):
+            here = times[np.searchsorted(rows, few)]
+            repeats = here.max(1)
+            index = np.repeat(np.arange(len(few)), repeats)
+            turn = np.arange(len(index)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+            due = turn[:, None] < here[index]
+            for part in np.array_split(np.arange(len(index)), -(-len(index) // AT_ONCE)):
+                row = few[index[part]]
                 of_row.append(row)
                 cuts = [
                     self._maker.cut(row, np.full(len(row), kind, np.uint8), pixels)
@@ -295,14 +303,54 @@ class Loader:
                 arc, sigma = cuts[0].arc, cuts[0].sigma
                 assert arc is not None
                 assert sigma is not None
+                counted = np.where(due[part][:, :, None, None], sigma, np.float32(0.0))
                 for cut, of_class in zip(cuts, found, strict=True):
                     looks = self._maker.looks(cut, rng)
-                    of_class.append(statistics(looks, arc, sigma, self.bands))
+                    of_class.append(statistics(looks, arc, counted, self.bands))
         positive, negative = (
             {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for parts in found
         )
         return separability(positive, negative, np.concatenate(of_row))
+
+    def _compared(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows that the gate compares, and how many times in each band, (row, band).
+
+        Those that have pixels without arc, each so often that a band comes to :data:`COMPARISONS`; looks
+        that were taken once are compared once.
+        """
+        rows, known = np.zeros(0, np.int64), np.zeros((0, len(self.bands)), bool)
+        equal: list[float] = []
+        for most in (GATE_ROWS, LOOKED_AT):
+            seen, told = [], []
+            for few, pixels in self._pieces(self._chosen.positive, most):
+                cut = self._maker.cut(few, np.full(len(few), STAMP, np.uint8), pixels)
+                assert cut.arc is not None
+                assert cut.sigma is not None
+                seen.append(few)
+                told.append(readable(cut.arc, cut.sigma))
+                at = few % self._reader.chunk
+                equal += [_equal(held, at) for held in pixels.values() if held.second is not None]
+            rows, known = np.concatenate(seen), np.concatenate(told)
+            if (known.sum(0) >= ENOUGH_ROWS).all():
+                break
+        if equal and np.mean(equal) > SAME_PIXELS:
+            raise UserError(
+                f"option {self.reading.option} is refused: {np.mean(equal):.0%} of the pixels of "
+                f"{self.reading.second_run} are those of {self.run}, to the last bit; a second look needs "
+                "other exposures of the sky"
+            )
+        for band in range(len(self.bands)):
+            there = np.flatnonzero(known[:, band])
+            kept = there[np.linspace(0, len(there) - 1, min(len(there), GATE_ROWS)).astype(int)]
+            known[:, band] = np.isin(np.arange(len(rows)), kept)
+        times = known.astype(np.int64)
+        if self.reading.second_look == "noised":
+            times *= -(-COMPARISONS // np.maximum(known.sum(0), 1))
+        some = np.asarray(known.any(1))
+        if not some.any():  # compared all the same: the gate says that nothing can be read
+            some[0], times[0] = True, 1
+        return rows[some], times[some]
 
     def _pieces(
         self, rows: NDArray[np.int64], most: int
@@ -315,6 +363,14 @@ class Loader:
         for c in np.linspace(0, len(chunks) - 1, min(few, len(chunks))).astype(int).tolist():
             pixels = self._reader.read(int(chunks[c]), stamps=True)
             yield rows[start[c] : start[c] + size[c]], {int(chunks[c]): pixels}
+
+
+def _equal(held: Pixels, at: NDArray[np.int64]) -> float:
+    """Share of the ctrl pixels with data that are the same number in the second run, of rows ``at``."""
+    assert held.second is not None
+    ctrl, again, data = held.ctrl[at], held.second.ctrl[at], held.nodata[at] == 0
+    same = (ctrl == again) & data[:, None]
+    return float(same.sum() / max(data.sum() * ctrl.shape[1], 1))
 
 
 def _scale(count: Floats, total: Floats, squares: Floats) -> Scale:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from darkhaloscope.completeness import threshold_at
 from darkhaloscope.completeness.fraction import Fractions, Scored, fractions
 from darkhaloscope.detect.lenses import CONTROL, LENS, NONLENS
 from darkhaloscope.errors import UserError
+from darkhaloscope.survey.catalogues import GRADE_REASON
 
 GATE = "real_lens_recall"
 RATES = (1e-2, 1e-3, 1e-4)
@@ -123,8 +125,10 @@ def _gate(found: Fractions | None, least: float, missing: str) -> Gate:
 def _sentence(gate: Gate, found: Fractions | None, fpr: float, table: pd.DataFrame) -> str:
     lenses = table[table["kind"] == LENS]
     without = int((lenses["outcome"] == "not_scored").sum())
+    graded = _grades(table)["left_out"]
     read = f"{int((lenses['outcome'] == 'scored').sum()):,} lenses with pixels"
     rest = f"; {without:,} more have none" if without else ""
+    rest += f"; grade {', '.join(graded)} was left out" if graded else ""
     if found is None:
         return f"Not measured on {read}{rest}: {gate.missing}."
     lo, hi = gate.interval
@@ -168,9 +172,67 @@ def verdict(
         "required": [gate.name] if required else [],
         "fpr": fpr,
         "detector": detector,
+        "grades": _grades(rows),
         "pairs": int((rows["outcome"] == "scored").sum()),
         "not_tested": list(missing),
     }
+
+
+def _grades(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Grades of the lenses that counted, and of those that ``--grades`` left out, in lower case."""
+    lenses = rows[rows["kind"] == LENS]
+    out = lenses["reason"].astype(str).str.startswith(GRADE_REASON)
+    return {
+        name: sorted(set(lenses.loc[part, "grade"].str.lower()) - {""})
+        for name, part in (("counted", ~out), ("left_out", out))
+    }
+
+
+def of_grades(gate: Gate, url: str, grades: Sequence[str]) -> Gate:
+    """A gate that ``dhs lenses`` measured; open where it was not measured of the grades that are asked for.
+
+    Parameters
+    ----------
+    gate : Gate
+        :func:`measured_gate`.
+    url : str
+        The ``verdict.json`` that it stands in.
+    grades : sequence of str
+        Grades that shall count; all if empty.
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
+    wanted = {grade.strip().lower() for grade in grades}
+    how = f"with --grades {','.join(grades)}" if grades else "without --grades"
+    counted: set[str] = set()
+    left: set[str] = set()
+    try:
+        told = json.loads(storage.read(url)).get("grades")
+        if told is not None:
+            counted, left = (set(map(str, told[name])) for name in ("counted", "left_out"))
+    except FileNotFoundError:
+        told = None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{url} is damaged; make it again with dhs lenses") from None
+    missing = ""
+    if told is None:
+        missing = f"{GATE} was measured of nobody knows which grades: dhs lenses again, {how}"
+    elif (wanted and counted - wanted) or (left & wanted if wanted else left):
+        missing = (
+            f"{GATE} was measured of {_listed(counted)} without {_listed(left)}, and the detector's file "
+            f"asks for {_listed(wanted) if wanted else 'all grades'}: "
+            f"dhs lenses again, {how}"
+        )
+    if not missing or gate.outcome == "not_enough":
+        return gate
+    return replace(gate, outcome="not_enough", missing=missing)
+
+
+def _listed(grades: set[str]) -> str:
+    return f"the grades {', '.join(sorted(grades))}" if grades else "no grade"
 
 
 def measured_gate(url: str, detector: str, fpr: float, least: float) -> Gate | None:

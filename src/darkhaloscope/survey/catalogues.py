@@ -22,6 +22,8 @@ from darkhaloscope.survey.targets import ALIASES, by_lower_name, numbers, read_t
 COLUMNS = ["catalogue", "row", "name", "ra", "dec", "grade", "brick", "outcome", "reason"]
 SAME_ARCSEC = 3.0
 """Rows of two catalogues that lie so near each other are one object."""
+GRADE_REASON = "grade_"
+"""Begins the reason of a row that was left out for its grade."""
 
 _NAMES = ("name", "id", "objectname", "object", "source_id")
 
@@ -55,7 +57,7 @@ def read_catalogues(urls: Sequence[str], grades: Sequence[str] = ()) -> pd.DataF
         grade = table["grade"].str.lower()
         out = known & (grade != "").to_numpy() & ~grade.isin(wanted).to_numpy()
         table.loc[out, "outcome"] = "left_out"
-        table.loc[out, "reason"] = "grade_" + grade[out]
+        table.loc[out, "reason"] = GRADE_REASON + grade[out]
     again = _repeated(table)
     table.loc[again, ["outcome", "reason"]] = ["left_out", "duplicate"]
     return table

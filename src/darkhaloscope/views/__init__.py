@@ -30,6 +30,7 @@ from darkhaloscope.views.second_look import (
     check_separability,
     noise_sigma,
     noised,
+    readable,
     separability,
     statistics,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "noised",
     "normalize",
     "quality_set",
+    "readable",
     "removed",
     "rounding_step",
     "separability",

@@ -85,6 +85,19 @@ def channels(option: str, looks: Looks) -> Images:
     return looks.first - looks.second
 
 
+def readable(arc: Images, sigma: Images) -> NDArray[np.bool_]:
+    """Whether each band of an image has pixels enough for its :func:`statistics`, (image, band).
+
+    It depends on arc and data alone, not on the noise that is drawn.
+    """
+    return np.asarray(_arc_free(arc, sigma).sum((2, 3)) >= FEWEST_PIXELS)
+
+
+def _arc_free(arc: Images, sigma: Images) -> NDArray[np.bool_]:
+    """Pixels that have data and no arc."""
+    return np.asarray((np.abs(arc) < FAINT * sigma) & (sigma > 0))
+
+
 def statistics(
     looks: Looks, arc: Images, sigma: Images, bands: tuple[str, ...]
 ) -> dict[str, NDArray[np.float64]]:
@@ -103,9 +116,9 @@ def statistics(
     bands : tuple of str
     """
     found: dict[str, NDArray[np.float64]] = {}
+    free = _arc_free(arc, sigma)
     for b, band in enumerate(bands):
-        free = (np.abs(arc[:, b]) < FAINT * sigma[:, b]) & (sigma[:, b] > 0)
-        of_band = _statistics(looks.first[:, b], looks.second[:, b], free, sigma[:, b])
+        of_band = _statistics(looks.first[:, b], looks.second[:, b], free[:, b], sigma[:, b])
         found |= {f"{name}, {band}": values for name, values in of_band.items()}
     return found
 
@@ -149,18 +162,20 @@ def check_separability(table: pd.DataFrame, option: str) -> None:
     UserError
         The interval of a statistic is not inside 0.5 -+ :data:`LIMIT`, or there is none.
     """
-    for test, auc, lo, hi, _, rows in table.itertuples(index=False):
+    for test, auc, lo, hi, comparisons, rows in table.itertuples(index=False):
         if lo > 0.5 + LIMIT or hi < 0.5 - LIMIT:
             raise UserError(
                 f"option {option} is refused: where there is no arc, the {test} band, tells a positive "
-                f"from its negative (within-pair AUC {auc:.3f}, {lo:.3f} to {hi:.3f}); "
+                f"from its negative (within-pair AUC {auc:.3f}, {lo:.3f} to {hi:.3f}, {rows} rows in "
+                f"{comparisons} comparisons); "
                 "give both classes the same noise law"
             )
         if not (lo >= 0.5 - LIMIT and hi <= 0.5 + LIMIT):
             raise UserError(
-                f"option {option} is refused: {rows} rows are too few to show that the classes are alike "
-                f"where there is no arc (the {test} band, has a within-pair AUC of {auc:.3f}, "
-                f"{lo:.3f} to {hi:.3f}); take more rows, or option b"
+                f"option {option} is refused: {rows} rows with {FEWEST_PIXELS} pixels without arc, in "
+                f"{comparisons} comparisons, are too few to show that the classes are alike where there is "
+                f"no arc (the {test} band, has a within-pair AUC of {auc:.3f}, {lo:.3f} to {hi:.3f}); "
+                "take more rows, larger stamps, or option b"
             )
 
 
