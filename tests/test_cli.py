@@ -193,11 +193,24 @@ def test_what_is_no_data_set_cannot_be_audited(
 def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     ctrl = rng.normal(size=(40, 3, 24, 24)).astype(np.float32)
-    np.savez(tmp_path / "theirs.npz", stamp=ctrl + np.float32(0.5), ctrl=ctrl)
+    stamp = ctrl.copy()
+    stamp[:, :, 8:16, 8:16] += np.float32(0.5)
+    np.savez(tmp_path / "theirs.npz", stamp=stamp, ctrl=ctrl)
     answer = dhs("audit", tmp_path / "theirs.npz", "--out", tmp_path / "out", "--workers", "1")
     assert answer.code == 3
     assert (tmp_path / "out" / "report.html").exists()
     assert "which the set does not say" in answer.out
+
+
+def test_light_where_no_arc_can_be_is_a_shortcut(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Half a sky sigma in every pixel of a stamp, of a set that says nothing of its arcs."""
+    ctrl = np.random.default_rng(1).normal(size=(40, 3, 24, 24)).astype(np.float32)
+    np.savez(tmp_path / "theirs.npz", stamp=ctrl + np.float32(0.5), ctrl=ctrl)
+    answer = dhs("audit", tmp_path / "theirs.npz", "--out", tmp_path / "out", "--workers", "1")
+    assert answer.code == 1
+    assert "A shortcut, leak" in answer.out
 
 
 def test_what_is_no_run_has_no_report(dhs: Callable[..., Answer], tmp_path: Path) -> None:
