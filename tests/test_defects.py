@@ -47,6 +47,7 @@ CHEAP = (
 FAMILIES = (
     "theta_e in pixels", "one sample a pixel", "rows shuffled", "magnification twice",
     "normalised after lensing", "lens offset ignored", "FFT wrap-around", "pixels mirrored",
+    "PSF not applied",
 )  # fmt: skip
 """One of each family; other tests have flux, shift, PSF, constants, noise, splits and metadata."""
 

@@ -52,6 +52,9 @@ ELONGATED = 0.9
 FLOOR = 3e-6
 """Below this part of the square nothing is told apart: the accuracy of what is drawn again."""
 
+SAMPLED = 1e-4
+"""Part of the square by which unblurred arcs differ that took 4, 8 or 16 samples across a pixel: nobody
+knows how many a careless renderer took."""
 
 SKY, ANGLES = "sky", ("lens angle", "source angle", "shear", "source offset", LENS_PLACE)
 """After the whole sky was flipped, parts may be flipped back."""
@@ -217,7 +220,7 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     best = min(others, key=others.__getitem__)
     share = (len(off) / len(part), *binomial_interval(len(off), len(part)))
     limit = max(EXPLAINED * before, FLOOR)
-    if others[best] < min(left, limit) / AS_GOOD and others[best] < max(fitted, FLOOR):
+    if others[best] < min(left, limit) / AS_GOOD and others[best] < max(fitted, SAMPLED):
         return Explanation(CARELESS[best], best, (), share, others[best], before, None, True)
     if not chosen or left > min(HINT * before, AS_GOOD * max(fitted, FLOOR)):
         return None
