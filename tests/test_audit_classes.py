@@ -10,7 +10,7 @@ from audit_pairs import SKY, Ds, audit_rows, clean, measure, of_two_exposures, s
 from planted import planted
 
 from darkhaloscope.audit import undrawn
-from darkhaloscope.audit.classes import control_tests, far_tests, wrong_sky_sigma
+from darkhaloscope.audit.classes import control_tests, ctrl_looks, far_tests, wrong_sky_sigma
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.looks import look_names, looks
@@ -26,7 +26,8 @@ def controls(ds: Ds) -> list[str]:
     spec = spec_of(ds)
     half = ds.sizes["pair"] // 2
     parts = [measure(ds.isel(pair=s), spec) for s in (slice(0, half), slice(half, None))]
-    tests = control_tests(merge(parts, spec), spec, 20)
+    stats = merge(parts, spec)
+    tests = control_tests(stats, ctrl_looks(stats, spec)[1], spec, 20)
     assert tests
     assert {t.name for t in tests} == {"controls_differ"}
     return [c.says for c in judged(tests)[1]]
@@ -117,9 +118,9 @@ def test_a_sky_sigma_that_is_not_that_of_the_pixels_is_a_bug() -> None:
     ds = clean(PAIRS)
     spec = spec_of(ds)
     stats = merge([measure(ds, spec)], spec)
-    assert wrong_sky_sigma(stats, spec) == []
+    assert wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec) == []
     stats["row_sky_sigma"] = 10 * stats["row_sky_sigma"]
-    (cause,) = wrong_sky_sigma(stats, spec)
+    (cause,) = wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec)
     assert (cause.name, cause.kind) == ("sky_sigma_column", "bug")
     assert cause.size == pytest.approx(0.1, abs=0.03)
-    assert wrong_sky_sigma(stats, spec_of(ds, lacks=("sky_sigma",))) == []
+    assert wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec_of(ds, lacks=("sky_sigma",))) == []

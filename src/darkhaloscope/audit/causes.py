@@ -58,6 +58,7 @@ def worst_band(found: Closure, quantity: str, bands: list[str]) -> tuple[str, Es
 
 
 def bands_of(found: Closure) -> list[str]:
+    """Bands in which arcs were compared, in the order of the data set."""
     return [str(b) for b in pd.unique(found.pairs["band"])] if len(found.pairs) else []
 
 
@@ -91,10 +92,12 @@ def within(name: str, e: Estimate, limit: float, unit: str) -> list[Cause]:
 
 
 def per_band(items: list[tuple[str, Estimate]], offset: float = 0.0) -> str:
+    """Each band's value with its interval, in words; ``offset`` makes a ratio of an effect."""
     return ", ".join(f"{b} {e.value + offset:.4g} [{e.lo + offset:.4g}, {e.hi + offset:.4g}]"
                      for b, e in items)  # fmt: skip
 
 
 def where_of(items: list[tuple[str, Estimate]], found: Closure) -> str:
+    """Which bands, in words: all of those that were compared, or their names."""
     names = [b for b, _ in items]
     return "all bands" if len(names) == len(bands_of(found)) > 1 else "band " + ", ".join(names)

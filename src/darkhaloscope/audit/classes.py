@@ -89,16 +89,17 @@ def class_tests(
     return out
 
 
-def control_tests(stats: Arrays, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
+def control_tests(
+    stats: Arrays, ctrl: Looks, spec: AuditSpec, fewest_regions: int
+) -> list[Hypothesis]:
     """Whether the pixels of controls are those of injections without their arc; each kind of control apart.
 
     A network that is trained on injections against controls reads any difference of the two. At most
-    ``spec.whole_cap`` rows of each class, in nMgy.
+    ``spec.whole_cap`` rows of each class, in nMgy; ``ctrl`` are those of :func:`ctrl_looks`.
     """
     if not spec.paired:
         return []
     names = look_names(spec.size)
-    _, ctrl = _ctrl_looks(stats, spec)
     out = []
     for kind in np.unique(stats["control_kind"]).tolist():
         mine = stats["control_kind"] == kind
@@ -113,12 +114,16 @@ def control_tests(stats: Arrays, spec: AuditSpec, fewest_regions: int) -> list[H
     return out
 
 
-def wrong_sky_sigma(stats: Arrays, spec: AuditSpec) -> list[Cause]:
-    """A ``sky_sigma`` that is not the noise of the pixels: every limit in sky sigma rests on it."""
+def wrong_sky_sigma(
+    stats: Arrays, place: NDArray[np.int64], ctrl: Looks, spec: AuditSpec
+) -> list[Cause]:
+    """A ``sky_sigma`` that is not the noise of the pixels: every limit in sky sigma rests on it.
+
+    ``place`` and ``ctrl`` are those of :func:`ctrl_looks`.
+    """
     if "sky_sigma" in spec.lacks:
         return []
-    place, found = _ctrl_looks(stats, spec)
-    ratio = found.values[:, :, -1] / stats["row_sky_sigma"][place].astype(float)
+    ratio = ctrl.values[:, :, -1] / stats["row_sky_sigma"][place].astype(float)
     out = []
     for b, band in enumerate(spec.bands):
         known = ratio[:, b][np.isfinite(ratio[:, b])]
@@ -132,8 +137,8 @@ def wrong_sky_sigma(stats: Arrays, spec: AuditSpec) -> list[Cause]:
     return out[:1]
 
 
-def _ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks]:
-    """Place among the audit rows, and looks, of the ctrl of the injections that were kept whole."""
+def ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks]:
+    """Place among the audit rows, and looks (nMgy), of the ctrl of the injections that were kept whole."""
     place = match(stats["whole_hash"], stats["row_hash"])
     use = np.flatnonzero(place >= 0)
     place = place[use]

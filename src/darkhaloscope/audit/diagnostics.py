@@ -15,7 +15,7 @@ from darkhaloscope.audit.alignment import (
     target_tests,
 )
 from darkhaloscope.audit.causes import Cause
-from darkhaloscope.audit.classes import control_tests, far_tests, wrong_sky_sigma
+from darkhaloscope.audit.classes import control_tests, ctrl_looks, far_tests, wrong_sky_sigma
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.growth import growth_table, magnification_table
@@ -74,10 +74,11 @@ def diagnose(
     groups = group_table(closed.pairs, stats, spec)
     if chosen is None:
         chosen = Selection(pd.DataFrame(columns=SELECTION_COLUMNS), np.nan)
+    place, ctrl = ctrl_looks(stats, spec)
     tests = [
         *noise_tests(stamps, limits.regions),
         *far_tests(stamps, spec, limits.regions),
-        *control_tests(stats, spec, limits.regions),
+        *control_tests(stats, ctrl, spec, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
         *target_tests(aligned, stamps.region, limits.regions),
         *alignment_tests(aligned, stamps.region, limits.closure_centroid, limits.regions),
@@ -110,7 +111,7 @@ def diagnose(
             "psf_outliers": chosen.outliers,
             "tests": table,
         },
-        [*impossible_magnification(stats), *wrong_sky_sigma(stats, spec), *causes],
+        [*impossible_magnification(stats), *wrong_sky_sigma(stats, place, ctrl, spec), *causes],
         _not_tested({t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec),
     )
 
