@@ -287,6 +287,26 @@ def test_two_runs_at_once_in_one_folder(
     assert digests(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.parametrize("step", ["names", "read"])
+def test_a_run_that_starts_while_another_looks_at_the_folder(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever the second sees of the first, it is the same experiment's and is no stranger's."""
+    step_of, begun = getattr(storage, step), []
+
+    def beside(url: str) -> Any:
+        try:
+            return step_of(url)
+        finally:
+            if not begun:
+                begun.append(url)
+                setting.start(tmp_path / "run")
+
+    monkeypatch.setattr(storage, step, beside)
+    setting.start(tmp_path / "run")
+    assert begun
+
+
 def test_a_dead_writers_claim_holds_nothing_up(
     setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

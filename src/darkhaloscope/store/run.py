@@ -82,9 +82,11 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
         The folder holds another experiment, a run of another version, or something that is no run.
     """
     identity = layout.attributes["identity"]
-    before = read_run(run)
+    # The folder is listed before run.json is read: a run that starts beside this one writes run.json
+    # first, so that what the list shows of it has its run.json by then.
     found = [n for n in storage.names(run) if n != PLAN and not n.endswith(partial.ENDING)]
     found += [storage.join(PLAN, name) for name in foreign_in_plan(run)]
+    before = read_run(run)
     if before is None and found:
         raise UserError(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
