@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from darkhaloscope.audit import tables
 from darkhaloscope.audit.causes import Cause
@@ -289,7 +289,7 @@ def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
     # One risk, shared by the strata that are looked at.
     confidence = 1.0 - FAMILY_RISK / max(len(table), 1)
     n = table.regions.to_numpy(float)
-    reach = student_t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(n / (n - 1)) * table.excess_se
+    reach = stdtrit(n - 1, 0.5 + confidence / 2) * np.sqrt(n / (n - 1)) * table.excess_se
     lo, hi = table.excess - reach, table.excess + reach
     causes = []
     seen = table[lo > limits.excess_auc]

@@ -8,16 +8,13 @@ AUC is no physics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from darkhaloscope.audit.intervals import (
@@ -37,6 +34,9 @@ from darkhaloscope.audit.spec import (
     interval_labels,
 )
 from darkhaloscope.audit.subsets import subsets
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 N_FOLDS = 5
 OWN_MODEL_PAIRS = 200
@@ -114,6 +114,11 @@ def group_folds(
 
 def linear_reader() -> Pipeline:
     """The gate's model, not yet fitted: StandardScaler and L2 logistic regression (C = 1)."""
+    # scikit-learn takes a second to import, which every worker and command would pay.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=200)
     )

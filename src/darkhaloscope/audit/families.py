@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import least_squares
-from scipy.stats import theilslopes
 
 from darkhaloscope.audit.causes import (
     Cause,
@@ -73,6 +71,8 @@ class Slope:
 
 def magnification_slope(pairs: pd.DataFrame) -> Slope | None:
     """How flux ratios follow the magnification; None where its spread cannot tell."""
+    from scipy.stats import theilslopes  # slow to import, and workers never need it
+
     use = (pairs.flux_ratio > 0) & (pairs.magnification > 0)
     logs = pd.DataFrame(
         {name: np.log(pairs.loc[use, name]) for name in ("flux_ratio", "magnification")}
@@ -163,6 +163,8 @@ def displacement_of(pairs: pd.DataFrame) -> Displacement:
         axis=1,
     )
     start = [float(pairs.dx.median()), float(pairs.dy.median()), 0.0, 0.0]
+    from scipy.optimize import least_squares  # slow to import
+
     fit = least_squares(lambda p: design @ p - seen, start, loss="soft_l1", f_scale=0.05)
     x, y, target, lens = (float(v) for v in fit.x)
     left = (design @ fit.x - seen).reshape(2, -1)
@@ -219,6 +221,8 @@ def excess_of(pairs: pd.DataFrame) -> str:
         return "its square's excess was not regressed: too few pairs, or all widths alike"
     start = [0.0, float(np.median(seen / width2)), 0.0]
     scale = max(1e-3, float(np.median(np.abs(seen - np.median(seen)))))
+    from scipy.optimize import least_squares  # slow to import
+
     fit = least_squares(lambda p: design @ p - seen, start, loss="soft_l1", f_scale=scale)
     return (
         f"the square's excess is {fit.x[0]:+.3g} arcsec^2 {fit.x[1]:+.3g} psfsize^2 "

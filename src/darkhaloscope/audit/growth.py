@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.intervals import Floats, weighted_mean
@@ -98,6 +97,8 @@ def _rank_correlation(x: Floats, y: Floats) -> tuple[float, float, float, int]:
     n = int(use.sum())
     if n < FEWEST or np.ptp(x[use]) == 0 or np.ptp(y[use]) == 0:
         return np.nan, np.nan, np.nan, n
+    from scipy.stats import spearmanr  # slow to import, and workers never need it
+
     value = float(spearmanr(x[use], y[use]).statistic)
     z, reach = np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)), 1.96 * np.sqrt(1.06 / (n - 3))
     return value, float(np.tanh(z - reach)), float(np.tanh(z + reach)), n

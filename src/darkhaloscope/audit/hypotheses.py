@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtr
 
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.intervals import FAMILY_RISK, Floats
@@ -43,7 +43,7 @@ def p_above(value: float, limit: float, error: float, n: int) -> float:
     """
     if not (np.isfinite(value) and np.isfinite(error)) or n < 2 or error <= 0:
         return float("nan")
-    return float(student_t.sf((value - limit) / error, n - 1))
+    return float(stdtr(n - 1, (limit - value) / error))
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from darkhaloscope.audit.hypotheses import Hypothesis, p_above
 from darkhaloscope.audit.intervals import Floats, t_interval
@@ -144,6 +143,8 @@ def _sky(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> list[
 
 def _ranks(values: Floats) -> Floats:
     """Ranks with mean 0 and mean square 1."""
+    from scipy.stats import rankdata  # slow to import, and workers never need it
+
     ranks = np.asarray(rankdata(values), dtype=float)
     return np.asarray((ranks - ranks.mean()) / ranks.std())
 

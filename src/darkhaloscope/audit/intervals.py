@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta as beta_law
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, stdtrit
 
 Floats = NDArray[np.float64]
 Outcome = Literal["pass", "fail", "not_enough"]
@@ -70,7 +69,7 @@ def t_interval(
     if n < 2 or len(good) < 2 or not np.isfinite(value):
         return float("nan"), float("nan")
     spread = float(good.std(ddof=1)) * np.sqrt(n / (n - 1))
-    reach = float(student_t.ppf(0.5 + confidence / 2, n - 1)) * spread
+    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * spread
     return value - reach, value + reach
 
 
@@ -122,7 +121,7 @@ def certain(e: Estimate, limit: float, tests: int, confidence: float) -> bool:
     """
     if e.n < FEWEST_PAIRS or not (np.isfinite(e.lo) and np.isfinite(e.hi)):
         return False
-    ends = [student_t.isf(risk / 2.0, e.n - 1) for risk in (FAMILY_RISK / tests, 1.0 - confidence)]
+    ends = [-stdtrit(e.n - 1, risk / 2.0) for risk in (FAMILY_RISK / tests, 1.0 - confidence)]
     return abs(e.value) - limit > 0.5 * (e.hi - e.lo) * float(ends[0] / ends[1])
 
 
@@ -136,8 +135,8 @@ def below(lo: float, hi: float, limit: float) -> Outcome:
 def binomial_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Exact interval of a fraction k of n (Clopper & Pearson 1934, Biometrika 26, 404)."""
     tail = 0.5 * (1.0 - confidence)
-    lo = 0.0 if k == 0 else float(beta_law.ppf(tail, k, n - k + 1))
-    hi = 1.0 if k == n else float(beta_law.ppf(1.0 - tail, k + 1, n - k))
+    lo = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    hi = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1.0 - tail))
     return lo, hi
 
 

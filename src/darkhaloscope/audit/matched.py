@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from darkhaloscope.audit.core_gate import components, group_folds, match, out_of_fold_scores
 from darkhaloscope.audit.intervals import Floats, RegionAuc
@@ -153,6 +152,8 @@ def match_controls(
 
 def _nearest(wanted: Floats, have: Floats, caliper: float) -> list[tuple[int, int]]:
     """(row of ``wanted``, row of ``have``): greedy, the brightest first, without replacement."""
+    from scipy.spatial import KDTree  # slow to import
+
     tree, free = KDTree(have), np.ones(len(have), dtype=bool)
     found = []
     for i in np.argsort(-wanted.sum(axis=1), kind="stable").tolist():

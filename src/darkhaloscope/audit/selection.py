@@ -8,13 +8,12 @@ test.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from darkhaloscope.audit.core_gate import group_folds
@@ -30,6 +29,9 @@ from darkhaloscope.audit.integrity import CORE_MATCHED
 from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
 from darkhaloscope.audit.spec import AuditSpec, row_hashes
 from darkhaloscope.errors import Reason
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 PAIR_FEATURES = ("ra", "dec", "target_x", "target_y", "bad_pixel_frac", "wise_brightmask_frac")
 BAND_FEATURES = ("psfsize", "psfdepth", "host_mag", "sky_sigma", "coverage")
@@ -153,6 +155,8 @@ def _features(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> 
 
 def boosted_reader() -> HistGradientBoostingClassifier:
     """The non-linear model of the audit, not yet fitted: gradient boosting of small trees."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # slow to import
+
     return HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=0
     )

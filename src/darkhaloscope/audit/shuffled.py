@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import ks_2samp, spearmanr
 
 from darkhaloscope.audit.explain import Images
 from darkhaloscope.audit.intervals import Floats, binomial_interval
@@ -72,6 +71,8 @@ def _left(arc: Floats, other: Floats, grain: Floats, light: Floats) -> Floats:
 def _by_flux(
     images: Images, off: np.ndarray, share: float, interval: tuple[float, float]
 ) -> Shuffled | None:
+    from scipy.stats import ks_2samp, spearmanr  # slow to import, and workers never need it
+
     seen, promised = (v[off].sum(axis=(1, 2, 3)) for v in (images.arc, images.again))
     same_law = float(ks_2samp(seen, promised).pvalue) > ALIKE
     related = float(spearmanr(seen, promised).statistic)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from darkhaloscope.audit.causes import Cause, Limits
 from darkhaloscope.audit.closure import Closure
@@ -149,6 +148,8 @@ def scattered_words(found: Closure, limits: Limits, mean_is_right: bool) -> str:
 
 
 def _trend(values: Floats, pairs: pd.DataFrame) -> str:
+    from scipy.stats import spearmanr  # slow to import, and workers never need it
+
     best, name = 0.0, ""
     for column in COLUMNS:
         x = pairs[column].to_numpy(float)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.intervals import CONFIDENCE, DESCRIBED_REGIONS, Floats
@@ -91,5 +91,5 @@ def _line(
         return slope, float("nan"), float("nan"), r2, n
     scores = np.bincount(group.reshape(-1), dx * rest)
     error = float(np.sqrt((scores**2).sum() * n / (n - 1))) / square
-    reach = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
+    reach = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
     return slope, slope - reach, slope + reach, r2, n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from darkhaloscope.audit.intervals import CONFIDENCE, DESCRIBED_REGIONS, Floats
 from darkhaloscope.audit.measure import FOOTPRINT_COUNTS, Arrays, annuli
@@ -144,5 +144,5 @@ def region_mean(
         none = np.full(shape[1], np.nan)
         return mean, none, none, n
     spread = np.sqrt(n / (n - 1) * ((t - mean * p) ** 2).sum(axis=0)) / safe
-    reach = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * spread
+    reach = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * spread
     return mean, mean - reach, mean + reach, n

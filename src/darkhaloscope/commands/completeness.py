@@ -109,7 +109,9 @@ def _said(uses: int | None) -> str:
 
 def _write(folder: str, run: str, found: of.Measured) -> str:
     """Tables, pictures, function and page; gives the page's place."""
-    page, figures = of.completeness_page(run.rstrip("/").rsplit("/", 1)[-1], found)
+    from darkhaloscope.completeness.page import completeness_page  # matplotlib is slow to import
+
+    page, figures = completeness_page(run.rstrip("/").rsplit("/", 1)[-1], found)
     parquet = io.BytesIO()
     found.table.to_parquet(parquet, index=False)
     files = {

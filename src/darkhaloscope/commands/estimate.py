@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
+from scipy.special import stdtrit
 
 from darkhaloscope import audit, lensing, prepare, store
 from darkhaloscope.inject import inject_brick, load_brick
@@ -152,7 +152,7 @@ def ratio(
     error = np.nan if part < 1 else 0.0
     if n > 1:
         scatter = np.sum((costs - rate * shares) ** 2) / (n - 1) * (1 - part) / n
-        error = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.sqrt(scatter) / shares.mean()
+        error = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.sqrt(scatter) / shares.mean()
     ends = (total * max(rate - error, 0.0), total * (rate + error))
     return Range(float(total * rate), *map(float, ends))
 

@@ -22,7 +22,6 @@ from darkhaloscope import (
     driver,
     metrics,
     prepare,
-    report,
     status,
     storage,
     store,
@@ -213,6 +212,8 @@ def audit_dataset(
 def make_report(folder: str, *, source: str | None = None, console: Console | None = None) -> str:
     """Draw ``report.html`` of a finished run or audit again; gives its place."""
     console = console or Console()
+    from darkhaloscope import report  # matplotlib is slow to import
+
     place = report.write_report(source or folder, folder)
     console.print(f"report: {place}", soft_wrap=True)
     return place
@@ -295,6 +296,8 @@ def _finish(
     console: Console,
 ) -> Outcome:
     """Draw the report, say what came out, and choose the exit code."""
+    from darkhaloscope import report  # matplotlib is slow to import
+
     place = report.write_report(source, folder)
     verdict, code = result.verdict, result.exit_code
     rows = outcomes.total()

@@ -118,6 +118,8 @@ def _write(
 ) -> str:
     """The table, its summary, the picture and the page, and what became of every planned pair; gives the
     page's place."""
+    from darkhaloscope.study.page import markdown, study_page  # matplotlib is slow to import
+
     settings = ready.study
     document = {
         "study": settings.model_dump(mode="json"),
@@ -125,7 +127,7 @@ def _write(
     }
     definition = yaml.safe_dump(document, sort_keys=False)
     pairs = read.sentence(settings.pairs)
-    page, figure = study.study_page(name, settings, found, read.outcomes, pairs, definition)
+    page, figure = study_page(name, settings, found, read.outcomes, pairs, definition)
     tables = {"table": io.BytesIO(), "pairs": io.BytesIO()}
     found.table.to_parquet(tables["table"], index=False)
     read.rows.to_parquet(tables["pairs"], index=False)
@@ -137,7 +139,7 @@ def _write(
         "pairs.parquet": tables["pairs"].getvalue(),
         "outcomes.csv": read.outcomes.to_csv(index=False).encode(),
         "notes.txt": "".join(f"{note}\n" for note in read.notes).encode(),
-        "summary.md": study.markdown(found, pairs).encode(),
+        "summary.md": markdown(found, pairs).encode(),
         "picture.png": picture.getvalue(),
         "study.yaml": definition.encode(),
         "study.html": page.encode(),

@@ -16,7 +16,6 @@ Of the core package: no torch. ``load(file)`` gives the function.
 from darkhaloscope.completeness.fraction import Fractions, fractions
 from darkhaloscope.completeness.function import Completeness, load
 from darkhaloscope.completeness.measure import Measured, measure
-from darkhaloscope.completeness.page import completeness_page
 from darkhaloscope.completeness.prior import Prior, parse_priors, prior_weights
 from darkhaloscope.completeness.record import detector_of, record_test_use
 from darkhaloscope.completeness.recovered import (
@@ -42,7 +41,6 @@ __all__ = [
     "Threshold",
     "by_criterion",
     "by_scores",
-    "completeness_page",
     "detector_of",
     "fractions",
     "load",

@@ -14,8 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, stdtrit
 
 from darkhaloscope.audit.intervals import (
     CONFIDENCE,
@@ -243,7 +242,7 @@ def independent_rows(
     number = value * (1.0 - value) / variance
     # The spread itself is known from few regions only: t with regions - 1 degrees of freedom.
     of_rows, of_regions = (
-        float(student_t.ppf(0.5 + CONFIDENCE / 2, max(n - 1.0, 1.0))) for n in (worth, regions)
+        float(stdtrit(max(n - 1.0, 1.0), 0.5 + CONFIDENCE / 2)) for n in (worth, regions)
     )
     return float(min(number * (of_rows / of_regions) ** 2, worth))
 
@@ -252,6 +251,6 @@ def clopper_pearson(value: float, number: float) -> tuple[float, float]:
     """The interval of Clopper & Pearson of a fraction of a number that need not be whole."""
     tail = 0.5 * (1.0 - CONFIDENCE)
     k = value * number
-    lo = 0.0 if value <= 0.0 else float(beta.ppf(tail, k, number - k + 1.0))
-    hi = 1.0 if value >= 1.0 else float(beta.ppf(1.0 - tail, k + 1.0, number - k))
+    lo = 0.0 if value <= 0.0 else float(betaincinv(k, number - k + 1.0, tail))
+    hi = 1.0 if value >= 1.0 else float(betaincinv(k + 1.0, number - k, 1.0 - tail))
     return min(lo, value), max(hi, value)

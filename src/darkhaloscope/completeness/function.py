@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import RegularGridInterpolator
 
 from darkhaloscope import storage
 from darkhaloscope.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.interpolate import RegularGridInterpolator
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +69,8 @@ class Completeness:
 
     def __init__(self, cells: Cells, about: dict[str, Any]) -> None:
         self.cells, self.about = cells, about
+        from scipy.interpolate import RegularGridInterpolator  # slow to import
+
         # From the outermost node to the edge the outermost value holds.
         places = []
         for node, edge in zip(cells.nodes, cells.edges, strict=True):

@@ -13,7 +13,6 @@ graph     all of it on a Dask client; what is finished is not done again
 from darkhaloscope.study.arms import Arm, Rules, Sky, Study, load_study
 from darkhaloscope.study.compare import Conclusion, compare
 from darkhaloscope.study.graph import Read, Ready, prepare_study, run_study
-from darkhaloscope.study.page import markdown, study_page
 
 __all__ = [
     "Arm",
@@ -25,8 +24,6 @@ __all__ = [
     "Study",
     "compare",
     "load_study",
-    "markdown",
     "prepare_study",
     "run_study",
-    "study_page",
 ]

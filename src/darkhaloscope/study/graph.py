@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import xxhash
 from distributed import Client, as_completed
-from sklearn.exceptions import ConvergenceWarning
 
 from darkhaloscope import prepare, storage, store
 from darkhaloscope.audit.leak_map import MOST
@@ -315,6 +314,8 @@ def _planned_rows(folder: str, ready: Ready, chosen: np.ndarray) -> tuple[pd.Dat
 def judge_arm(folder: str, key: str, pieces: int, arm: Arm, pairs: int, reading: Reading) -> None:
     """Join an arm's parts, read them, and write its scores and its leak map."""
     # Where classes can be told apart for sure the solver changes its method, and says so each time.
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
+
     warnings.filterwarnings("ignore", "Line search of Newton solver", ConvergenceWarning)
     parts: list[Arrays] = []
     for number in range(pieces):

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import bricks
@@ -97,6 +96,8 @@ def _repeated(table: pd.DataFrame) -> NDArray[np.bool_]:
     out = np.zeros(len(table), dtype=bool)
     rows = np.flatnonzero((table["outcome"] == "").to_numpy())
     if len(rows):
+        from scipy.spatial import cKDTree  # slow to import
+
         here = unit_vectors(table["ra"].to_numpy(float)[rows], table["dec"].to_numpy(float)[rows])
         for i, j in sorted(cKDTree(here).query_pairs(chord(SAME_ARCSEC))):
             if not out[rows[i]]:

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RectBivariateSpline
 from scipy.ndimage import correlate1d
 
 from darkhaloscope.survey import bricks as tiling
@@ -56,6 +55,8 @@ def conditions(seed: int, brick: str, band: str, size: int) -> Conditions:
     exposures whose gaps between detectors lie elsewhere leave bands of lower depth; 14 bricks in a
     hundred have a band whose footprint ends within them.
     """
+    from scipy.interpolate import RectBivariateSpline  # slow to import
+
     grid = np.linspace(0.0, size - 1.0, max(5, size // _GRID))
     x, y = np.meshgrid(grid, grid)
     ra, dec = skyfiles.brick_wcs(brick, size).wcs_pix2world(x, y, 0)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from darkhaloscope.errors import UserError
 
@@ -222,5 +222,5 @@ def _interval(
         return value, nan, nan, len(wins), n
     off = np.bincount(index, weights=wins - value)
     error = float(np.sqrt((off**2).sum() * n / (n - 1))) / len(wins)
-    reach = float(student_t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), n - 1)) * error
+    reach = float(stdtrit(n - 1, 1 - (1 - CONFIDENCE) / (2 * tests))) * error
     return value, value - reach, value + reach, len(wins), n

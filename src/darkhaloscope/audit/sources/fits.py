@@ -10,7 +10,6 @@ import fsspec
 import numpy as np
 import pandas as pd
 from astropy.io import fits
-from astropy.table import Table
 from numpy.typing import NDArray
 
 from darkhaloscope import storage
@@ -131,6 +130,8 @@ def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
         elif place.endswith(".csv"):
             table = pd.read_csv(data, dtype={"file": str})
         else:
+            from astropy.table import Table  # slow to import
+
             table = Table.read(data, format="fits").to_pandas()
     except (ValueError, OSError) as error:
         raise UserError(f"{place} cannot be read ({error})") from None
