@@ -16,8 +16,10 @@ import yaml
 from chart import CHART, HELM, render
 
 import darkhaloscope
+from darkhaloscope.cluster import api as asking
 from darkhaloscope.cluster import guard, kubernetes
 from darkhaloscope.cluster.kubernetes import Driver
+from darkhaloscope.cluster.pods import count_ready, trouble_of, why_pending
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -234,53 +236,53 @@ REFUSED = {
     ],
 )
 def test_a_hopeless_pod_is_said(status: dict[str, Any], says: str) -> None:
-    trouble = kubernetes.trouble_of([SCHEDULER, pod("worker", **status)], [])
+    trouble = trouble_of([SCHEDULER, pod("worker", **status)], [])
     assert trouble is not None
     assert says in trouble
     beside = pod("worker", "another")
-    assert kubernetes.trouble_of([SCHEDULER, pod("worker", **status), beside], []) is None
+    assert trouble_of([SCHEDULER, pod("worker", **status), beside], []) is None
 
 
 def test_a_refused_pod_is_said() -> None:
-    assert "exceeded quota" in str(kubernetes.trouble_of([SCHEDULER], [REFUSED]))
+    assert "exceeded quota" in str(trouble_of([SCHEDULER], [REFUSED]))
     granted = {"metadata": REFUSED["metadata"], "status": {}}
-    assert kubernetes.trouble_of([SCHEDULER], [REFUSED, granted]) is None, "one is to come"
+    assert trouble_of([SCHEDULER], [REFUSED, granted]) is None, "one is to come"
 
 
 @pytest.mark.parametrize("last", [{"exitCode": 0, "reason": "Completed"}, {"reason": "OOMKilled"}])
 def test_a_worker_that_is_ready_is_not_condemned_for_its_past(last: dict[str, Any]) -> None:
     """It ends whenever its scheduler does, and is started again."""
     worker = pod("worker", **(ended(3, **last) | READY))
-    assert kubernetes.trouble_of([SCHEDULER, worker], []) is None
+    assert trouble_of([SCHEDULER, worker], []) is None
     straggler = pod("worker", "straggler", **UNPULLED)
-    assert kubernetes.trouble_of([SCHEDULER, worker, straggler], [REFUSED]) is None
+    assert trouble_of([SCHEDULER, worker, straggler], [REFUSED]) is None
 
 
 def test_workers_may_end_while_there_is_no_scheduler() -> None:
     waiting = pod("scheduler", conditions=[{"type": "PodScheduled", "status": "False"}])
     worker = pod("worker", **ended(3, exitCode=1))
-    assert kubernetes.trouble_of([waiting, worker], []) is None
-    assert kubernetes.trouble_of([worker], []) is None
-    assert kubernetes.trouble_of([SCHEDULER, worker], [], {"worker": 2}) is None
-    assert kubernetes.trouble_of([SCHEDULER, worker], [], {"worker": 0}) is not None
+    assert trouble_of([waiting, worker], []) is None
+    assert trouble_of([worker], []) is None
+    assert trouble_of([SCHEDULER, worker], [], {"worker": 2}) is None
+    assert trouble_of([SCHEDULER, worker], [], {"worker": 0}) is not None
     assert "a scheduler ended 3" in str(
-        kubernetes.trouble_of([pod("scheduler", **ended(3, exitCode=1)), worker], [])
+        trouble_of([pod("scheduler", **ended(3, exitCode=1)), worker], [])
     )
 
 
 def test_a_pod_that_goes_is_neither_ready_nor_trouble() -> None:
     going = pod("worker", **READY)
     going["metadata"]["deletionTimestamp"] = "now"
-    assert kubernetes.count_ready([going], "worker") == 0
+    assert count_ready([going], "worker") == 0
     hopeless = pod("worker", **UNPULLED)
     hopeless["metadata"]["deletionTimestamp"] = "now"
-    assert kubernetes.trouble_of([SCHEDULER, hopeless], []) is None
+    assert trouble_of([SCHEDULER, hopeless], []) is None
 
 
 def test_there_is_hope_while_a_pod_starts() -> None:
     starting = container(state={"waiting": {"reason": "ContainerCreating"}})
     twice = container(restartCount=1, lastState={"terminated": {"exitCode": 1}})
-    assert kubernetes.trouble_of([pod("worker", **starting), pod("scheduler", **twice)], []) is None
+    assert trouble_of([pod("worker", **starting), pod("scheduler", **twice)], []) is None
 
 
 def test_a_pod_without_a_node_says_why() -> None:
@@ -289,7 +291,7 @@ def test_a_pod_without_a_node_says_why() -> None:
         "status": "False",
         "message": "0/3 nodes: Insufficient memory",
     }
-    assert "Insufficient memory" in kubernetes.why_pending([pod("worker", conditions=[condition])])
+    assert "Insufficient memory" in why_pending([pod("worker", conditions=[condition])])
 
 
 # --- TLS --------------------------------------------------------------------------------------
@@ -407,14 +409,15 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     module.ServerError, module.NotFoundError = ServerError, NotFoundError
     module.APITimeoutError = TimeoutError
     monkeypatch.setitem(sys.modules, "kr8s", module)
-    monkeypatch.setattr(kubernetes, "_dask_object", lambda kind: made.new_class(kind, "v1"))
-    monkeypatch.setattr(kubernetes, "_listed", made.listed)
+    monkeypatch.setattr(asking, "dask_object", lambda kind: made.new_class(kind, "v1"))
+    monkeypatch.setattr(asking, "listed", made.listed)
     monkeypatch.setattr(kubernetes, "_wait_for_a_worker", lambda *_: None)
     passed = [0.0]
     clock = SimpleNamespace(
         monotonic=lambda: passed[0], sleep=lambda s: passed.__setitem__(0, passed[0] + s)
     )
     monkeypatch.setattr(kubernetes, "time", clock)
+    monkeypatch.setattr(asking, "time", clock)
     driver = {"DHS_NAMESPACE": "runs", "DHS_JOB_NAME": "small-1234", "DHS_JOB_UID": "5e7a"}
     for name, value in driver.items():
         monkeypatch.setenv(name, value)

@@ -13,16 +13,25 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dask
 import yaml
 from distributed import Client
 
 from darkhaloscope import store
+from darkhaloscope.cluster import api
+from darkhaloscope.cluster.pods import (
+    Json,
+    component_of,
+    count_ready,
+    restarts,
+    trouble_of,
+    why_pending,
+)
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
 
@@ -37,30 +46,18 @@ CERTIFICATES = tuple(
 """Keys of Dask's configuration that a client of a scheduler with TLS needs."""
 
 POLL_S = 2.0
-API_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Between tries to ask an API server that is away or overburdened."""
 WORKER_S = 5.0
 """How long a scheduler is asked for its workers before one looks again at their pods."""
 OPERATOR_S = 60.0
 """How long the operator has to say anything of a new cluster, and a former owner's cluster to go."""
 STRAGGLERS_S = 60.0
 """How long a run with at least one worker waits for the others before it begins."""
-CRASHES = 3
-"""Restarts of one container, while one watches, after which nobody hopes any more."""
-
 _NO_OPERATOR = (
     "this Kubernetes cluster knows no DaskCluster; install the Dask operator first "
     "(docs/kubernetes.md)"
 )
 
 _ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-_HOPELESS = frozenset(
-    ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
-)
-
-Json = Mapping[str, Any]
-T = TypeVar("T")
 
 
 def cluster_name(run: str) -> str:
@@ -181,76 +178,15 @@ def manifest_of(section: ClusterSection, run: str, driver: Driver) -> list[dict[
     return documents
 
 
-def _dask_object(kind: str) -> Any:
-    from kr8s.objects import new_class
-
-    return new_class(kind, "kubernetes.dask.org/v1", asyncio=False)
-
-
-def _kr8s() -> Any:
-    try:
-        import kr8s
-    except ImportError:
-        raise UserError(
-            "cluster.kind is kubernetes, which needs `pip install 'darkhaloscope[kubernetes]'`"
-        ) from None
-    return kr8s
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status of an API server's answer; none where there was no answer."""
-    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
-    return status
-
-
-def _asked(ask: Callable[[], T], *, known: tuple[int, ...] = ()) -> T:
-    """What the API server answers; it is asked again for a minute where it is away or overburdened.
-
-    Parameters
-    ----------
-    ask : callable
-        A call of kr8s.
-    known : tuple of int
-        Statuses that the caller understands: their error is raised as it is.
-
-    Raises
-    ------
-    UserError
-        It refuses (4xx but 429): asked again it would say the same.
-    Incomplete
-        It does not come to itself.
-    """
-    kr8s = _kr8s()
-    import httpx
-
-    pauses = iter(API_PAUSES_S)
-    while True:
-        try:
-            return ask()
-        except (kr8s.ServerError, kr8s.APITimeoutError, httpx.TransportError) as error:
-            status = _status(error)
-            if status in known:
-                raise
-            if status is not None and status < 500 and status != 429:
-                raise UserError(f"the Kubernetes API server refused: {error}") from error
-            if (pause := next(pauses, None)) is None:
-                raise Incomplete(
-                    f"the Kubernetes API server does not answer: {error}; the same command again "
-                    "resumes"
-                ) from error
-            logger.warning("asking the Kubernetes API server again in %.0f s: %s", pause, error)
-        time.sleep(pause)
-
-
 def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
     """The run's DaskCluster: the one that is there if it is ours, else a new one."""
-    kr8s = _kr8s()
-    dask_cluster = _dask_object("DaskCluster")
+    kr8s = api.installed_kr8s()
+    dask_cluster = api.dask_object("DaskCluster")
     name = document["metadata"]["name"]
     patience = time.monotonic() + OPERATOR_S
     while True:
         try:
-            found = _asked(lambda: dask_cluster.get(name, namespace=driver.namespace))
+            found = api.asked(lambda: dask_cluster.get(name, namespace=driver.namespace))
         except kr8s.NotFoundError:
             if (made := _create(document, driver)) is not None:
                 return made
@@ -271,15 +207,15 @@ def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
 
 def _create(document: dict[str, Any], driver: Driver) -> Any | None:
     """What a document describes, made; none where it is there already."""
-    kr8s = _kr8s()
+    kr8s = api.installed_kr8s()
     kind, name = document["kind"], document["metadata"]["name"]
-    made = _dask_object(kind)(document, namespace=driver.namespace)
+    made = api.dask_object(kind)(document, namespace=driver.namespace)
     try:
-        _asked(made.create, known=(404, 409))
+        api.asked(made.create, known=(404, 409))
     except kr8s.NotFoundError:
         raise UserError(_NO_OPERATOR) from None
     except kr8s.ServerError as error:
-        if _status(error) == 409:
+        if api.status_of(error) == 409:
             return None
         raise UserError(_NO_OPERATOR) from None
     logger.info("created the %s %s", kind, name)
@@ -290,8 +226,8 @@ def _delete(cluster: Any) -> None:
     """Take a cluster away; where that fails its idle time-out does it, and the run is as it is."""
     logger.info("deleting the Dask cluster %s", cluster.name)
     try:
-        _asked(cluster.delete)
-    except _kr8s().NotFoundError:
+        api.asked(cluster.delete)
+    except api.installed_kr8s().NotFoundError:
         logger.info("it was gone already")
     except UserError as error:
         logger.warning("the Dask cluster %s is left to its idle time-out (%s)", cluster.name, error)
@@ -324,23 +260,15 @@ class Watch:
         UserError
             They will never be ready.
         """
-        pods = _asked(lambda: _listed("Pod", self.cluster))
-        deployments = _asked(lambda: _listed("Deployment", self.cluster))
+        pods = api.asked(lambda: api.listed("Pod", self.cluster))
+        deployments = api.asked(lambda: api.listed("Deployment", self.cluster))
         if self.before is None:
-            self.before = _restarts(pods)
+            self.before = restarts(pods)
         if not count_ready(pods, "scheduler"):
-            self.before |= _restarts(pod for pod in pods if _component(pod) == "worker")
+            self.before |= restarts(pod for pod in pods if component_of(pod) == "worker")
         if trouble := trouble_of(pods, deployments, self.before):
             raise UserError(trouble)
         return pods
-
-
-def _restarts(pods: Iterable[Json]) -> dict[str, int]:
-    """How often the containers of each pod were started again."""
-    return {
-        str(pod["metadata"].get("name")): sum(c.get("restartCount", 0) for c in _containers(pod))
-        for pod in pods
-    }
 
 
 def _wait_for_pods(watch: Watch, patience: float) -> None:
@@ -362,8 +290,8 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
             return
         if not pods and now - began > OPERATOR_S:
             try:
-                _asked(cluster.refresh)
-            except _kr8s().NotFoundError:
+                api.asked(cluster.refresh)
+            except api.installed_kr8s().NotFoundError:
                 raise Incomplete(
                     f"the Dask cluster {cluster.name} was taken away before it had a worker"
                 ) from None
@@ -395,129 +323,3 @@ def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
                     "worker; may the driver and the workers reach it (networkPolicy)?"
                 ) from error
             time.sleep(POLL_S)
-
-
-def _listed(kind: str, cluster: Any) -> list[Json]:
-    from kr8s import objects
-
-    found: Iterable[Any] = getattr(objects, kind).list(
-        namespace=cluster.namespace, label_selector={"dask.org/cluster-name": cluster.name}
-    )
-    return [item.raw for item in found]
-
-
-def _component(pod: Json) -> str:
-    return str(pod["metadata"]["labels"].get("dask.org/component"))
-
-
-def _conditions(thing: Json) -> dict[str, Json]:
-    return {c["type"]: c for c in thing.get("status", {}).get("conditions", [])}
-
-
-def _containers(pod: Json) -> list[Json]:
-    return list(pod.get("status", {}).get("containerStatuses", []))
-
-
-def _is_going(thing: Json) -> bool:
-    return "deletionTimestamp" in thing.get("metadata", {})
-
-
-def _is_ready(pod: Json) -> bool:
-    return _conditions(pod).get("Ready", {}).get("status") == "True" and not _is_going(pod)
-
-
-def count_ready(pods: Iterable[Json], component: str) -> int:
-    """How many pods of a component (scheduler, worker) are ready, and not about to go."""
-    return sum(_is_ready(pod) for pod in pods if _component(pod) == component)
-
-
-def trouble_of(
-    pods: Iterable[Json], deployments: Iterable[Json], before: Mapping[str, int] | None = None
-) -> str | None:
-    """Why a cluster will never come up, in one sentence; none while there is hope.
-
-    There is hope for a component of which one pod is ready, or may still be: a run begins with the
-    workers that it gets.
-
-    Parameters
-    ----------
-    pods, deployments : iterable of mapping
-        Of one Dask cluster, as the API server gives them.
-    before : mapping of str to int, optional
-        Restarts of a pod that do not count, by its name.
-    """
-    pods = [pod for pod in pods if not _is_going(pod)]
-    deployments = list(deployments)
-    has_scheduler = count_ready(pods, "scheduler") > 0
-    for component in ("scheduler", "worker"):
-        mine = [pod for pod in pods if _component(pod) == component]
-        crashes_count = has_scheduler or component == "scheduler"
-        troubles = [_trouble_of_pod(pod, before or {}, crashes_count) for pod in mine]
-        if None in troubles:
-            continue
-        if troubles:
-            return troubles[0]
-        refusals = [_refusal(one) for one in deployments if _is_of(one, component)]
-        if refusals and None not in refusals:
-            return refusals[0]
-    return None
-
-
-def _is_of(thing: Json, component: str) -> bool:
-    return thing["metadata"].get("labels", {}).get("dask.org/component") == component
-
-
-def _refusal(deployment: Json) -> str | None:
-    failure = _conditions(deployment).get("ReplicaFailure", {})
-    if failure.get("status") != "True":
-        return None
-    return f"a pod is refused: {failure.get('message', failure.get('reason'))}"
-
-
-def _trouble_of_pod(pod: Json, before: Mapping[str, int], crashes_count: bool) -> str | None:
-    if _is_ready(pod):
-        return None
-    crashes = sum(ended - before.get(name, 0) for name, ended in _restarts([pod]).items())
-    for container in _containers(pod):
-        if said := _cannot_start(_component(pod), container):
-            return said
-        if crashes_count and (said := _keeps_crashing(_component(pod), container, crashes)):
-            return said
-    return None
-
-
-def _cannot_start(component: str, container: Json) -> str | None:
-    waiting = container.get("state", {}).get("waiting", {})
-    if waiting.get("reason") not in _HOPELESS:
-        return None
-    if "Image" in waiting["reason"]:
-        what = f"the image {container['image']} of a {component} cannot be pulled"
-        return f"{what} ({waiting['reason']}); check its name, its tag and the pull secrets"
-    return f"a {component} cannot start: {waiting.get('message', waiting['reason'])}"
-
-
-def _keeps_crashing(component: str, container: Json, crashes: int) -> str | None:
-    last = container.get("lastState", {}).get("terminated", {})
-    if crashes > 0 and last.get("reason") == "OOMKilled":
-        return f"a {component} is killed for want of memory; raise {component}.resources"
-    if crashes < CRASHES:
-        return None
-    return (
-        f"a {component} ended {crashes} times, last with exit code {last.get('exitCode')}; see "
-        "`kubectl logs --previous` of its pod"
-    )
-
-
-def why_pending(pods: Iterable[Json]) -> str:
-    """What the first pod that waits says itself."""
-    for pod in pods:
-        scheduled = _conditions(pod).get("PodScheduled", {})
-        if scheduled.get("status") == "False":
-            return (
-                f"a {_component(pod)} finds no node: {scheduled.get('message', 'no reason given')}"
-            )
-        for container in _containers(pod):
-            waiting = container.get("state", {}).get("waiting", {})
-            if waiting:
-                return f"a {_component(pod)} waits: {waiting.get('message', waiting['reason'])}"
-    return "its pods are not ready; `kubectl describe pods` says more"
