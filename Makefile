@@ -12,6 +12,9 @@ export NUMBA_CPU_FEATURES :=
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
 endif
 
+# An editable install has its bytecode written, or each of the many processes of a run compiles it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-long test-cluster image lock lint clean help
 
 help:  ## say what there is
