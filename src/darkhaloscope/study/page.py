@@ -171,9 +171,9 @@ def _with_interval(line: pd.Series | None, column: str = "value") -> str:
     names = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
     lo, hi = (float(line[n]) for n in names)
     if str(line["note"]).startswith(NO_TEST):
-        return f"{float(line[column]):.3f}{UNTESTED}"
-    ends = f" [{lo:.3f}, {hi:.3f}]" if np.isfinite(lo) and np.isfinite(hi) else ""
-    return f"{float(line[column]):.3f}{ends}"
+        return f"{float(line[column]):z.3f}{UNTESTED}"
+    ends = f" [{lo:z.3f}, {hi:z.3f}]" if np.isfinite(lo) and np.isfinite(hi) else ""
+    return f"{float(line[column]):z.3f}{ends}"
 
 
 def picture(found: Conclusion) -> Figure:
@@ -186,8 +186,8 @@ def picture(found: Conclusion) -> Figure:
         _front(axes[0, 0], found)
         _strata(axes[0, 1], found, arms)
         titles = {
-            "a": "(a) the arm's injections told from plain ones: AUC (* not a test)",
-            "b": "(b) trained on the arm, read on plain arcs: AUC (* not a test)",
+            "a": "(a) the arm's injections told from plain ones: AUC",
+            "b": "(b) trained on the arm, read on plain arcs: AUC",
         }
         for place, (quantity, title) in zip(axes[1], titles.items(), strict=True):
             keys = [(reader, zone) for reader in READERS for zone in ZONES]
