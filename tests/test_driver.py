@@ -347,7 +347,7 @@ def deadly(run: str, experiment: str, work: list[Work], block: int, *, final: bo
     """
     for one in work:
         if one.brick == Path(run, "deadly").read_text() and not one.set_apart:
-            time.sleep(1.0)
+            time.sleep(2.0)
             os.kill(os.getpid(), signal.SIGKILL)
     return workflow.inject_bricks(run, experiment, work, block, final=final)
 
