@@ -8,7 +8,6 @@ in the folder beside that is named too.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from darkhaloscope import partial, storage
+from darkhaloscope.config import digest_of
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.store.dataset import (
@@ -138,10 +138,7 @@ def doubt_of_run(run: str, layout: Layout) -> str | None:
     """
     summary = read_run(run)
     assert summary is not None
-    text = json.dumps(
-        summary["document"], sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode()
-    if hashlib.sha256(text).hexdigest() != summary["identity"]:
+    if digest_of(summary["document"]) != summary["identity"]:
         return "its identity is not that of its document"
     if summary["blocks"] != layout.blocks:
         return f"{layout.rows} rows in blocks of {layout.block} are {layout.blocks}, not {summary['blocks']}"
