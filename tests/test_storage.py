@@ -127,6 +127,27 @@ def test_a_put_that_is_under_way_elsewhere_is_no_answer(monkeypatch: pytest.Monk
     assert storage.read("memory://conflict/x") == b"1"
 
 
+def test_bytes_of_what_lies_below_a_folder(tmp_path: Path) -> None:
+    """A disk is listed by other means than a store: the answers are the same."""
+    for name in ("a", "b/c", "b/d/e", ".hidden"):
+        storage.write(str(tmp_path / "run" / name), name.encode())
+        storage.write(f"memory://listed/{tmp_path.name}/run/{name}", name.encode())
+    (tmp_path / "run" / "empty").mkdir()
+    (tmp_path / "run" / "gone").symlink_to(tmp_path / "nothing")
+    found = storage.sizes(str(tmp_path / "run"))
+    assert found == {"a": 1, "b/c": 3, "b/d/e": 5, ".hidden": 7}
+    place = f"memory://listed/{tmp_path.name}/run"
+    assert storage.sizes(place) == found
+    for root in (str(tmp_path), place.removesuffix("/run")):
+        several = list(storage.sizes_of([storage.join(root, "run", n) for n in ("b", "none", "a")]))
+        assert several[:2] == [{"c": 3, "d/e": 5}, {}]
+    (tmp_path / "shut").mkdir()
+    if os.geteuid():
+        (tmp_path / "shut").chmod(0)
+        with pytest.raises(StorageError, match="cannot list"):
+            storage.sizes(str(tmp_path))
+
+
 def test_no_space_lasts_and_a_busy_server_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

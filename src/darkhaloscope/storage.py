@@ -380,10 +380,40 @@ def sizes(url: str) -> dict[str, int]:
     """Bytes of every object below a folder, by path relative to it, from one listing."""
     with _said_plainly(url, "list"):
         fs, path = _open(url)
+        if isinstance(fs, LocalFileSystem):
+            return _local_sizes(path)
         fs.invalidate_cache()
         found = fs.find(path, detail=True)
     root = path.rstrip("/") + "/"
     return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
+
+
+def _local_sizes(root: str) -> dict[str, int]:
+    """As :func:`sizes`, in a fifth of the time that ``find`` takes: a survey's run has 275,000 files."""
+    found = {}
+    folders = [(root, "")]
+    while folders:
+        folder, below = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_dir():
+                folders.append((entry.path, f"{below}{entry.name}/"))
+                continue
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                found[below + entry.name] = entry.stat().st_size
+    return found
+
+
+def sizes_of(urls: Sequence[str]) -> Iterator[dict[str, int]]:
+    """:func:`sizes` of several folders, in their order; on a network some are listed at once."""
+    if not urls or "://" not in urls[0]:
+        yield from map(sizes, urls)
+        return
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        yield from pool.map(sizes, urls)
 
 
 def remove(url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,7 @@ from darkhaloscope.store.dataset import (
 )
 from darkhaloscope.store.documents import parse
 from darkhaloscope.store.markers import (
+    check_none_lost,
     check_objects,
     count_outcomes,
     finished_blocks,
@@ -128,6 +130,29 @@ def check_stored(run: str, *, without: Sequence[str] = ()) -> None:
     finished = [block for block in finished_blocks(run) if block < layout.blocks]
     markers = read_markers(run, finished, layout.attributes["identity"])
     check_objects(run, layout, markers, without=without)
+
+
+def check_not_lost(run: str) -> None:
+    """See that a finished run lacks no object, which would read as fill; of anything else, nothing.
+
+    Where the place gives objects but no listings, that is a warning.
+
+    Raises
+    ------
+    UserError
+        An object is missing, a marker is damaged, or another version made the run.
+    """
+    if read_run(run) is None:
+        return
+    layout = layout_of_run(run)
+    try:
+        finished = [block for block in finished_blocks(run) if block < layout.blocks]
+        if len(finished) == layout.blocks:
+            check_none_lost(run, layout, finished)
+    except storage.StorageError as error:
+        if error.passes:
+            raise
+        warnings.warn(f"a lost object of {run} would read as fill: {error}", stacklevel=3)
 
 
 def doubt_of_run(run: str, layout: Layout) -> str | None:
