@@ -145,7 +145,6 @@ def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str
         ({"lens": {"theta_e": -1}}, ("lens.theta_e", "-1", "0.01 to 10 arcsec")),
         ({"targets": {"path": "nowhere.csv"}}, ("nowhere.csv",)),
         ({"survey": {"root": "/nowhere/dr9"}}, ("/nowhere/dr9", "survey.root")),
-        ({"survey": {"root": "http://127.0.0.1:9/dr9"}}, ("http://127.0.0.1:9/dr9",)),
         ({"survey": {"bands": ["g", "r", "i", "z"]}}, ("band i", "survey.bands")),
         ({"survey": {"bad_bits": ["BRIGTH"]}}, ("BRIGTH", "BRIGHT")),
         ({"plan": {"joint": "nowhere.parquet"}}, ("nowhere.parquet",)),
