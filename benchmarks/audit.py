@@ -7,6 +7,7 @@
   reads and merges block by block: bytes read over bytes stored, processor milliseconds a pair, and
   the largest memory, for a set and for one four times as large.
 - What is drawn again: processor seconds a core and a whole stamp, and of an audit's 20,000 and 500.
+- What the driver does alone, once they are: fit, resample and judge, at a tenth of these rows and at all.
 
 The share rests on a brick of noise of 3600 pixels, 59 rows on it, half of them controls.
 """
@@ -37,12 +38,13 @@ from darkhaloscope.prepare import (
     AuditSettings,
     StoredPairs,
     layout_of,
+    limits_of,
     plan_of,
     planned_strata,
     spec_of,
     spec_of_source,
 )
-from darkhaloscope.workflow import Work, inject_piece
+from darkhaloscope.workflow import Work, inject_piece, rerender_piece
 
 SHARE = 0.15
 PER_BRICK, SIDE = 59, 3600
@@ -60,6 +62,10 @@ KEPT = {True: {"cap": 200, "whole_cap": 100, "closure": 20}, False: {}}
 
 DRAWN = {True: (24, 4), False: (400, 40)}
 """Rows drawn again in their core, and whole."""
+
+REGIONS = 400
+JUDGED = {True: (200,), False: (CORE_ROWS // 10, CORE_ROWS)}
+"""Rows drawn again of the sets that a driver judges."""
 
 
 def share(folder: Path, repeats: int) -> dict[str, Any]:
@@ -203,6 +209,36 @@ def drawn_again(place: str, cores: int, wholes: int) -> dict[str, float]:
     }
 
 
+def judged(place: str, caps: tuple[int, ...]) -> list[dict[str, float]]:
+    """Processor seconds in which a driver judges a set whose rows were drawn again, 500 of them whole.
+
+    The set's regions become so many that intervals resample them, as in a survey, each with its own hosts.
+    """
+    group = zarr.open_group(str(Path(place) / store.STAMPS), mode="r+", use_consolidated=False)
+    rows = np.arange(group["slot"].shape[0])
+    group["host_id"][:] = rows
+    group["region_id"][:] = np.array([f"r{k}" for k in rows % REGIONS], dtype=object)
+    source, settings = StoredPairs(place), AuditSettings()
+    quality = audit.quality(source.columns, "r")
+    found = []
+    for cap in caps:
+        whole = min(cap, settings.audit.whole_cap)
+        spec = replace(
+            spec_of_source(source, settings),
+            cap=cap,
+            whole_cap=whole,
+            closure=min(WHOLE_ROWS, whole),
+        )
+        stats = audit.merge([audit.measure(source.block(r), spec) for r in source.blocks()], spec)
+        again = rerender_piece(audit.audit_rows(stats, spec), spec, None)
+        begun = time.process_time()
+        audit.conclude(
+            stats, again, quality, limits_of(settings), spec, audit.selection(source.columns, spec)
+        )
+        found.append({"rows": len(stats["row_hash"]), "cpu_s": time.process_time() - begun})
+    return found
+
+
 def run(folder: Path, *, quick: bool) -> dict[str, Any]:
     """All figures; ``folder`` takes some hundred megabytes."""
     cube, sets = real_pairs(BLOCK[quick], precision="rounded"), []
@@ -216,6 +252,7 @@ def run(folder: Path, *, quick: bool) -> dict[str, Any]:
         "alone": sets,
         "memory_ratio": sets[1]["peak_mib"] / sets[0]["peak_mib"],
         "drawn_again": drawn_again(str(folder / "set-1"), *DRAWN[quick]),
+        "judged": judged(str(folder / "set-1"), JUDGED[quick]),
     }
 
 
@@ -243,6 +280,11 @@ def show(figures: dict[str, Any], console: Console) -> None:
         f"whole stamp, {again['audit_cpu_s']:,.0f} CPU s an audit",
         highlight=False,
     )
+    for one in figures["judged"]:
+        console.print(
+            f"judged: {one['rows']:,.0f} rows in {one['cpu_s']:,.0f} CPU s of the driver",
+            highlight=False,
+        )
 
 
 def main() -> None:

@@ -32,8 +32,11 @@ def test_the_figures_and_their_names(
     monkeypatch.setattr(sys, "argv", ["audit.py", "--quick", "--json", str(out)])
     benchmark.main()
     figures = json.loads(out.read_text())
-    assert set(figures) == {"fused", "alone", "memory_ratio", "drawn_again"}
+    assert set(figures) == {"fused", "alone", "memory_ratio", "drawn_again", "judged"}
     assert 0 < figures["fused"]["share"] < 1
+    (judged,) = figures["judged"]
+    assert judged["rows"] == 200
+    assert judged["cpu_s"] > 0
     small, large = figures["alone"]
     assert large["pairs"] == 4 * small["pairs"]
     for one in (small, large):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,44 @@ def dhs(
         return Answer(int(stop.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def answers_503() -> Iterator[str]:
+    """A web server that is overburdened."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the test's output."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_a_store_that_is_away_at_the_start_is_not_the_users_mistake(
+    dhs: Callable[..., Answer], tmp_path: Path, answers_503: str
+) -> None:
+    for place in (answers_503, "http://127.0.0.1:9"):
+        code, _, err = dhs("run", f"{place}/e.yaml", "--out", tmp_path / "run")
+        assert code == 4, err
+        assert f"cannot read {place}/e.yaml" in err
+        assert "the same command goes on" in err
+        away = f"survey.root={place}"
+        code, _, err = dhs(
+            "run", write_experiment(tmp_path), "--set", away, "--out", tmp_path / "run"
+        )
+        assert code == 4, err
+        assert len(err.splitlines()) == 1
+    assert dhs("run", "nosuch://bucket/e.yaml").code == 2
+    assert dhs("run", "http://127.0.0.1:port/e.yaml").code == 2
+    folder = dhs("run", tmp_path)
+    assert folder.code == 2
+    assert "the same command" not in folder.err
 
 
 @pytest.fixture
@@ -105,7 +145,6 @@ def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str
         ({"lens": {"theta_e": -1}}, ("lens.theta_e", "-1", "0.01 to 10 arcsec")),
         ({"targets": {"path": "nowhere.csv"}}, ("nowhere.csv",)),
         ({"survey": {"root": "/nowhere/dr9"}}, ("/nowhere/dr9", "survey.root")),
-        ({"survey": {"root": "http://127.0.0.1:9/dr9"}}, ("http://127.0.0.1:9/dr9",)),
         ({"survey": {"bands": ["g", "r", "i", "z"]}}, ("band i", "survey.bands")),
         ({"survey": {"bad_bits": ["BRIGTH"]}}, ("BRIGTH", "BRIGHT")),
         ({"plan": {"joint": "nowhere.parquet"}}, ("nowhere.parquet",)),

@@ -22,6 +22,7 @@ from darkhaloscope.cluster.kubernetes import Driver
 from darkhaloscope.cluster.pods import count_ready, trouble_of, why_pending
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete, UserError
+from darkhaloscope.storage import StorageError
 
 WAIT_FOR_A_WORKER = kubernetes._wait_for_a_worker
 DRIVER = Driver("runs", "small-1234", "5e7a")
@@ -448,7 +449,7 @@ def test_a_run_makes_its_cluster_and_takes_it_away(api: Api, tmp_path: Path) -> 
 
 
 def test_a_cluster_stays_where_the_run_is_to_go_on(api: Api, tmp_path: Path) -> None:
-    for error in (Incomplete("later"), KeyError("ours")):
+    for error in (Incomplete("later"), KeyError("ours"), StorageError("503 Slow Down")):
         with pytest.raises(type(error)):
             run(a_section(tmp_path), tmp_path, error)
         assert api.kinds == {"DaskCluster"}

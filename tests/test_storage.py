@@ -127,6 +127,27 @@ def test_a_put_that_is_under_way_elsewhere_is_no_answer(monkeypatch: pytest.Monk
     assert storage.read("memory://conflict/x") == b"1"
 
 
+def test_bytes_of_what_lies_below_a_folder(tmp_path: Path) -> None:
+    """A disk is listed by other means than a store: the answers are the same."""
+    for name in ("a", "b/c", "b/d/e", ".hidden"):
+        storage.write(str(tmp_path / "run" / name), name.encode())
+        storage.write(f"memory://listed/{tmp_path.name}/run/{name}", name.encode())
+    (tmp_path / "run" / "empty").mkdir()
+    (tmp_path / "run" / "gone").symlink_to(tmp_path / "nothing")
+    found = storage.sizes(str(tmp_path / "run"))
+    assert found == {"a": 1, "b/c": 3, "b/d/e": 5, ".hidden": 7}
+    place = f"memory://listed/{tmp_path.name}/run"
+    assert storage.sizes(place) == found
+    for root in (str(tmp_path), place.removesuffix("/run")):
+        several = list(storage.sizes_of([storage.join(root, "run", n) for n in ("b", "none", "a")]))
+        assert several[:2] == [{"c": 3, "d/e": 5}, {}]
+    (tmp_path / "shut").mkdir()
+    if os.geteuid():
+        (tmp_path / "shut").chmod(0)
+        with pytest.raises(StorageError, match="cannot list"):
+            storage.sizes(str(tmp_path))
+
+
 def test_no_space_lasts_and_a_busy_server_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,17 +160,28 @@ def test_no_space_lasts_and_a_busy_server_does_not(
 
 
 def test_what_a_store_refuses_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [(translate_boto_error(client_error(code)), lasting) for code, lasting in S3_SAYS]
-    answers += [(web_error(status), status in (401, 403)) for status in (401, 403, 500, 503)]
-    for error, lasting in answers:
+    """What the address or the credentials are to blame for is the user's to mend, though a block waits."""
+    answers: list[tuple[BaseException, bool, bool]] = [
+        (translate_boto_error(client_error(code)), lasting, passes)
+        for code, lasting, passes in S3_SAYS
+    ]
+    answers += [(web_error(n), n in (401, 403), n >= 500) for n in (400, 401, 403, 500, 503)]
+    answers += [(aiohttp.ClientConnectionError("refused"), False, True)]
+    answers += [(TimeoutError(), False, True), (ConnectionRefusedError(), False, True)]
+    answers += [(botocore.exceptions.EndpointConnectionError(endpoint_url="x"), False, True)]
+    answers += [(botocore.exceptions.NoCredentialsError(), False, False)]
+    answers += [(ValueError("no port"), False, False)]
+    for error, lasting, passes in answers:
         monkeypatch.setattr(storage, "_open", lambda _, e=error: (_ for _ in ()).throw(e))
         with pytest.raises(storage.StorageError) as caught:
             storage.read("s3://bucket/key")
-        assert caught.value.lasting is lasting, error
+        assert (caught.value.lasting, caught.value.passes) == (lasting, passes), error
 
 
 S3_SAYS = [
-    ("403", True), ("AccessDenied", True), ("ExpiredToken", True), ("503", False), ("500", False),
+    ("403", True, False), ("AccessDenied", True, False), ("ExpiredToken", True, False),
+    ("InvalidToken", False, False), ("NoSuchBucket", False, False), ("InvalidBucketName", False, False),
+    ("503", False, True), ("500", False, True), ("SlowDown", False, True), ("RequestTimeout", False, True),
 ]  # fmt: skip
 
 
@@ -162,8 +194,9 @@ def web_error(status: int) -> aiohttp.ClientResponseError:
 
 
 def test_no_bucket_is_one_sentence(s3_server: str) -> None:
-    with pytest.raises(UserError, match=r"cannot write to s3://dhs-no-such-bucket"):
+    with pytest.raises(UserError, match=r"cannot write to s3://dhs-no-such-bucket") as caught:
         storage.write("s3://dhs-no-such-bucket/x/y", b"1")
+    assert not caught.value.passes
 
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:

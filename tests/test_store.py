@@ -515,13 +515,19 @@ def test_statistics_of_an_older_marker_are_only_looked_for(tmp_path: Path) -> No
 def test_a_resume_never_lists_all_objects_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A survey's are some 275,000, and 220 MB on the driver."""
+    """A survey's are some 275,000, and 220 MB on the driver; the few of a small run are one listing."""
     run = tmp_path / "run"
     start(str(run))
     marker = put(str(run), 0)
     listed: list[str] = []
     sizes = storage.sizes
     monkeypatch.setattr(storage, "sizes", lambda url: listed.append(url) or sizes(url))
+    store.check_objects(str(run), layout(), [marker])
+    assert listed == [f"{run}/stamps.zarr", f"{run}/blocks"]
+    monkeypatch.setattr(
+        importlib.import_module("darkhaloscope.store.markers"), "_LISTED_AT_ONCE", 0
+    )
+    listed.clear()
     store.check_objects(str(run), layout(), [marker])
     arrays = {f"{run}/stamps.zarr/{variable.name}/c" for variable in VARIABLES}
     assert set(listed) == {*arrays, f"{run}/blocks"}

@@ -10,7 +10,7 @@ from small_brick import BRICK, XS, YS, path_of, sky, write_brick
 
 from darkhaloscope import prepare, storage
 from darkhaloscope.config import parse_experiment
-from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.survey import Cutouts
 from darkhaloscope.survey import bricks as tiling
 from darkhaloscope.survey.health import Streak, Watch, check_not_all_fail, check_readable
@@ -23,7 +23,7 @@ def test_twenty_alike_in_a_row_stop() -> None:
     for number in range(19):
         streak.add(f"{number:04d}p000", [GONE, GONE])
     with pytest.raises(
-        UserError, match=r"20 bricks in a row failed alike \(unreadable\).*0019p000.*403"
+        Incomplete, match=r"20 bricks in a row failed alike \(unreadable\).*0019p000.*403"
     ):
         streak.add("0019p000", [GONE], "brick 0019p000: 403.")
 
@@ -95,8 +95,10 @@ def test_the_first_brick() -> None:
     out.reason[0] = Reason.UNREADABLE
     check_readable(out)
     out.reason[:] = Reason.UNREADABLE
-    with pytest.raises(UserError, match=r"first brick cannot be read: .*Forbidden"):
-        check_readable(out)
+    for out.lasting in (True, False):
+        with pytest.raises(UserError, match=r"first brick cannot be read: .*Forbidden") as caught:
+            check_readable(out)
+        assert caught.value.passes is not out.lasting
     check_readable(Cutouts.blank("0000p000", ("r",), 0, 16))
     assert np.isnan(out.x).all()
 
@@ -144,6 +146,13 @@ def test_bricks_that_all_fail_alike() -> None:
         UserError, match=r"0000p000, 0002p000\) fail alike \(corrupt_file\).*image-r"
     ):
         check_not_all_fail([bad, worse])
+    away = [brick("0000p000", GONE), brick("0002p000", GONE)]
+    with pytest.raises(Incomplete, match="unreadable"):
+        check_not_all_fail(away)
+    away[0].lasting = True
+    with pytest.raises(UserError, match="unreadable") as caught:
+        check_not_all_fail(away)
+    assert not caught.value.passes
     check_not_all_fail([bad])  # one alone may be bad luck
     for other in ([OK, BROKEN], [Reason.MISSING_FILE], [Reason.NO_COVERAGE], []):
         check_not_all_fail([bad, brick("0002p000", *other)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import time
@@ -18,12 +19,14 @@ import zarr
 from rich.console import Console
 
 import darkhaloscope
-from darkhaloscope import commands, prepare, store, workflow
+from darkhaloscope import commands, prepare, storage, store, workflow
+from darkhaloscope.completeness import read_injections
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.status import status_of, writes_now
 from darkhaloscope.storage import read_objects
 from darkhaloscope.store import Verification, export_tables, repair_run, verify_run
+from darkhaloscope.views import Reading
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -294,6 +297,66 @@ def test_a_lost_object_is_not_exported_and_not_audited(run: Path, tmp_path: Path
         with pytest.raises(UserError, match=r"block 1 of .*theta_e/c/1 is missing; dhs repair"):
             look()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("array", ["theta_e", "ctrl", "brick"])
+def test_a_finished_run_that_lost_an_object_is_not_opened(run: Path, array: str) -> None:
+    lost = shard(run, array)
+    lost.rename(run / "kept")
+    with pytest.raises(
+        UserError, match=rf"block 1 of .*{array}/c/1.* is missing; dhs repair.*dhs verify"
+    ):
+        darkhaloscope.open(run)
+    (run / "blocks" / "000000.json").rename(run / "marker")
+    assert darkhaloscope.open(run).sizes["pair"]  # not finished: what is there
+    (run / "marker").rename(run / "blocks" / "000000.json")
+    (run / "kept").rename(lost)
+    assert np.isfinite(darkhaloscope.open(run)["ctrl"].values).any()
+
+
+def test_nobody_learns_from_what_was_lost(run: Path) -> None:
+    shard(run, "arc").unlink()
+    with pytest.raises(UserError, match="is missing; dhs repair"):
+        read_injections(str(run))
+    pytest.importorskip("torch")
+    chunks = importlib.import_module("darkhaloscope.detect.chunks")
+    with pytest.raises(UserError, match="is missing; dhs repair"):
+        chunks.ChunkReader(str(run), Reading())
+
+
+def test_arrays_of_a_large_run_are_listed_one_by_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers = importlib.import_module("darkhaloscope.store.markers")
+    layout = store.layout_of_run(str(run))
+    once = markers._stored_bytes(str(run), layout, ())
+    monkeypatch.setattr(markers, "_LISTED_AT_ONCE", 1)
+    each = markers._stored_bytes(str(run), layout, ())
+    assert {name: sizes.tolist() for name, sizes in once.items()} == {
+        name: sizes.tolist() for name, sizes in each.items()
+    }
+    assert max(once["ctrl"]) > 0
+    shard(run, "theta_e").unlink()
+    with pytest.raises(UserError, match="theta_e/c/1 is missing"):
+        darkhaloscope.open(run)
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_place_that_gives_no_listings_is_opened_with_a_warning(
+    run: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    def refused(url: str) -> list[str]:
+        error = storage.StorageError(f"cannot list {url}: Access Denied")
+        error.lasting = not passes
+        raise error
+
+    monkeypatch.setattr(storage, "names", refused)
+    if passes:
+        with pytest.raises(storage.StorageError):
+            darkhaloscope.open(run)
+        return
+    with pytest.warns(UserWarning, match="would read as fill: cannot list .*Access Denied"):
+        assert darkhaloscope.open(run).sizes["pair"]
 
 
 def test_what_is_not_of_the_run_is_named_and_left_alone(run: Path) -> None:
@@ -573,6 +636,12 @@ def test_a_run_elsewhere_than_on_a_disk(run: Path, s3_server: str, tmp_path: Pat
     place = f"dhs-test/verify-{tmp_path.name}"
     fsspec.filesystem("s3").put(str(run), place, recursive=True)
     assert verify_run(f"s3://{place}").findings == ()
+    assert darkhaloscope.open(f"s3://{place}").sizes["pair"]
+    lost = f"{place}/{shard(run, 'theta_e').relative_to(run)}"
+    fsspec.filesystem("s3").rm_file(lost)
+    with pytest.raises(UserError, match=r"block 1 of s3:.*theta_e/c/1 is missing"):
+        darkhaloscope.open(f"s3://{place}")
+    fsspec.filesystem("s3").put_file(str(shard(run, "theta_e")), lost)
     flip_bit(run)
     fsspec.filesystem("s3").put_file(str(shard(run)), f"{place}/{shard(run).relative_to(run)}")
     found = verify_run(f"s3://{place}", threads=1)

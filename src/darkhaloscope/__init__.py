@@ -22,12 +22,13 @@ def open(
 ) -> xarray.Dataset:
     """A run's data set, pixels lazy, with ``stamp = ctrl + arc (+ extra)`` and closed lists as text.
 
-    See :func:`darkhaloscope.store.open_run`. The import waits, so that ``darkhaloscope.lensing``
+    See :func:`darkhaloscope.store.open_run`. Of a finished run that lost an object a UserError says which;
+    one that is not finished opens with what is there. The import waits, so that ``darkhaloscope.lensing``
     alone does not bring Zarr along.
     """
-    from darkhaloscope.store import open_run, read_run
+    from darkhaloscope.store import check_not_lost, open_run
 
-    read_run(str(url))  # one that a newer version made says so
+    check_not_lost(str(url))
     return open_run(url, split=split, drop_failed=drop_failed)
 
 

@@ -594,18 +594,20 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2, Ctrl-C or SIGTERM is exit code 4.
+    """Entry point: a user's mistake is one sentence and exit code 2; what passes, or is not done, is 4.
 
-    An error of ours is a traceback and exit code 70, so that nobody takes it for a verdict.
+    So are Ctrl-C and SIGTERM. An error of ours is a traceback and exit code 70, so that nobody takes it for
+    a verdict.
     """
     # As the first process of a container nothing but a handler makes SIGTERM end us.
     before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except UserError as error:
-        errors.print(f"dhs: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
-        is_open = isinstance(error, Incomplete)
-        sys.exit(commands.EXIT_INCOMPLETE if is_open else commands.EXIT_USER)
+        store_is_away = error.passes and not isinstance(error, Incomplete)
+        said = f"{error}; it may pass, then the same command goes on" if store_is_away else error
+        errors.print(f"dhs: {said}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(commands.EXIT_INCOMPLETE if error.passes else commands.EXIT_USER)
     except _Interrupted:
         errors.print("dhs: interrupted; the same command again resumes")
         sys.exit(commands.EXIT_INCOMPLETE)

@@ -1,6 +1,6 @@
 """What can go wrong, in two kinds: a user's mistake, and a row that could not be made.
 
-A user's mistake is a :class:`UserError`: one sentence, no traceback, exit code 2.
+A user's mistake is a :class:`UserError`: one sentence, no traceback, exit code 2; or 4 where it passes.
 A row that could not be made is a row: it carries one of the :class:`Reason` values.
 """
 
@@ -15,9 +15,18 @@ class UserError(Exception):
     The message is one sentence that says what is wrong, where, and what to do.
     """
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same command again may go on with nothing mended."""
+        return False
+
 
 class Incomplete(UserError):  # noqa: N818 (a state, not a fault)
     """What was asked for needs a finished run, and this one is not; running again resumes it."""
+
+    @property
+    def passes(self) -> bool:
+        return True
 
 
 class Reason(IntEnum):

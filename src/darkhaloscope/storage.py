@@ -19,7 +19,14 @@ from typing import Any, TypeVar
 
 import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
@@ -32,9 +39,31 @@ class StorageError(UserError):
 
     lasting = False
     """Whether waiting does not help: no permission, no space."""
+    mistaken = False
+    """Whether it is the address or the credentials. A block waits all the same: a worker's machine may be
+    without word of its credentials for a moment."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same command again may go on: a store that is away, overburdened or slow."""
+        return not (self.lasting or self.mistaken)
 
 
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+
+_MISTAKEN = (
+    IsADirectoryError,
+    ValueError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ParamValidationError,
+)
+_MISTAKEN_CODES = frozenset(
+    ("NoSuchBucket", "InvalidBucketName", "InvalidToken", "AuthorizationHeaderMalformed",
+     "PermanentRedirect", "301", "400", "405")
+)  # fmt: skip
+"""What S3 says of requests that it will never understand; a number where an answer has no body."""
 
 
 # ValueError: an address that the client cannot make sense of, such as a port that is no number.
@@ -56,7 +85,9 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
-        raise StorageError(f"{url} is no address that can be opened: {_cause(error)}") from None
+        said = StorageError(f"{url} is no address that can be opened: {_cause(error)}")
+        said.mistaken = True
+        raise said from None
     return fs, path
 
 
@@ -69,7 +100,7 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
         raise
     except _OUT_OF_REACH as error:
         cause: BaseException = error
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
             # fsspec's web server says so of whatever went wrong, and keeps what it was.
             answer = error.__cause__
             if not isinstance(answer, aiohttp.ClientError) or _status(answer) in (404, 410):
@@ -79,6 +110,7 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
             f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space"
         )
         said.lasting = _lasts(cause)
+        said.mistaken = _is_mistaken(cause)
         raise said from error
 
 
@@ -89,6 +121,13 @@ def _lasts(error: BaseException) -> bool:
     # s3fs says PermissionError, without a number, of whatever the store refuses.
     refused = isinstance(error, PermissionError)
     return refused or (isinstance(error, OSError) and error.errno in _LASTING)
+
+
+def _is_mistaken(error: BaseException) -> bool:
+    """Whether it is the address or the credentials."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return 400 <= error.status < 500 and error.status not in (408, 425, 429)
+    return isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES
 
 
 def _status(error: aiohttp.ClientError) -> int:
@@ -328,10 +367,12 @@ def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         os.unlink(finished)
 
 
-def _code(error: OSError) -> str | None:
+def _code(error: BaseException) -> str | None:
     """What S3 calls the trouble."""
-    answer = getattr(error.__cause__, "response", None) or {}
-    code: str | None = answer.get("Error", {}).get("Code")
+    answer = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(answer, ClientError):
+        return None
+    code: str | None = answer.response.get("Error", {}).get("Code")
     return code
 
 
@@ -339,10 +380,40 @@ def sizes(url: str) -> dict[str, int]:
     """Bytes of every object below a folder, by path relative to it, from one listing."""
     with _said_plainly(url, "list"):
         fs, path = _open(url)
+        if isinstance(fs, LocalFileSystem):
+            return _local_sizes(path)
         fs.invalidate_cache()
         found = fs.find(path, detail=True)
     root = path.rstrip("/") + "/"
     return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
+
+
+def _local_sizes(root: str) -> dict[str, int]:
+    """As :func:`sizes`, in a fifth of the time that ``find`` takes: a survey's run has 275,000 files."""
+    found = {}
+    folders = [(root, "")]
+    while folders:
+        folder, below = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_dir():
+                folders.append((entry.path, f"{below}{entry.name}/"))
+                continue
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                found[below + entry.name] = entry.stat().st_size
+    return found
+
+
+def sizes_of(urls: Sequence[str]) -> Iterator[dict[str, int]]:
+    """:func:`sizes` of several folders, in their order; on a network some are listed at once."""
+    if not urls or "://" not in urls[0]:
+        yield from map(sizes, urls)
+        return
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        yield from pool.map(sizes, urls)
 
 
 def remove(url: str) -> None:

@@ -150,10 +150,9 @@ def run_cluster(section: ClusterSection, run: str) -> Iterator[str]:
         except NoWorkerError as error:
             raise (Incomplete if store.finished_blocks(run) else UserError)(str(error)) from error
         yield address
-    except Incomplete:
-        raise
-    except UserError:
-        _delete(cluster)
+    except UserError as error:
+        if not error.passes:
+            _delete(cluster)
         raise
     _delete(cluster)
 

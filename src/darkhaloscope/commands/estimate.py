@@ -5,15 +5,19 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
-from darkhaloscope import audit, lensing, prepare, store
+from darkhaloscope import audit, lensing, prepare, store, workflow
+from darkhaloscope.audit import AuditSpec
+from darkhaloscope.config import Experiment
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import Plan
 from darkhaloscope.progress import Bar
@@ -26,6 +30,13 @@ CONFIDENCE = 0.9
 
 START_S = 10.0
 """Seconds from the command to the first brick: the plan, a look at the coadds, workers that come up."""
+
+CORES, WHOLES = 20, 4
+"""Rows of a tried brick that are drawn again for the audit: in their core, and whole."""
+
+DRIVER_S, DRIVER_S_A_ROW = 19.0, 4.2e-3
+"""Seconds in which the driver alone fits and judges, and those of each row that was drawn again; from
+docs/benchmarks.md, "The end of a run". Another driver takes half or twice that."""
 
 CUBES = 7
 """Pixel cubes of a block that a worker holds at most: ``ctrl`` and ``arc`` of the bricks, of the block that
@@ -43,6 +54,12 @@ class BrickCost(NamedTuple):
     bytes_out: int
     cpu_s: float
     wall_s: float
+    cores: int = 0
+    """Rows that were drawn again in their core, as an audit does, and the seconds of processor time."""
+    core_s: float = 0.0
+    wholes: int = 0
+    """As ``cores``, of whole stamps."""
+    whole_s: float = 0.0
 
 
 class Range(NamedTuple):
@@ -63,7 +80,12 @@ class Estimate(NamedTuple):
     bytes_in: Range
     bytes_out: Range
     cpu_hours: Range
+    """Of the blocks, as ``wall_hours``; the audit's come on top."""
     wall_hours: Range
+    audit_rows: int
+    """Rows that are drawn again after the last block."""
+    audit_cpu_hours: Range
+    audit_wall_hours: Range
     worker_memory: float
     """Bytes: what this process took, and ``CUBES`` cubes of a block."""
     tried: tuple[BrickCost, ...]
@@ -74,8 +96,9 @@ def estimate(made: Plan, workers: int, *, console: Console | None = None) -> Est
 
     Reading is by brick, and a brick that lies in two blocks is read twice; work and bytes written are by row.
     A worker makes whole blocks, so the wall time is that of so many blocks after each other as the busiest
-    has, and the start. Not counted: what comes after the last block (audit rows drawn again, the reduction,
-    the report), and time in which workers wait for the scheduler.
+    has, and the start. After the last block the workers draw the audit's rows again, as many in a large run
+    as in a small one, and the driver judges alone. Not counted: the reduction of the blocks' statistics, the
+    report, and time in which workers wait for the scheduler.
 
     Parameters
     ----------
@@ -120,6 +143,8 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
     turns = -(-made.blocks // workers)
     cube = made.block * len(made.experiment.survey.bands) * made.experiment.stamp.size**2 * 4
     cubes = CUBES * 3 // 2 if made.experiment.store.invvar else CUBES
+    audit_rows, again, judged = _after_the_blocks(tried, made)
+    lanes = min(workers, max(-(-audit_rows // workflow.RERENDER_ROWS), 1))
     return Estimate(
         made.rows,
         len(made.bricks),
@@ -129,9 +154,28 @@ def extrapolate(tried: Sequence[BrickCost], made: Plan, workers: int) -> Estimat
         scaled(lambda one: one.bytes_out, by_row=True),
         scaled(lambda one: one.cpu_s / 3600, by_row=True),
         Range(*((START_S + turns * block_s) / 3600 for block_s in each)),
+        audit_rows,
+        Range(*((a + b) / 3600 for a, b in zip(again, judged, strict=True))),
+        Range(*((a / lanes + b) / 3600 for a, b in zip(again, judged, strict=True))),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + cubes * cube,
         tuple(tried),
     )
+
+
+def _after_the_blocks(tried: Sequence[BrickCost], made: Plan) -> tuple[int, Range, Range]:
+    """Rows that the audit draws again, the seconds of processor time that they take, and the driver's."""
+    strata, asked = prepare.planned_strata(made), made.experiment.audit
+    rows = min(asked.cap, sum(strata))
+    wholes = min(asked.closure, asked.whole_cap, rows)
+    parts = []
+    for total, name in ((rows - wholes, "core"), (wholes, "whole")):
+        counts = np.array([getattr(one, f"{name}s") for one in tried], float)
+        costs = np.array([getattr(one, f"{name}_s") for one in tried], float)
+        if total and counts.any():
+            parts.append(ratio(costs, counts, total, min(counts.sum() / total, 1.0)))
+    judged = DRIVER_S + DRIVER_S_A_ROW * rows
+    again = Range(*(sum(part[i] for part in parts) for i in range(3)))
+    return rows, again, Range(judged, judged / 2, judged * 2)
 
 
 def ratio(
@@ -172,6 +216,7 @@ def _try_brick(made: Plan, brick: str) -> BrickCost:
     encoded = store.encode_block(alone, 0, cube)
     written = sum(len(data) for data in encoded.values() if data is not None)
     written += len(store.encode_statistics(statistics))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return BrickCost(
         brick,
         len(rows),
@@ -179,9 +224,29 @@ def _try_brick(made: Plan, brick: str) -> BrickCost:
         cutouts.requests,
         cutouts.bytes,
         written,
-        time.process_time() - cpu,
-        time.perf_counter() - wall,
+        cpu,
+        wall,
+        *_draw_again(cube, spec, exp),
     )
+
+
+def _draw_again(
+    cube: xr.Dataset, spec: AuditSpec, exp: Experiment
+) -> tuple[int, float, int, float]:
+    """Draw some rows of a brick again as its run's audit would: their number and seconds of processor time,
+    in their core and whole."""
+    drawn = (cube["lens_model"].values > 0) & cube["cutout_ok"].values
+    if not drawn.any():
+        return 0, 0.0, 0, 0.0
+    strata = audit.stratum_counts(cube["theta_e"].values[drawn], spec.theta_e_edges)
+    few = replace(spec, stratum_counts=strata, cap=CORES + WHOLES, whole_cap=WHOLES, closure=WHOLES)
+    rows = audit.audit_rows(audit.measure(cube, few), few)
+    found: list[tuple[int, float]] = []
+    for chosen in (~rows["closure"], rows["closure"]):
+        begun = time.process_time()
+        workflow.rerender_piece({k: v[chosen] for k, v in rows.items()}, few, exp.source.catalogue)
+        found.append((int(chosen.sum()), time.process_time() - begun))
+    return (*found[0], *found[1])
 
 
 def _show(found: Estimate, console: Console) -> None:
@@ -194,17 +259,20 @@ def _show(found: Estimate, console: Console) -> None:
         ("written, GB", found.bytes_out, 1e9),
         ("CPU hours", found.cpu_hours, 1.0),
         (f"hours with {found.workers} workers", found.wall_hours, 1.0),
+        ("then the audit, CPU hours", found.audit_cpu_hours, 1.0),
+        (f"then the audit, hours with {found.workers} workers", found.audit_wall_hours, 1.0),
     ):
         table.add_row(label, *(f"{value / unit:.3g}" for value in values))
     console.print(table)
     failed, rows = (sum(getattr(one, name) for one in found.tried) for name in ("failed", "rows"))
     names = ", ".join(one.brick for one in found.tried)
     console.print(
-        f"{found.rows} rows of {found.bricks} bricks take {found.cpu_hours.value:.3g} CPU hours, "
-        f"{found.wall_hours.value:.3g} hours with {found.workers} workers of one thread and "
-        f"{found.worker_memory / 2**30:.2g} GiB each, if they read as fast as this machine: measured on "
-        f"{len(found.tried)} bricks ({names}), {failed} of whose {rows} rows failed. Not counted: the "
-        "audit and the report after the last block",
+        f"{found.rows} rows of {found.bricks} bricks and their audit, which draws {found.audit_rows} rows "
+        f"again, take {found.cpu_hours.value + found.audit_cpu_hours.value:.3g} CPU hours, "
+        f"{found.wall_hours.value + found.audit_wall_hours.value:.3g} hours with {found.workers} workers of "
+        f"one thread and {found.worker_memory / 2**30:.2g} GiB each, if they read as fast as this machine: "
+        f"measured on {len(found.tried)} bricks ({names}), {failed} of whose {rows} rows failed. Not "
+        "counted: the reduction of the blocks' statistics and the report",
         soft_wrap=True,
         highlight=False,
     )

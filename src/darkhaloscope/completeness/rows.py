@@ -88,11 +88,12 @@ def read_injections(run: str) -> Injections:
     Raises
     ------
     UserError
-        There is no run, or its test split holds no injection.
+        There is no run, it lost an object, or its test split holds no injection.
     Incomplete
         Rows were never written.
     """
     experiment = parse_experiment(store.read_experiment(run), f"{run}/experiment.yaml")
+    store.check_not_lost(run)
     dataset = store.open_dataset(run)
     wanted = {*NEEDED, *(name for axis in AXES for name in axis.reads)}
     light = [name for name in dataset.data_vars if "y" not in dataset[name].dims]

@@ -1,5 +1,6 @@
 """The experiment file: pydantic models, defaults, identity, and how a file is read."""
 
+from darkhaloscope.config.digest import digest_of
 from darkhaloscope.config.fixes import CoreMask, FixSection
 from darkhaloscope.config.load import (
     load_document,
@@ -25,6 +26,7 @@ __all__ = [
     "FixSection",
     "GatesSection",
     "Splits",
+    "digest_of",
     "load_document",
     "load_experiment",
     "parse_experiment",

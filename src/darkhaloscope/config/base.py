@@ -33,6 +33,8 @@ Number = Annotated[float, BeforeValidator(_no_truth)]
 
 
 class Section(BaseModel):
-    """A section: keys that it does not know are mistakes, and nothing changes it."""
+    """A section: keys that it does not know and numbers without end are mistakes, and nothing changes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )

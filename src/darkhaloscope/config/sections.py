@@ -9,8 +9,6 @@ All others may change between two runs of the same data set.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -24,6 +22,7 @@ from pydantic import (
 )
 
 from darkhaloscope.config.base import Band, Section
+from darkhaloscope.config.digest import digest_of
 from darkhaloscope.config.fixes import FixSection
 from darkhaloscope.config.physics import (
     LATER_KEYS,
@@ -365,11 +364,8 @@ class Experiment(Section):
         }
 
     def identity(self, contents: Mapping[str, str]) -> str:
-        """sha256 (hex) of the canonical JSON of :meth:`identity_document`."""
-        text = json.dumps(
-            self.identity_document(contents), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
+        """:func:`~darkhaloscope.config.digest_of` of :meth:`identity_document`."""
+        return digest_of(self.identity_document(contents))
 
     def to_yaml(self) -> str:
         """The experiment as a YAML file that :func:`load_experiment` reads back."""

@@ -8,7 +8,6 @@ comparison.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,13 @@ from pydantic import Field
 
 from darkhaloscope import __version__, driver, prepare, storage, store
 from darkhaloscope.audit.intervals import MIN_REGIONS
-from darkhaloscope.config import Experiment, load_document, parse_experiment, replace_keys
+from darkhaloscope.config import (
+    Experiment,
+    digest_of,
+    load_document,
+    parse_experiment,
+    replace_keys,
+)
 from darkhaloscope.detect.areas import Area, area, difference, region_numbers, relative_drop
 from darkhaloscope.detect.config import DetectorConfig, parse_config
 from darkhaloscope.detect.detector import load
@@ -327,8 +332,7 @@ def _key(arm: Arm, run: str, reference: str) -> str:
         "data": [path.rsplit("/", 1)[-1] for path in (run, reference)],
         "version": VERSION,
     }
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return f"{arm.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{arm.name}-{digest_of(document)[:12]}"
 
 
 def _read(path: str) -> pd.DataFrame:

@@ -39,13 +39,14 @@ class ChunkReader:
     Raises
     ------
     UserError
-        There is no data set; it lacks ctrl or arc; the second run has other rows.
+        There is no data set; it lacks ctrl or arc, or one of its objects; the second run has other rows.
     """
 
     def __init__(self, run: str, reading: Reading) -> None:
         inside = storage.join(run, store.STAMPS)
         place = inside if storage.exists(storage.join(inside, "zarr.json")) else run
         self.run = run
+        store.check_not_lost(run)
         self.columns: xr.Dataset = store.open_dataset(run)
         group = zarr.open_group(place, mode="r")
         self._arrays: dict[str, zarr.Array[Any]] = {}

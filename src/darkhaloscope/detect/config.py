@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from darkhaloscope import prepare, storage
-from darkhaloscope.config import load_document, replace_keys
+from darkhaloscope.config import digest_of, load_document, replace_keys
 from darkhaloscope.config.base import Section
 from darkhaloscope.config.load import beside
 from darkhaloscope.detect.networks import NetworkName
@@ -152,9 +150,8 @@ class DetectorConfig(Section):
         return document
 
     def digest(self) -> str:
-        """sha256 of what decides the weights."""
-        text = json.dumps(self.learned(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Digest of what decides the weights."""
+        return digest_of(self.learned())
 
     def to_yaml(self) -> str:
         """The file, every default filled in."""

@@ -49,6 +49,7 @@ from darkhaloscope.store.state import (
 from darkhaloscope.store.verify import (
     Finding,
     Verification,
+    check_not_lost,
     check_stored,
     layout_of_run,
     verify_run,
@@ -68,6 +69,7 @@ __all__ = [
     "Verification",
     "attributes",
     "bricks_set_apart",
+    "check_not_lost",
     "check_objects",
     "check_part",
     "check_run",

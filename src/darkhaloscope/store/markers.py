@@ -21,11 +21,13 @@ from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.store.dataset import STAMPS, Layout, block_keys
 from darkhaloscope.store.documents import Marker, is_whole, parse
 from darkhaloscope.store.planned import PLAN, part_name
+from darkhaloscope.variables import Variable
 
 MARKER_SCHEMA = 2
 
 _MARKERS_AT_ONCE = 256
 _PARTS_AT_ONCE = 16
+_LISTED_AT_ONCE = 5_000
 _MARKER_NAME = re.compile(r"([0-9]{6,})\.json")
 
 
@@ -141,8 +143,8 @@ def check_objects(
     """See that the objects and the statistics of finished blocks are there, in the size that their
     markers say, and that their parts of the plan were not edited.
 
-    Sizes come from listings, one array at a time; parts of the plan, which are small, are read. Arrays named
-    in ``without`` are not looked at.
+    Sizes come from listings; parts of the plan, which are small, are read. Arrays named in ``without`` are
+    not looked at.
 
     Raises
     ------
@@ -173,22 +175,55 @@ def check_objects(
     _check_parts(run, parts)
 
 
-def _stored_bytes(run: str, layout: Layout, without: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Bytes of the object of every block of each variable, shape (block,); -1 where there is none.
+def check_none_lost(run: str, layout: Layout, finished: Sequence[int]) -> None:
+    """See that every object of finished blocks is there, be it whole or not.
 
-    A listing of all objects of a survey's run would be some 220 MB on the driver.
+    Of blocks that have an object of every array no marker is read.
+
+    Raises
+    ------
+    UserError
+        One is missing that a marker speaks of, or such a marker is damaged.
     """
+    stored = _stored_bytes(run, layout, ())
+    lacking = np.any([sizes < 0 for sizes in stored.values()], axis=0)
+    suspects = [block for block in finished if lacking[block]]
+    for marker in read_markers(run, suspects, layout.attributes["identity"]):
+        block = marker["block"]
+        for key, described in marker["objects"].items():
+            sizes = stored.get(key.split("/")[0])
+            if described is not None and (sizes is None or sizes[block] < 0):
+                raise _not_as_marked(run, block, f"{key} is missing")
+
+
+def _stored_bytes(run: str, layout: Layout, without: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Bytes of the object of every block of each variable, shape (block,); -1 where there is none."""
+    variables = [v for v in layout.variables if v.name not in without]
     found = {}
-    for variable in layout.variables:
-        if variable.name in without:
-            continue
+    for variable, listed in zip(variables, _listings(run, layout, variables), strict=True):
         found[variable.name] = sizes = np.full(layout.blocks, -1, np.int64)
         rest = "/0" * (len(variable.dims) - 1)
-        for name, size in storage.sizes(storage.join(run, STAMPS, variable.name, "c")).items():
+        for name, size in listed.items():
             number = name.removesuffix(rest)
             if number.isdecimal() and int(number) < layout.blocks and name == f"{number}{rest}":
                 sizes[int(number)] = size
     return found
+
+
+def _listings(
+    run: str, layout: Layout, variables: Sequence[Variable]
+) -> Iterator[Mapping[str, int]]:
+    """Bytes by name of each variable's objects: from one listing, or of a large run from one each, some at
+    once. One of all objects of a survey would be 220 MB, and 260 answers of S3 that wait for each other."""
+    stamps = storage.join(run, STAMPS)
+    if layout.blocks * len(layout.variables) > _LISTED_AT_ONCE:
+        yield from storage.sizes_of([storage.join(stamps, v.name, "c") for v in variables])
+        return
+    by_array: dict[str, dict[str, int]] = {}
+    for key, size in storage.sizes(stamps).items():
+        name, _, rest = key.partition("/c/")
+        by_array.setdefault(name, {})[rest] = size
+    yield from (by_array.get(variable.name, {}) for variable in variables)
 
 
 def _check_size(run: str, block: int, where: str, size: int, wanted: int) -> None:
@@ -212,7 +247,10 @@ def _not_as_marked(run: str, block: int, says: str) -> UserError:
 
 
 def _repair(run: str) -> str:
-    return f"dhs repair {run} drops the block, and the same dhs run makes it anew"
+    return (
+        f"dhs repair {run} drops the block, and the same dhs run makes it anew (dhs verify names all that is "
+        "wrong)"
+    )
 
 
 def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

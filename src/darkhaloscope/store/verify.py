@@ -8,8 +8,8 @@ in the folder beside that is named too.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from darkhaloscope import partial, storage
+from darkhaloscope.config import digest_of
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.store.dataset import (
@@ -30,6 +31,7 @@ from darkhaloscope.store.dataset import (
 )
 from darkhaloscope.store.documents import parse
 from darkhaloscope.store.markers import (
+    check_none_lost,
     check_objects,
     count_outcomes,
     finished_blocks,
@@ -130,6 +132,29 @@ def check_stored(run: str, *, without: Sequence[str] = ()) -> None:
     check_objects(run, layout, markers, without=without)
 
 
+def check_not_lost(run: str) -> None:
+    """See that a finished run lacks no object, which would read as fill; of anything else, nothing.
+
+    Where the place gives objects but no listings, that is a warning.
+
+    Raises
+    ------
+    UserError
+        An object is missing, a marker is damaged, or another version made the run.
+    """
+    if read_run(run) is None:
+        return
+    layout = layout_of_run(run)
+    try:
+        finished = [block for block in finished_blocks(run) if block < layout.blocks]
+        if len(finished) == layout.blocks:
+            check_none_lost(run, layout, finished)
+    except storage.StorageError as error:
+        if error.passes:
+            raise
+        warnings.warn(f"a lost object of {run} would read as fill: {error}", stacklevel=3)
+
+
 def doubt_of_run(run: str, layout: Layout) -> str | None:
     """What speaks against ``run.json``, on which every other proof and every repair stands; None for nothing.
 
@@ -138,10 +163,7 @@ def doubt_of_run(run: str, layout: Layout) -> str | None:
     """
     summary = read_run(run)
     assert summary is not None
-    text = json.dumps(
-        summary["document"], sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode()
-    if hashlib.sha256(text).hexdigest() != summary["identity"]:
+    if digest_of(summary["document"]) != summary["identity"]:
         return "its identity is not that of its document"
     if summary["blocks"] != layout.blocks:
         return f"{layout.rows} rows in blocks of {layout.block} are {layout.blocks}, not {summary['blocks']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from darkhaloscope.config import (
     Experiment,
     FixSection,
+    digest_of,
     load_document,
     parse_experiment,
     replace_keys,
@@ -87,7 +87,7 @@ class Arm:
     view: View
 
     def key(self, contents: Mapping[str, str], pairs: int, pixels: str) -> str:
-        """What the arm's results depend on, as the first 12 digits of a sha256.
+        """What the arm's results depend on, as the first 12 digits of a digest.
 
         Parameters
         ----------
@@ -105,8 +105,7 @@ class Arm:
             "pairs": pairs,
             "version": READING_VERSION,
         }
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of(document)[:12]
 
 
 def load_study(

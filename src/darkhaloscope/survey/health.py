@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.survey.cutouts import Cutouts
 
 _OF_THE_PLACE = {Reason.UNREADABLE, Reason.MISSING_FILE, Reason.CORRUPT_FILE, Reason.MISSING_BAND}
@@ -19,10 +19,12 @@ def check_readable(first: Cutouts) -> None:
     Raises
     ------
     UserError
-        It is out of reach: wrong credentials, no permission, no connection.
+        It is out of reach: wrong credentials, no permission.
+    Incomplete
+        It is for now: no connection, no answer.
     """
     if len(first.reason) and (first.reason == Reason.UNREADABLE).all():
-        raise UserError(
+        raise (UserError if first.lasting else Incomplete)(
             f"the first brick cannot be read: {first.notes[0].rstrip('.')} "
             "(AWS_* variables and FSSPEC_S3_ANON say who asks; see docs/reading.md)"
         )
@@ -42,11 +44,14 @@ def check_not_all_fail(tried: Sequence[Cutouts]) -> None:
     ------
     UserError
         All rows of all of them fail alike for their files' sake.
+    Incomplete
+        They do so because nothing answers now.
     """
     reasons = {shared_trouble(cutouts) for cutouts in tried}
     if len(tried) > 1 and len(reasons) == 1 and Reason.OK not in reasons:
         names = ", ".join(cutouts.brick for cutouts in tried)
-        raise UserError(
+        passes = reasons == {Reason.UNREADABLE} and not any(cutouts.lasting for cutouts in tried)
+        raise (Incomplete if passes else UserError)(
             f"all rows of {len(tried)} bricks from all over the plan ({names}) fail alike "
             f"({reasons.pop().text}), and nothing was written; the last one says: "
             f"{tried[-1].notes[0].rstrip('.')}; mend it, or set read.stop_after: 0 where they have to "
@@ -79,6 +84,8 @@ class Streak:
         ------
         UserError
             It is the ``limit``-th in a row that failed like the one before.
+        Incomplete
+            It is, and files are out of reach: a run that is called again sees whether for good.
         """
         counts = Counter(reasons)
         same = next(iter(counts)) if len(counts) == 1 else Reason.OK
@@ -91,7 +98,7 @@ class Streak:
         self.reason, self.last = same, brick
         if self.limit and self.length >= self.limit:
             said = f"; the last one says: {note.rstrip('.')}" if note else ""
-            raise UserError(
+            raise (Incomplete if same is Reason.UNREADABLE else UserError)(
                 f"{self.length} bricks in a row failed alike ({same.text}), the last one {brick}"
                 f"{said}; mend it and call the same command again, it resumes, or set read.stop_after: 0 "
                 "where they have to fail"
