@@ -129,6 +129,18 @@ def test_the_file_is_read_and_its_mistakes_are_said(tmp_path: Path) -> None:
         load_experiment(str(FILE))
     with pytest.raises(UserError, match="has no section ablation"):
         load_ablation(str(FILE.parent / "demo.yaml"))
+    # An arm's paths are those of its file, wherever it is called; null takes a key out.
+    images = {
+        "source.model": "image", "source.catalogue": "cosmos.fits",
+        **dict.fromkeys(("source.n", "source.q", "source.pa", "source.reff")),
+        "detector.network.weights": "w.pt", "detector.training": None,
+    }  # fmt: skip
+    made = load_ablation(str(FILE), {"ablation.arms.images": images})[1][-1]
+    assert made.experiment.source.catalogue == str(FILE.parent / "cosmos.fits")
+    assert made.config("run").network.weights == str(FILE.parent / "w.pt")
+    assert made.config("run").training.epochs == 20  # the tier's
+    with pytest.raises(UserError, match="an arm takes a key out with null"):
+        load_ablation(str(FILE), {"ablation.arms.images": images | {"source.n": 2}})
     for arm, match in (
         ({"detector.reading.normalise": "raw"}, "arm wrong: reading.normalise"),
         ({"fix.core_mask.radius_px": -1}, "ablation.arms.wrong"),

@@ -23,14 +23,22 @@ from pydantic import Field
 
 from darkhaloscope import __version__, driver, prepare, storage, store
 from darkhaloscope.audit.intervals import MIN_REGIONS
-from darkhaloscope.config import Experiment, load_document, parse_experiment, replace_keys
+from darkhaloscope.config import Experiment, load_document, replace_keys
 from darkhaloscope.detect.areas import Area, area, difference, region_numbers, relative_drop
-from darkhaloscope.detect.config import DetectorConfig, parse_config
+from darkhaloscope.detect.config import DetectorConfig, parse_config, resolve_paths
 from darkhaloscope.detect.detector import load
 from darkhaloscope.detect.scores import loader_of
 from darkhaloscope.detect.training import plane_of, scored, train
 from darkhaloscope.errors import UserError
-from darkhaloscope.study.arms import REFERENCE, Sky, WithArms, check_aligned, take_section
+from darkhaloscope.study.arms import (
+    REFERENCE,
+    Sky,
+    WithArms,
+    changed_by,
+    check_aligned,
+    experiment_of,
+    take_section,
+)
 
 VERSION = 1
 """Raised when what is measured of an arm changes: finished arms are then measured again."""
@@ -54,7 +62,8 @@ class Ablation(WithArms):
     detector: dict[str, Any] = Field(default_factory=dict)
     """Keys of a detector's file that all arms share."""
     arms: dict[str, dict[str, Any]]
-    """What each arm changes, by dotted key: of the experiment, or ``detector.`` of the detector's file."""
+    """What each arm changes, by dotted key: of the experiment, or ``detector.`` of the detector's file; null
+    takes a key out."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +132,10 @@ def load_ablation(
 
 
 def _arm(name: str, settings: Ablation, document: Mapping[str, Any], url: str) -> Arm:
-    experiment = json.loads(json.dumps(document))
     detector = json.loads(json.dumps(settings.detector))
-    for key, value in settings.arms[name].items():
-        inside = key.removeprefix("detector.")
-        replace_keys(experiment if inside == key else detector, {inside: value})
-    experiment["name"] = f"{experiment.get('name', 'ablation')}-{name}"
-    made = parse_experiment(experiment, f"{url}: ablation.arms.{name}")
-    return Arm(name, made, detector)
+    changed = changed_by(settings.arms[name], document, url, {"detector": detector})
+    resolve_paths(detector, url)
+    return Arm(name, experiment_of(name, changed, f"{url}: ablation.arms.{name}"), detector)
 
 
 def run_ablation(

@@ -180,8 +180,7 @@ def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> Dete
         document: dict[str, Any] = {"run": storage.absolute(source.rstrip("/"))}
     else:
         document = load_document(source)
-        for keys in (("run",), ("network", "weights"), ("reading", "second_run")):
-            _resolve(document, keys, source)
+        resolve_paths(document, source)
     replace_keys(document, overrides or {})
     return parse_config(document, source)
 
@@ -204,11 +203,14 @@ def parse_config(document: Mapping[str, Any], where: str = "the detector") -> De
         raise UserError(f"{where}: {key + ': ' if key else ''}{said}") from None
 
 
-def _resolve(document: dict[str, Any], keys: tuple[str, ...], url: str) -> None:
-    place: Any = document
-    for key in keys[:-1]:
-        place = place.get(key)
-        if not isinstance(place, dict):
-            return
-    if isinstance(place.get(keys[-1]), str):
-        place[keys[-1]] = beside(url, place[keys[-1]])
+_PATHS = (("run",), ("network", "weights"), ("reading", "second_run"))
+
+
+def resolve_paths(document: dict[str, Any], url: str) -> None:
+    """Take the relative paths of a detector's mapping from the folder of its file, in place."""
+    for *sections, key in _PATHS:
+        place: Any = document
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(key), str):
+            place[key] = beside(url, place[key])
