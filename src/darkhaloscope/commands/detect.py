@@ -281,6 +281,12 @@ def ablation(
         Of the file's, ``none`` always with them; default all.
     overrides : mapping, optional
         Values by dotted key.
+
+    Raises
+    ------
+    UserError
+        A mistake in the file; or arms whose reading or data no network can be trained on, once those of
+        the others are compared and written.
     """
     from darkhaloscope.detect import ablation as of
     from darkhaloscope.detect.folder import write_table
@@ -301,11 +307,18 @@ def ablation(
             bars.setdefault(what, Bar(console, what, total, "arms")).reached(done, total)
             console.print(bars[what].line(), soft_wrap=True, highlight=False)
 
-        results = of.run_ablation(client, folder, chosen, on_step)
+        results, refused = of.run_ablation(client, folder, chosen, on_step)
+    why = "; ".join(f"{arm}: {sentence}" for arm, sentence in refused.items())
+    if of.REFERENCE in refused:
+        raise UserError(f"there is nothing to compare with: {why}")
     found = of.compare(results, chosen[0].experiment.seed)
     write_table(storage.join(folder, "table.parquet"), found.table)
     storage.write(storage.join(folder, "table.csv"), found.table.to_csv(index=False).encode())
     storage.write(storage.join(folder, "summary.md"), of.markdown(found).encode())
     console.print(f"table:   {storage.join(folder, 'summary.md')}", soft_wrap=True, highlight=False)
     console.print(found.sentence, soft_wrap=True, highlight=False)
+    if refused:
+        raise UserError(
+            f"{len(refused)} of {len(chosen)} arms were refused, and the table is of the others: {why}"
+        )
     return Ablated(folder, found)

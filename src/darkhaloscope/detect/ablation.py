@@ -24,10 +24,11 @@ from pydantic import Field
 from darkhaloscope import __version__, driver, prepare, storage, store
 from darkhaloscope.audit.intervals import MIN_REGIONS
 from darkhaloscope.config import Experiment, load_document, replace_keys
+from darkhaloscope.detect import folder as folders
 from darkhaloscope.detect.areas import Area, area, difference, region_numbers, relative_drop
 from darkhaloscope.detect.config import DetectorConfig, parse_config, resolve_paths
 from darkhaloscope.detect.detector import load
-from darkhaloscope.detect.scores import loader_of
+from darkhaloscope.detect.scores import identity_of, loader_of
 from darkhaloscope.detect.training import plane_of, scored, train
 from darkhaloscope.errors import UserError
 from darkhaloscope.study.arms import (
@@ -140,16 +141,18 @@ def _arm(name: str, settings: Ablation, document: Mapping[str, Any], url: str) -
 
 def run_ablation(
     client: Client, folder: str, arms: Sequence[Arm], on_step: OnStep
-) -> dict[str, pd.DataFrame]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Make each data set, train and score each arm; what the folder holds is not made again.
 
     Data sets lie in ``data/IDENTITY``, one for all arms that differ in reading alone; detectors in
-    ``detectors/ARM-KEY``, scores in ``results/ARM-KEY.parquet``.
+    ``detectors/ARM-KEY``, scores in ``results/ARM-KEY.parquet``. An arm that is refused ends no other.
 
     Returns
     -------
-    dict of str to DataFrame
-        By the arms' names: ``test``, ``label``, ``score``, ``region``; attribute ``epochs``.
+    results : dict of str to DataFrame
+        By the arms' names: ``test``, ``label``, ``score``, ``region``, ``epochs``.
+    refused : dict of str to str
+        By the names of the arms that have no results, why.
     """
     runs: dict[str, str] = {}
     for number, arm in enumerate(arms):
@@ -169,10 +172,15 @@ def run_ablation(
         )
         for arm in wanted
     ]
+    names = {future.key: arm.name for future, arm in zip(futures, wanted, strict=True)}
+    refused: dict[str, str] = {}
     for done, future in enumerate(as_completed(futures), start=1):
-        future.result()
+        try:
+            future.result()
+        except UserError as error:
+            refused[names[future.key]] = str(error)
         on_step("networks", done, len(futures))
-    return {name: _read(path) for name, path in results.items()}
+    return {n: _read(path) for n, path in results.items() if n not in refused}, refused
 
 
 def make_data(client: Client, folder: str, experiment: Experiment) -> str:
@@ -199,6 +207,9 @@ def train_arm(config: DetectorConfig, folder: str, reference: str, place: str) -
         (UNFIXED, reference, None),
         (MASKED, reference, plane),
     ):
+        folders.record_test_use(
+            folder, "ablation", data=identity_of(run), detector=detector.digest, test=test
+        )
         reading = detector.reading
         if test != OWN and reading.negatives == "matched":
             # The reference has none: an arc on a galaxy against that galaxy, as for all arms.
@@ -216,8 +227,6 @@ def train_arm(config: DetectorConfig, folder: str, reference: str, place: str) -
                 }
             )
         )
-    from darkhaloscope.detect import folder as folders
-
     table = pd.concat(parts, ignore_index=True)
     table["epochs"] = len(folders.read_table(storage.join(folder, folders.METRICS)))
     folders.write_table(place, table)
@@ -229,7 +238,7 @@ def compare(results: Mapping[str, pd.DataFrame], seed: int) -> Compared:
     Parameters
     ----------
     results : mapping of str to DataFrame
-        As :func:`run_ablation` gives them, ``none`` first.
+        As :func:`run_ablation` gives them, ``none`` first: the others are compared with it.
     seed : int
         Of the resampling.
     """
