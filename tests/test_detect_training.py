@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from darkhaloscope.detect.calibration import calibrate, reliability
 from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config, parse_config
 from darkhaloscope.detect.loader import Batch
 from darkhaloscope.detect.training import paired_loss, pairs_of
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.views import CTRL, STAMP, dithered, used_widths
 
 
@@ -32,6 +33,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_pairs(tmp_path_factory.mktemp("run"), small_pairs(320))
+
+
+@pytest.fixture(scope="module")
+def trained(run: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("trained") / "d")
+    detect.train(config(run, training={"epochs": 1, "patience": 1}), folder)
+    return folder
 
 
 def config(run: str, **changes: Any) -> DetectorConfig:
@@ -107,6 +115,53 @@ def test_it_stops_early_and_keeps_the_best_epoch(run: str, tmp_path: Path) -> No
     assert len(metrics) < 12
 
 
+def test_a_training_that_diverges_makes_no_detector(run: str, tmp_path: Path) -> None:
+    wild = config(run, training={"epochs": 2, "patience": 2, "learning_rate": 1e9})
+    with pytest.raises(UserError, match=r"diverged in epoch 0: .* lower training.learning_rate"):
+        detect.train(wild, str(tmp_path / "d"))
+    assert not (tmp_path / "d" / "model.pt").exists()
+    with pytest.raises(UserError, match="holds no trained detector"):
+        detect.load(str(tmp_path / "d"))
+
+
+def test_a_run_that_is_not_finished_is_neither_trained_on_nor_scored(
+    run: str, tmp_path: Path
+) -> None:
+    cube = small_pairs(320)
+    cube["reason"].values[-64:] = Reason.NOT_WRITTEN
+    half = write_pairs(tmp_path / "half", cube)
+    short = config(half, training={"epochs": 1, "patience": 1})
+    with pytest.raises(Incomplete, match=r"64 of 320 rows of .* call dhs run again"):
+        detect.train(short, str(tmp_path / "d"))
+    folder = str(tmp_path / "e")
+    detect.train(short.model_copy(update={"run": run}), folder)
+    with pytest.raises(Incomplete, match="not written yet"):
+        commands.score(folder, half)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("config.yaml", None, r"config.yaml is not there; .*put the right one back"),
+        ("config.yaml", "[", r"config.yaml is no mapping in YAML; .*put the right one back"),
+        ("config.yaml", "run: 3", r"config.yaml names no run"),
+        ("run.json", '{"schema": 1, "kind": "detector"}', r"run.json is damaged"),
+    ],
+)
+def test_a_folder_that_somebody_changed_is_said_in_a_sentence(
+    trained: str, tmp_path: Path, file: str, text: str | None, says: str
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(trained, folder)
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(text)
+    with pytest.raises(UserError, match=says):
+        commands.score(str(folder))
+    with pytest.raises(UserError, match=says):
+        commands.evaluate(str(folder))
+
+
 def test_data_that_its_audit_condemned_need_despite_and_it_stays_recorded(
     run: str, tmp_path: Path
 ) -> None:
@@ -164,7 +219,18 @@ def test_the_file_has_the_tiers_defaults_and_says_what_is_wrong(run: str, tmp_pa
     for wrong, match in (
         ({}, "names no run"),
         ({"run": run, "tier": "huge"}, "tier"),
-        ({"run": run, "training": {"epoch": 3}}, "training.epoch"),
+        (
+            {"run": run, "training": {"epoch": 3}},
+            "training.epoch is not a key of a detector; did you mean epochs?",
+        ),
+        (
+            {"run": run, "trainings": {}},
+            "trainings is not a key of a detector; did you mean training?",
+        ),
+        (
+            {"run": run, "reading": {"zzz": 1}},
+            "reading.zzz is not .*; known keys: option, second_look",
+        ),
         ({"run": run, "training": {"paired": {"weight": 1}}}, "needs reading.batch: paired"),
         ({"run": run, "gates": {"required": ["auc"]}}, "there is no gate 'auc'"),
     ):

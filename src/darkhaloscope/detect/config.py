@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from darkhaloscope import prepare, storage
 from darkhaloscope.config import load_document, replace_keys
 from darkhaloscope.config.base import Section
-from darkhaloscope.config.load import beside
+from darkhaloscope.config.load import beside, explain
 from darkhaloscope.detect.networks import NetworkName
 from darkhaloscope.errors import UserError
 from darkhaloscope.views import Reading
@@ -197,10 +197,7 @@ def parse_config(document: Mapping[str, Any], where: str = "the detector") -> De
     try:
         return DetectorConfig.model_validate(filled)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise UserError(f"{where}: {key + ': ' if key else ''}{said}") from None
+        raise UserError(f"{where}: {explain(error, DetectorConfig, 'a detector')}") from None
 
 
 _PATHS = (("run",), ("network", "weights"), ("reading", "second_run"))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from darkhaloscope import prepare
 from darkhaloscope.detect.ahead import Ahead
 from darkhaloscope.detect.chunks import ChunkReader, Pixels
 from darkhaloscope.detect.making import Batch, Maker
@@ -98,6 +99,8 @@ class Loader:
     UserError
         The data set lacks what the reading asks for, nothing of a class is left, or the reading gives
         the classes away.
+    Incomplete
+        Rows of the run were never written.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class Loader:
         self.workers = workers
         self._reader = reader = ChunkReader(run, reading)
         self.columns = reader.columns
+        if "reason" in reader.columns:
+            prepare.check_written(reader.columns, run)
         self._chosen = choose(reader.columns, reading, split)
         self.bands, self.size, self.identity = reader.bands, reader.size, reader.identity
         self.channels = len(self.bands) * (2 if reading.option == "a" else 1)

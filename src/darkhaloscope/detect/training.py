@@ -235,6 +235,11 @@ class Trainer:
         at = self.progress
         started = time.monotonic()
         seen = scored(self.network, self.val.in_order(), self.plane)
+        if not np.isfinite(seen.logit).all():
+            raise UserError(
+                f"the training diverged in epoch {at.epoch}: what it says of val is no finite number; "
+                "lower training.learning_rate, and choose a new --out"
+            )
         wrong = np.where(seen.label, -seen.logit, seen.logit)
         loss = float(np.average(np.logaddexp(0.0, wrong), weights=_balanced(seen)))
         cross, paired, weights, images = at.sums
@@ -284,7 +289,8 @@ def train(
     Raises
     ------
     UserError
-        The run's verdict forbids it, it lacks what the reading asks for, or the folder is another's.
+        The run's verdict forbids it, it lacks what the reading asks for, the folder is another's, or the
+        training diverged.
     """
     overruled = check_verdict(config.run, despite)
     loaders = {
