@@ -16,10 +16,17 @@ from drawn_pairs import drawn_pairs, plant_core, plant_corner
 from small_pairs import write_pairs
 
 from darkhaloscope import audit, commands, detect
-from darkhaloscope.detect.areas import area, difference, relative_drop
+from darkhaloscope.audit.intervals import RESAMPLES
+from darkhaloscope.detect.areas import Area, area, difference, relative_drop
 from darkhaloscope.detect.assess import Assessment
 from darkhaloscope.detect.config import DetectorConfig, parse_config
-from darkhaloscope.detect.gates import judge, split_gate
+from darkhaloscope.detect.gates import (
+    auroc_gate,
+    below_gate,
+    core_mask_gate,
+    judge,
+    split_gate,
+)
 from darkhaloscope.detect.localisation import (
     localisation,
     neutral,
@@ -286,6 +293,29 @@ def test_an_area_covers_the_truth_and_differences_are_paired() -> None:
     assert relative_drop(first, first) == (0.0, 0.0, 0.0)
     few = area(pos[:40], neg[:40], region[:40], region[:40], 40, 1)
     assert few.above(0.5) == "not_enough"
+
+
+def _known(value: float, regions: int = 30, spread: float = 0.01) -> Area:
+    """An area whose interval is about two spreads wide to either side."""
+    rng = np.random.default_rng(8)
+    return Area(value, value + spread * rng.standard_normal(RESAMPLES), 100, 100, regions)
+
+
+def test_a_gate_decides_by_its_whole_interval_and_twenty_regions() -> None:
+    """Passing, open on either side of the limit, failing; and no decision at all on 19 regions."""
+    whole = _known(0.9, spread=0.0)
+    outcomes = ["pass", "not_enough", "not_enough", "fail"]
+    for areas, gate in (
+        ((0.95, 0.86, 0.84, 0.75), lambda a: auroc_gate("auroc", a, 0.85)),
+        ((0.60, 0.69, 0.71, 0.80), lambda a: below_gate("core_only_auroc", a, 0.70)),
+        ((0.85, 0.82, 0.80, 0.70), lambda a: core_mask_gate(whole, a, 0.10)),
+    ):
+        assert [gate(_known(value)).outcome for value in areas] == outcomes
+        few = [gate(_known(value, regions=19)) for value in areas]
+        assert {g.outcome for g in few} == {"not_enough"}
+        assert all("20 regions of test (19 here)" in g.missing for g in few)
+    drop = core_mask_gate(whole, _known(0.81, spread=0.0), 0.2)
+    assert (drop.value, *drop.interval) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_too_few_negatives_and_empty_classes_are_said_in_a_sentence(
