@@ -22,6 +22,7 @@ from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config,
 from darkhaloscope.detect.loader import Batch
 from darkhaloscope.detect.training import paired_loss, pairs_of
 from darkhaloscope.errors import Incomplete, Reason, UserError
+from darkhaloscope.variables import SPLITS
 from darkhaloscope.views import CTRL, STAMP, dithered, used_widths
 
 
@@ -278,6 +279,29 @@ def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path
         images = dithered(images, cube["sky_sigma"].values[rows], np.array(rows), kind)
         expected = detector.score(images, nodata, psf=widths)[np.isin(rows, mine["row"])]
         np.testing.assert_allclose(mine["score"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_without_the_classes_of_the_training_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("core_matched",)
+    run = write_pairs(tmp_path / "run", small_pairs(320, kinds=kinds), kinds)
+    seen = {"batch_size": 32, "negatives": "matched", "aux_psf": True, "normalize": "global"}
+    folder = str(tmp_path / "d")
+    detect.train(config(run, reading=seen, training={"epochs": 1, "patience": 1}), folder)
+    # Galaxies that nothing was injected into, none of them in train: what is asked is their scores.
+    monkeypatch.setattr("small_pairs.IDENTITY", "33" * 32)
+    plain = small_pairs(320).isel(pair=slice(64)).copy(deep=True)
+    plain["lens_model"].values[:] = 0
+    plain["region_split"].values[:] = SPLITS.index("val")
+    other = write_pairs(tmp_path / "other", plain)
+    table = commands.score(folder, other)
+    assert (table["image"] == "ctrl").all()
+    assert table["row"].tolist() == list(range(64))
+    assert np.isfinite(table["score"]).all()
+    # One galaxy has one score, wherever it lies.
+    mine = commands.score(folder).query("image == 'ctrl'").set_index("row")["score"]
+    np.testing.assert_allclose(table["score"], mine.loc[:63], rtol=1e-4, atol=1e-4)
 
 
 # --- small pieces ---------------------------------------------------------------------------------------
