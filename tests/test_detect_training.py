@@ -163,6 +163,29 @@ def test_a_folder_that_somebody_changed_is_said_in_a_sentence(
         commands.evaluate(str(folder))
 
 
+def test_a_configuration_that_was_edited_after_the_training_is_refused(
+    trained: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(trained, folder)
+    place = folder / "config.yaml"
+    text = place.read_text()
+    # What it must show may change, and stands in the verdict; what it learned may not.
+    place.write_text(text.replace("occluded: 200", "occluded: 60"))
+    assert detect.folder.require(str(folder))[1].gates.occluded == 60
+    place.write_text(text.replace("quality: clean", "quality: all"))
+    with pytest.raises(
+        UserError, match=r"reading.quality \(clean -> all\) changed since .* trained"
+    ):
+        commands.evaluate(str(folder))
+    # A record of before there was a key says nothing of it.
+    place.write_text(text)
+    record = json.loads((folder / "run.json").read_text())
+    del record["learned"]["reading"]["dither"]
+    (folder / "run.json").write_text(json.dumps(record))
+    detect.folder.require(str(folder))
+
+
 def test_data_that_its_audit_condemned_need_despite_and_it_stays_recorded(
     run: str, tmp_path: Path
 ) -> None:
@@ -237,6 +260,8 @@ def test_the_file_has_the_tiers_defaults_and_says_what_is_wrong(run: str, tmp_pa
     ):
         with pytest.raises(UserError, match=match):
             parse_config(wrong)
+    with pytest.raises(UserError, match=r"is a folder and holds no run .no run.json.; give"):
+        load_config(run)  # it has pixels, and nothing says what they are of
     file = tmp_path / "d.yaml"
     file.write_text("run: here\nnetwork: {weights: w.pth}\n")
     made = load_config(str(file), {"training.epochs": 7})

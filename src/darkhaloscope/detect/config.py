@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -178,6 +179,10 @@ def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> Dete
     """
     if prepare.is_run(source):
         document: dict[str, Any] = {"run": storage.absolute(source.rstrip("/"))}
+    elif Path(source).is_dir():
+        raise UserError(
+            f"{source} is a folder and holds no run (no run.json); give a run's folder or a detector's file"
+        )
     else:
         document = load_document(source)
         resolve_paths(document, source)

@@ -137,7 +137,7 @@ def require(folder: str) -> tuple[dict[str, Any], DetectorConfig]:
     Raises
     ------
     UserError
-        There is no detector, or one of the files is damaged or gone.
+        There is no detector, one of the files is damaged or gone, or the configuration says another training.
     """
     document = read(folder)
     if document is None:
@@ -151,7 +151,22 @@ def require(folder: str) -> tuple[dict[str, Any], DetectorConfig]:
         config = None
     if not isinstance(config, dict):
         raise UserError(f"{path} is no mapping in YAML; {_AGAIN}")
-    return document, parse_config(config, path)
+    made = parse_config(config, path)
+    if changed := store.differences(
+        document["learned"], _known_to(document["learned"], made.learned())
+    ):
+        raise UserError(
+            f"{path}: {', '.join(changed)} changed since the detector was trained; take the change back, or "
+            "train again with a new --out"
+        )
+    return document, made
+
+
+def _known_to(record: Any, now: Any) -> Any:
+    """What a configuration says of the keys that there were when a record was written."""
+    if isinstance(record, Mapping) and isinstance(now, Mapping):
+        return {k: _known_to(value, now[k]) if k in now else value for k, value in record.items()}
+    return now
 
 
 def write_table(url: str, table: pd.DataFrame) -> None:
