@@ -302,7 +302,8 @@ def test_the_function_gives_the_planted_probability_and_nothing_beyond(tmp_path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The columns of a finished run of 30 bricks; its pixels are all 0, nothing here reads them."""
+    """The columns of a finished run of 30 bricks, every eleventh row failed; its pixels are all 0, nothing
+    here reads them."""
     folder = tmp_path_factory.mktemp("completeness")
     experiment = parse_experiment(
         {
@@ -330,6 +331,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
             cube["psf_source"].values[:], cube["coverage"].values[:] = 0, 1.0
             cube["psfdepth"].values[:], cube["bad_pixel_frac"].values[:] = 1000.0, 0.0
             cube["arc_snr"].values[injected] = 5.0 * cube["theta_e"].values[injected]
+            lost = np.arange(len(injected)) % 11 == 4
+            cube["cutout_ok"].values[lost] = False
+            cube["reason"].values[lost] = int(Reason.CROSSES_EDGE)
+            for column in ("psfsize", "psf_fwhm_used", "psfdepth", "bad_pixel_frac", "arc_snr"):
+                cube[column].values[lost] = np.nan
             store.write_block(str(folder / name), layout, block, cube, {"n": np.array(1)}, "", [])
     return str(folder / "run")
 
@@ -388,7 +394,14 @@ def test_a_run_from_the_terminal_without_torch(run: str, tmp_path: Path) -> None
     planned = store.open_run(run, split="test")
     n = int((planned["lens_model"] != "CONTROL").sum())
     whole = table[table["axis"] == "overall"].set_index("set")
-    assert whole.loc["all", "injections"] == n > 0
+    failed = int((~planned["cutout_ok"] & (planned["lens_model"] != "CONTROL")).sum())
+    assert whole.loc["all", "injections"] == n > failed > 0
+    assert whole.loc["clean", "injections"] == n - failed
+    # A failed row is planned and not recovered, whatever score stands for it.
+    assert whole.loc["all", "recovered"] == whole.loc["clean", "recovered"]
+    assert whole.loc["all", "value"] == whole.loc["all", "recovered"] / n
+    unknown = table[(table["bin"] == "unknown") & (table["axis"] == "theta_e_over_psf")]
+    assert unknown.set_index("set").loc["all", ["injections", "recovered"]].tolist() == [failed, 0]
     assert set(table["axis"]) == {"overall", *BY_NAME}
     assert {"completeness.csv", "completeness.json", "theta_e_over_psf.png"} <= {
         path.name for path in out.iterdir()

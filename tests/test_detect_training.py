@@ -116,6 +116,18 @@ def test_it_stops_early_and_keeps_the_best_epoch(run: str, tmp_path: Path) -> No
     assert len(metrics) < 12
 
 
+def test_a_training_never_reads_a_pixel_of_test(tmp_path: Path) -> None:
+    """Not for early stopping, a scale or a calibration: what would be refused there is not seen."""
+    cube = small_pairs(320)
+    cube["ctrl"].values[cube["region_split"].values == SPLITS.index("test")] = np.nan
+    run = write_pairs(tmp_path / "run", cube)
+    seen = {"batch_size": 32, "normalize": "global", "aux_psf": True}
+    made = config(run, reading=seen, training={"epochs": 1, "patience": 1})
+    detect.train(made, str(tmp_path / "d"))
+    with pytest.raises(UserError, match="not finite"):
+        commands.score(str(tmp_path / "d"), splits=["test"])
+
+
 def test_a_training_that_diverges_makes_no_detector(run: str, tmp_path: Path) -> None:
     wild = config(run, training={"epochs": 2, "patience": 2, "learning_rate": 1e9})
     with pytest.raises(UserError, match=r"diverged in epoch 0: .* lower training.learning_rate"):
