@@ -273,6 +273,15 @@ def test_looking_at_arcs_passes_looking_at_one_place_does_not() -> None:
     same = np.repeat(arcs[:1], n, axis=0)
     once = np.repeat(light[:1], n, axis=0)
     assert localisation(once, same, region, seed=1).outcome(0.1) == "not_enough"
+    # Large arcs, each in the quadrant of one other stamp of seven: any patch at all is on them more often.
+    large = np.zeros((8, 32, 32))
+    for k in range(8):
+        large[k, 16 * (k % 2) :, 16 * (k // 2 % 2) :][:16, :16] = 1
+    light = patch_light(large)
+    found = localisation(light.reshape(8, 15, 15), large, np.arange(8), seed=1)
+    assert found.hits == 1.0
+    assert found.chance == pytest.approx((light >= 0.5 * light.max(1, keepdims=True)).mean())
+    assert found.chance > 1 / 7
 
 
 def test_an_area_covers_the_truth_and_differences_are_paired() -> None:
