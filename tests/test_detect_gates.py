@@ -184,7 +184,7 @@ def test_a_planted_shortcut_fails_though_the_auroc_is_high(
 
 def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Path) -> None:
     split = honest["region_split"].values
-    train, test = (np.flatnonzero(split == k) for k in (0, 2))
+    train, val, test = (np.flatnonzero(split == k) for k in (0, 1, 2))
     clean = shared(write_pairs(tmp_path / "clean", honest), honest, size=32, seed=1)
     assert (clean.total, clean.compared) == (0, ROWS)
 
@@ -195,7 +195,7 @@ def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Pat
         return shared(write_pairs(tmp_path / name, cube), cube, size=32, seed=1)
 
     assert planted("region", region_id=str(honest["region_id"].values[train[0]])).regions == 1
-    assert planted("host", host_id=honest["host_id"].values[train[0]]).hosts == 1
+    assert planted("host", host_id=honest["host_id"].values[val[0]]).hosts == 1
     near = {k: honest[k].values[train[0]] for k in ("ra", "dec")}
     assert planted("sky", **near).sky == 1
     # A source galaxy that is in two splits; -1, no image, is no galaxy that rows share.
