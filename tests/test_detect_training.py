@@ -17,6 +17,7 @@ from small_pairs import IDENTITY, small_pairs, write_pairs
 
 from darkhaloscope import commands, detect
 from darkhaloscope.audit.intervals import auc
+from darkhaloscope.detect.assess import network_beside
 from darkhaloscope.detect.calibration import calibrate, reliability
 from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config, parse_config
 from darkhaloscope.detect.loader import Batch
@@ -196,6 +197,18 @@ def test_a_configuration_that_was_edited_after_the_training_is_refused(
     del record["learned"]["reading"]["dither"]
     (folder / "run.json").write_text(json.dumps(record))
     detect.folder.require(str(folder))
+
+
+def test_a_network_beside_is_asked_of_the_core_that_it_was_trained_on(
+    run: str, tmp_path: Path
+) -> None:
+    short = config(run, training={"epochs": 1, "patience": 1})
+    assert network_beside(str(tmp_path), "core_only", short) is None
+    detect.train(short, str(tmp_path / "core_only"), part="core_only")
+    assert network_beside(str(tmp_path), "core_only", short) is not None
+    other = config(run, gates={"beside": False, "core_radius_px": 7})
+    with pytest.raises(UserError, match=r"core_only\(5 px\), and gates.core_radius_px is 7"):
+        network_beside(str(tmp_path), "core_only", other)
 
 
 def test_data_that_its_audit_condemned_need_despite_and_it_stays_recorded(

@@ -51,6 +51,11 @@ def plane_of(part: Part, size: int, radius: float) -> NDArray[np.float32] | None
     return (core if part == "core_only" else ~core).astype(np.float32)
 
 
+def seen_of(part: Part, radius: float) -> str:
+    """The part as a detector's record has it."""
+    return part if part == "all" else f"{part}({radius:g} px)"
+
+
 def check_verdict(run: str, despite: bool) -> dict[str, Any]:
     """See that nobody found the data wrong; gives what is trained on all the same.
 
@@ -301,8 +306,7 @@ def train(
     }
     identity = loaders["train"].identity
     radius, size = config.gates.core_radius_px, loaders["train"].size
-    seen = part if part == "all" else f"{part}({radius:g} px)"
-    resumed = folders.claim(folder, config, identity, overruled, seen)
+    resumed = folders.claim(folder, config, identity, overruled, seen_of(part, radius))
     plane = plane_of(part, size, radius)
     trainer = Trainer(config, folder, loaders["train"], loaders["val"], plane)
     trainer.resume()
