@@ -150,6 +150,12 @@ def test_the_thresholds_own_error_is_in_the_interval() -> None:
     assert fixed / seeds < 0.75  # a threshold taken for exact does not hold the truth
 
 
+def test_a_score_at_the_threshold_is_not_above_it() -> None:
+    """Nor is one that is missing: a tie would else be found at any false-positive rate."""
+    what = Scored(np.array([1.0, 2.0, 3.0, np.nan]), 2.0, np.full(1000, 2.0), 20)
+    assert what.found.tolist() == [False, False, True, False]
+
+
 def test_a_rate_is_claimed_from_ten_false_positives_or_refused() -> None:
     score = np.arange(5000, dtype=float)
     cut = completeness.threshold_at(score, np.arange(5000) % 30, 0.01)

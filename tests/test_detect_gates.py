@@ -34,7 +34,7 @@ from darkhaloscope.detect.localisation import (
     patch_light,
     patch_of,
 )
-from darkhaloscope.detect.splits import shared, surroundings
+from darkhaloscope.detect.splits import Shared, shared, surroundings
 from darkhaloscope.errors import UserError
 
 ROWS = 400
@@ -325,6 +325,23 @@ def test_a_gate_decides_by_its_whole_interval_and_twenty_regions() -> None:
         assert all("20 regions of test (19 here)" in g.missing for g in few)
     drop = core_mask_gate(whole, _known(0.81, spread=0.0), 0.2)
     assert (drop.value, *drop.interval) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_what_was_trained_despite_its_audit_never_comes_to_physics() -> None:
+    whole = _known(0.95)
+    nowhere = localisation(np.zeros((0, 1, 1)), np.zeros((0, 32, 32)), np.arange(0), seed=1)
+    said = {"verdict": "shortcut", "sentence": "A pedestal."}
+    for despite, word, code, names in (
+        (said, "shortcut", 1, ["trained_despite"]),
+        ({}, "physics", 0, []),
+    ):
+        verdict = judge(
+            [auroc_gate("auroc", whole, 0.85)], ("auroc",), images=8, found=nowhere,
+            areas={"whole": whole}, splits=Shared(0, 0, 0, 0, 0, 10), despite=despite, not_tested=(),
+        )  # fmt: skip
+        assert verdict["verdict"] == word
+        assert [cause["name"] for cause in verdict["causes"]] == names
+        assert audit.exit_code(verdict, ("auroc",)) == code
 
 
 def test_too_few_negatives_and_empty_classes_are_said_in_a_sentence(
