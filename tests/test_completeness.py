@@ -395,7 +395,13 @@ def test_a_run_from_the_terminal_without_torch(run: str, tmp_path: Path) -> None
     uses = "Counting this one, test was shown to this detector 2 times."
     assert uses in done.stdout
     assert len(json.loads((tmp_path / "run.json").read_text())["test_uses"]) == 2
-    assert completeness.load(str(out / "completeness.json")).about["test_uses"] == 2
+    about = completeness.load(str(out / "completeness.json")).about
+    assert about["test_uses"] == 2
+    # The threshold is that of val's galaxies, and of no others.
+    val = pd.read_parquet(scores).query("region_split == 'val' and image == 'ctrl'")
+    galaxies = val.assign(target=val["slot"] & 0xFFFFFFFF).drop_duplicates(["brick", "target"])
+    assert about["val_negatives"] == len(galaxies)
+    assert about["threshold"] == np.sort(galaxies["score"])[::-1][int(0.05 * len(galaxies))]
     table = pd.read_parquet(out / "completeness.parquet")
     planned = store.open_run(run, split="test")
     n = int((planned["lens_model"] != "CONTROL").sum())
