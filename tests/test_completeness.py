@@ -150,6 +150,12 @@ def test_the_thresholds_own_error_is_in_the_interval() -> None:
     assert fixed / seeds < 0.75  # a threshold taken for exact does not hold the truth
 
 
+def test_a_score_at_the_threshold_is_not_above_it() -> None:
+    """Nor is one that is missing: a tie would else be found at any false-positive rate."""
+    what = Scored(np.array([1.0, 2.0, 3.0, np.nan]), 2.0, np.full(1000, 2.0), 20)
+    assert what.found.tolist() == [False, False, True, False]
+
+
 def test_a_rate_is_claimed_from_ten_false_positives_or_refused() -> None:
     score = np.arange(5000, dtype=float)
     cut = completeness.threshold_at(score, np.arange(5000) % 30, 0.01)
@@ -302,7 +308,8 @@ def test_the_function_gives_the_planted_probability_and_nothing_beyond(tmp_path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The columns of a finished run of 30 bricks; its pixels are all 0, nothing here reads them."""
+    """The columns of a finished run of 30 bricks, every eleventh row failed; its pixels are all 0, nothing
+    here reads them."""
     folder = tmp_path_factory.mktemp("completeness")
     experiment = parse_experiment(
         {
@@ -330,6 +337,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
             cube["psf_source"].values[:], cube["coverage"].values[:] = 0, 1.0
             cube["psfdepth"].values[:], cube["bad_pixel_frac"].values[:] = 1000.0, 0.0
             cube["arc_snr"].values[injected] = 5.0 * cube["theta_e"].values[injected]
+            lost = np.arange(len(injected)) % 11 == 4
+            cube["cutout_ok"].values[lost] = False
+            cube["reason"].values[lost] = int(Reason.CROSSES_EDGE)
+            for column in ("psfsize", "psf_fwhm_used", "psfdepth", "bad_pixel_frac", "arc_snr"):
+                cube[column].values[lost] = np.nan
             store.write_block(str(folder / name), layout, block, cube, {"n": np.array(1)}, "", [])
     return str(folder / "run")
 
@@ -383,12 +395,25 @@ def test_a_run_from_the_terminal_without_torch(run: str, tmp_path: Path) -> None
     uses = "Counting this one, test was shown to this detector 2 times."
     assert uses in done.stdout
     assert len(json.loads((tmp_path / "run.json").read_text())["test_uses"]) == 2
-    assert completeness.load(str(out / "completeness.json")).about["test_uses"] == 2
+    about = completeness.load(str(out / "completeness.json")).about
+    assert about["test_uses"] == 2
+    # The threshold is that of val's galaxies, and of no others.
+    val = pd.read_parquet(scores).query("region_split == 'val' and image == 'ctrl'")
+    galaxies = val.assign(target=val["slot"] & 0xFFFFFFFF).drop_duplicates(["brick", "target"])
+    assert about["val_negatives"] == len(galaxies)
+    assert about["threshold"] == np.sort(galaxies["score"])[::-1][int(0.05 * len(galaxies))]
     table = pd.read_parquet(out / "completeness.parquet")
     planned = store.open_run(run, split="test")
     n = int((planned["lens_model"] != "CONTROL").sum())
     whole = table[table["axis"] == "overall"].set_index("set")
-    assert whole.loc["all", "injections"] == n > 0
+    failed = int((~planned["cutout_ok"] & (planned["lens_model"] != "CONTROL")).sum())
+    assert whole.loc["all", "injections"] == n > failed > 0
+    assert whole.loc["clean", "injections"] == n - failed
+    # A failed row is planned and not recovered, whatever score stands for it.
+    assert whole.loc["all", "recovered"] == whole.loc["clean", "recovered"]
+    assert whole.loc["all", "value"] == whole.loc["all", "recovered"] / n
+    unknown = table[(table["bin"] == "unknown") & (table["axis"] == "theta_e_over_psf")]
+    assert unknown.set_index("set").loc["all", ["injections", "recovered"]].tolist() == [failed, 0]
     assert set(table["axis"]) == {"overall", *BY_NAME}
     assert {"completeness.csv", "completeness.json", "theta_e_over_psf.png"} <= {
         path.name for path in out.iterdir()

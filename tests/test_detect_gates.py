@@ -16,10 +16,17 @@ from drawn_pairs import drawn_pairs, plant_core, plant_corner
 from small_pairs import write_pairs
 
 from darkhaloscope import audit, commands, detect
-from darkhaloscope.detect.areas import area, difference, relative_drop
+from darkhaloscope.audit.intervals import RESAMPLES
+from darkhaloscope.detect.areas import Area, area, difference, relative_drop
 from darkhaloscope.detect.assess import Assessment
 from darkhaloscope.detect.config import DetectorConfig, parse_config
-from darkhaloscope.detect.gates import judge, split_gate
+from darkhaloscope.detect.gates import (
+    auroc_gate,
+    below_gate,
+    core_mask_gate,
+    judge,
+    split_gate,
+)
 from darkhaloscope.detect.localisation import (
     localisation,
     neutral,
@@ -27,7 +34,7 @@ from darkhaloscope.detect.localisation import (
     patch_light,
     patch_of,
 )
-from darkhaloscope.detect.splits import shared, surroundings
+from darkhaloscope.detect.splits import Shared, shared, surroundings
 from darkhaloscope.errors import UserError
 
 ROWS = 400
@@ -177,7 +184,7 @@ def test_a_planted_shortcut_fails_though_the_auroc_is_high(
 
 def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Path) -> None:
     split = honest["region_split"].values
-    train, test = (np.flatnonzero(split == k) for k in (0, 2))
+    train, val, test = (np.flatnonzero(split == k) for k in (0, 1, 2))
     clean = shared(write_pairs(tmp_path / "clean", honest), honest, size=32, seed=1)
     assert (clean.total, clean.compared) == (0, ROWS)
 
@@ -188,7 +195,7 @@ def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Pat
         return shared(write_pairs(tmp_path / name, cube), cube, size=32, seed=1)
 
     assert planted("region", region_id=str(honest["region_id"].values[train[0]])).regions == 1
-    assert planted("host", host_id=honest["host_id"].values[train[0]]).hosts == 1
+    assert planted("host", host_id=honest["host_id"].values[val[0]]).hosts == 1
     near = {k: honest[k].values[train[0]] for k in ("ra", "dec")}
     assert planted("sky", **near).sky == 1
     # A source galaxy that is in two splits; -1, no image, is no galaxy that rows share.
@@ -266,6 +273,15 @@ def test_looking_at_arcs_passes_looking_at_one_place_does_not() -> None:
     same = np.repeat(arcs[:1], n, axis=0)
     once = np.repeat(light[:1], n, axis=0)
     assert localisation(once, same, region, seed=1).outcome(0.1) == "not_enough"
+    # Large arcs, each in the quadrant of one other stamp of seven: any patch at all is on them more often.
+    large = np.zeros((8, 32, 32))
+    for k in range(8):
+        large[k, 16 * (k % 2) :, 16 * (k // 2 % 2) :][:16, :16] = 1
+    light = patch_light(large)
+    found = localisation(light.reshape(8, 15, 15), large, np.arange(8), seed=1)
+    assert found.hits == 1.0
+    assert found.chance == pytest.approx((light >= 0.5 * light.max(1, keepdims=True)).mean())
+    assert found.chance > 1 / 7
 
 
 def test_an_area_covers_the_truth_and_differences_are_paired() -> None:
@@ -286,6 +302,46 @@ def test_an_area_covers_the_truth_and_differences_are_paired() -> None:
     assert relative_drop(first, first) == (0.0, 0.0, 0.0)
     few = area(pos[:40], neg[:40], region[:40], region[:40], 40, 1)
     assert few.above(0.5) == "not_enough"
+
+
+def _known(value: float, regions: int = 30, spread: float = 0.01) -> Area:
+    """An area whose interval is about two spreads wide to either side."""
+    rng = np.random.default_rng(8)
+    return Area(value, value + spread * rng.standard_normal(RESAMPLES), 100, 100, regions)
+
+
+def test_a_gate_decides_by_its_whole_interval_and_twenty_regions() -> None:
+    """Passing, open on either side of the limit, failing; and no decision at all on 19 regions."""
+    whole = _known(0.9, spread=0.0)
+    outcomes = ["pass", "not_enough", "not_enough", "fail"]
+    for areas, gate in (
+        ((0.95, 0.86, 0.84, 0.75), lambda a: auroc_gate("auroc", a, 0.85)),
+        ((0.60, 0.69, 0.71, 0.80), lambda a: below_gate("core_only_auroc", a, 0.70)),
+        ((0.85, 0.82, 0.80, 0.70), lambda a: core_mask_gate(whole, a, 0.10)),
+    ):
+        assert [gate(_known(value)).outcome for value in areas] == outcomes
+        few = [gate(_known(value, regions=19)) for value in areas]
+        assert {g.outcome for g in few} == {"not_enough"}
+        assert all("20 regions of test (19 here)" in g.missing for g in few)
+    drop = core_mask_gate(whole, _known(0.81, spread=0.0), 0.2)
+    assert (drop.value, *drop.interval) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_what_was_trained_despite_its_audit_never_comes_to_physics() -> None:
+    whole = _known(0.95)
+    nowhere = localisation(np.zeros((0, 1, 1)), np.zeros((0, 32, 32)), np.arange(0), seed=1)
+    said = {"verdict": "shortcut", "sentence": "A pedestal."}
+    for despite, word, code, names in (
+        (said, "shortcut", 1, ["trained_despite"]),
+        ({}, "physics", 0, []),
+    ):
+        verdict = judge(
+            [auroc_gate("auroc", whole, 0.85)], ("auroc",), images=8, found=nowhere,
+            areas={"whole": whole}, splits=Shared(0, 0, 0, 0, 0, 10), despite=despite, not_tested=(),
+        )  # fmt: skip
+        assert verdict["verdict"] == word
+        assert [cause["name"] for cause in verdict["causes"]] == names
+        assert audit.exit_code(verdict, ("auroc",)) == code
 
 
 def test_too_few_negatives_and_empty_classes_are_said_in_a_sentence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from small_pairs import IDENTITY, small_pairs, write_pairs
 
 from darkhaloscope import commands, detect
 from darkhaloscope.audit.intervals import auc
+from darkhaloscope.detect.assess import network_beside
 from darkhaloscope.detect.calibration import calibrate, reliability
 from darkhaloscope.detect.config import DetectorConfig, PairedLoss, load_config, parse_config
 from darkhaloscope.detect.loader import Batch
 from darkhaloscope.detect.training import paired_loss, pairs_of
-from darkhaloscope.errors import UserError
+from darkhaloscope.errors import Incomplete, Reason, UserError
+from darkhaloscope.variables import SPLITS
 from darkhaloscope.views import CTRL, STAMP, dithered, used_widths
 
 
@@ -32,6 +35,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_pairs(tmp_path_factory.mktemp("run"), small_pairs(320))
+
+
+@pytest.fixture(scope="module")
+def trained(run: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("trained") / "d")
+    detect.train(config(run, training={"epochs": 1, "patience": 1}), folder)
+    return folder
 
 
 def config(run: str, **changes: Any) -> DetectorConfig:
@@ -107,6 +117,100 @@ def test_it_stops_early_and_keeps_the_best_epoch(run: str, tmp_path: Path) -> No
     assert len(metrics) < 12
 
 
+def test_a_training_never_reads_a_pixel_of_test(tmp_path: Path) -> None:
+    """Not for early stopping, a scale or a calibration: what would be refused there is not seen."""
+    cube = small_pairs(320)
+    cube["ctrl"].values[cube["region_split"].values == SPLITS.index("test")] = np.nan
+    run = write_pairs(tmp_path / "run", cube)
+    seen = {"batch_size": 32, "normalize": "global", "aux_psf": True}
+    made = config(run, reading=seen, training={"epochs": 1, "patience": 1})
+    detect.train(made, str(tmp_path / "d"))
+    with pytest.raises(UserError, match="not finite"):
+        commands.score(str(tmp_path / "d"), splits=["test"])
+
+
+def test_a_training_that_diverges_makes_no_detector(run: str, tmp_path: Path) -> None:
+    wild = config(run, training={"epochs": 2, "patience": 2, "learning_rate": 1e9})
+    with pytest.raises(UserError, match=r"diverged in epoch 0: .* lower training.learning_rate"):
+        detect.train(wild, str(tmp_path / "d"))
+    assert not (tmp_path / "d" / "model.pt").exists()
+    with pytest.raises(UserError, match="holds no trained detector"):
+        detect.load(str(tmp_path / "d"))
+
+
+def test_a_run_that_is_not_finished_is_neither_trained_on_nor_scored(
+    run: str, tmp_path: Path
+) -> None:
+    cube = small_pairs(320)
+    cube["reason"].values[-64:] = Reason.NOT_WRITTEN
+    half = write_pairs(tmp_path / "half", cube)
+    short = config(half, training={"epochs": 1, "patience": 1})
+    with pytest.raises(Incomplete, match=r"64 of 320 rows of .* call dhs run again"):
+        detect.train(short, str(tmp_path / "d"))
+    folder = str(tmp_path / "e")
+    detect.train(short.model_copy(update={"run": run}), folder)
+    with pytest.raises(Incomplete, match="not written yet"):
+        commands.score(folder, half)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("config.yaml", None, r"config.yaml is not there; .*put the right one back"),
+        ("config.yaml", "[", r"config.yaml is no mapping in YAML; .*put the right one back"),
+        ("config.yaml", "run: 3", r"config.yaml names no run"),
+        ("run.json", '{"schema": 1, "kind": "detector"}', r"run.json is damaged"),
+    ],
+)
+def test_a_folder_that_somebody_changed_is_said_in_a_sentence(
+    trained: str, tmp_path: Path, file: str, text: str | None, says: str
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(trained, folder)
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(text)
+    with pytest.raises(UserError, match=says):
+        commands.score(str(folder))
+    with pytest.raises(UserError, match=says):
+        commands.evaluate(str(folder))
+
+
+def test_a_configuration_that_was_edited_after_the_training_is_refused(
+    trained: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(trained, folder)
+    place = folder / "config.yaml"
+    text = place.read_text()
+    # What it must show may change, and stands in the verdict; what it learned may not.
+    place.write_text(text.replace("occluded: 200", "occluded: 60"))
+    assert detect.folder.require(str(folder))[1].gates.occluded == 60
+    place.write_text(text.replace("quality: clean", "quality: all"))
+    with pytest.raises(
+        UserError, match=r"reading.quality \(clean -> all\) changed since .* trained"
+    ):
+        commands.evaluate(str(folder))
+    # A record of before there was a key says nothing of it.
+    place.write_text(text)
+    record = json.loads((folder / "run.json").read_text())
+    del record["learned"]["reading"]["dither"]
+    (folder / "run.json").write_text(json.dumps(record))
+    detect.folder.require(str(folder))
+
+
+def test_a_network_beside_is_asked_of_the_core_that_it_was_trained_on(
+    run: str, tmp_path: Path
+) -> None:
+    short = config(run, training={"epochs": 1, "patience": 1})
+    assert network_beside(str(tmp_path), "core_only", short) is None
+    detect.train(short, str(tmp_path / "core_only"), part="core_only")
+    assert network_beside(str(tmp_path), "core_only", short) is not None
+    other = config(run, gates={"beside": False, "core_radius_px": 7})
+    with pytest.raises(UserError, match=r"core_only\(5 px\), and gates.core_radius_px is 7"):
+        network_beside(str(tmp_path), "core_only", other)
+
+
 def test_data_that_its_audit_condemned_need_despite_and_it_stays_recorded(
     run: str, tmp_path: Path
 ) -> None:
@@ -164,12 +268,25 @@ def test_the_file_has_the_tiers_defaults_and_says_what_is_wrong(run: str, tmp_pa
     for wrong, match in (
         ({}, "names no run"),
         ({"run": run, "tier": "huge"}, "tier"),
-        ({"run": run, "training": {"epoch": 3}}, "training.epoch"),
+        (
+            {"run": run, "training": {"epoch": 3}},
+            "training.epoch is not a key of a detector; did you mean epochs?",
+        ),
+        (
+            {"run": run, "trainings": {}},
+            "trainings is not a key of a detector; did you mean training?",
+        ),
+        (
+            {"run": run, "reading": {"zzz": 1}},
+            "reading.zzz is not .*; known keys: option, second_look",
+        ),
         ({"run": run, "training": {"paired": {"weight": 1}}}, "needs reading.batch: paired"),
         ({"run": run, "gates": {"required": ["auc"]}}, "there is no gate 'auc'"),
     ):
         with pytest.raises(UserError, match=match):
             parse_config(wrong)
+    with pytest.raises(UserError, match=r"is a folder and holds no run .no run.json.; give"):
+        load_config(run)  # it has pixels, and nothing says what they are of
     file = tmp_path / "d.yaml"
     file.write_text("run: here\nnetwork: {weights: w.pth}\n")
     made = load_config(str(file), {"training.epochs": 7})
@@ -212,6 +329,29 @@ def test_scores_have_a_line_an_image_and_say_what_they_are_of(run: str, tmp_path
         images = dithered(images, cube["sky_sigma"].values[rows], np.array(rows), kind)
         expected = detector.score(images, nodata, psf=widths)[np.isin(rows, mine["row"])]
         np.testing.assert_allclose(mine["score"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_without_the_classes_of_the_training_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("core_matched",)
+    run = write_pairs(tmp_path / "run", small_pairs(320, kinds=kinds), kinds)
+    seen = {"batch_size": 32, "negatives": "matched", "aux_psf": True, "normalize": "global"}
+    folder = str(tmp_path / "d")
+    detect.train(config(run, reading=seen, training={"epochs": 1, "patience": 1}), folder)
+    # Galaxies that nothing was injected into, none of them in train: what is asked is their scores.
+    monkeypatch.setattr("small_pairs.IDENTITY", "33" * 32)
+    plain = small_pairs(320).isel(pair=slice(64)).copy(deep=True)
+    plain["lens_model"].values[:] = 0
+    plain["region_split"].values[:] = SPLITS.index("val")
+    other = write_pairs(tmp_path / "other", plain)
+    table = commands.score(folder, other)
+    assert (table["image"] == "ctrl").all()
+    assert table["row"].tolist() == list(range(64))
+    assert np.isfinite(table["score"]).all()
+    # One galaxy has one score, wherever it lies.
+    mine = commands.score(folder).query("image == 'ctrl'").set_index("row")["score"]
+    np.testing.assert_allclose(table["score"], mine.loc[:63], rtol=1e-4, atol=1e-4)
 
 
 # --- small pieces ---------------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def _check_measured_gate(url: str, gate: Gate) -> None:
         (("A", "B"), {"counted": ["a", "b"], "left_out": ["c"]}, ""),
         (("A", "B"), {"counted": ["a"], "left_out": []}, ""),  # the catalogues have no others
         ((), {"counted": ["a"], "left_out": ["b", "c"]}, "without --grades"),
-        (("A", "B"), {"counted": ["a"], "left_out": ["b", "c"]}, "again, with --grades A,B"),
+        (("A", "B"), {"counted": ["a"], "left_out": ["b", "c"]}, "again, without --grades"),
         (("A", "B"), {"counted": ["a", "b", "c"], "left_out": []}, "asks for the grades a, b:"),
         (("A",), None, "nobody knows which grades"),
     ],
@@ -315,8 +315,12 @@ def test_real_pixels_without_a_lens_from_the_terminal(real_root: str, tmp_path: 
     assert said["grades"] == {"counted": ["a"], "left_out": ["b", "c"]}
     assert "grade b, c was left out" in said["sentence"]
     assert set(rows.loc[rows["kind"] == "lens", "reason"]) == {"missing_file", "grade_b", "grade_c"}
-    (folder / "config.yaml").write_text("deploy: false\n")
-    assert CliRunner().invoke(cli.app, [*args, "--grades", "A"]).exit_code == 0
+    # Without --grades those count that the detector's file names; with an empty one all do.
+    (folder / "config.yaml").write_text("deploy: false\ngates: {real_lens_grades: [A, B]}\n")
+    for asked, left_out in (((), ["c"]), (("--grades", ""), []), (("--grades", "A"), ["b", "c"])):
+        assert CliRunner().invoke(cli.app, [*args, *asked]).exit_code == 0
+        said = json.loads((folder / "lenses" / "verdict.json").read_text())
+        assert said["grades"]["left_out"] == left_out
     with pytest.raises(UserError, match="no lens of the catalogues is left"):
         raise CliRunner().invoke(cli.app, [*args, "--grades", "Z"]).exception  # type: ignore[misc]
 

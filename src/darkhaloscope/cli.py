@@ -293,7 +293,10 @@ def lenses(
     nonlenses: Annotated[
         list[str] | None, typer.Option("--nonlenses", help="Catalogue of what is known to be none.")
     ] = None,
-    grades: Annotated[str, typer.Option(help="Which grades count, e.g. A,B; all if empty.")] = "",
+    grades: Annotated[
+        str | None,
+        typer.Option(help="Which grades count, e.g. A,B, or '' for all; default the detector's."),
+    ] = None,
     fpr: Annotated[
         float | None,
         typer.Option(help="The gate's rate among matched galaxies; default the detector's, 0.01."),
@@ -328,7 +331,7 @@ def lenses(
         targets=targets,
         out=out,
         nonlenses=nonlenses or (),
-        grades=split(grades),
+        grades=None if grades is None else split(grades),
         fpr=fpr,
         least=least,
         hemispheres=split(hemisphere),

@@ -447,6 +447,17 @@ def check_complete(dataset: xr.Dataset, source: str) -> None:
             f"{source} lacks the variables {', '.join(lacking[:5])}"
             f"{' and others' if len(lacking) > 5 else ''}; docs/data-set.md lists what an audit needs"
         )
+    check_written(dataset, source)
+
+
+def check_written(dataset: xr.Dataset, source: str) -> None:
+    """See that every row of a data set was written, whatever became of it.
+
+    Raises
+    ------
+    Incomplete
+        Rows were never written.
+    """
     missing = int((dataset["reason"].values == Reason.NOT_WRITTEN).sum())
     if missing:
         raise Incomplete(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -82,3 +84,33 @@ class Bar:
             left = (self._total - self._done) / rate
             text += f", {rate:.3g} {self._unit}/s, ETA {left:.0f} s"
         return text
+
+
+class Bars:
+    """Stages one after another, each with a bar from its first step to its last; a context manager.
+
+    Parameters
+    ----------
+    console : Console
+    unit : str
+        What is counted.
+    """
+
+    def __init__(self, console: Console, unit: str) -> None:
+        self._console, self._unit = console, unit
+        self._what = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """So much of a stage is done; another one than the last closes that one's bar."""
+        if what != self._what:
+            self._stack.close()
+            self._what = what
+            self._bar = self._stack.enter_context(Bar(self._console, what, total, self._unit))
+        self._bar.reached(done, total)

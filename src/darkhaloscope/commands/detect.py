@@ -14,7 +14,7 @@ from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import with_cluster
 from darkhaloscope.commands.studies import make_sky
 from darkhaloscope.errors import UserError
-from darkhaloscope.progress import Bar
+from darkhaloscope.progress import Bar, Bars
 from darkhaloscope.variables import SPLITS
 
 if TYPE_CHECKING:
@@ -204,24 +204,20 @@ def evaluate(
     console = console or Console()
     folder = storage.absolute(folder.rstrip("/"))
     _, config = detect.folder.require(folder)
-    bars: dict[str, Bar] = {}
-
-    def on_step(what: str, done: int, of: int) -> None:
-        bars.setdefault(what, Bar(console, what, of, "")).reached(done, of)
-
     of_lenses = measured_gate(
         storage.join(folder, detect.folder.LENSES, detect.folder.VERDICT),
         detect.load(folder).digest,
         config.gates.real_lens_fpr,
         config.gates.real_lens_recall,
     )
-    found = detect.assess(
-        folder,
-        run=None if run is None else storage.absolute(run),
-        workers=workers,
-        further=() if of_lenses is None else (of_lenses,),
-        on_step=on_step,
-    )
+    with Bars(console, "done") as on_step:
+        found = detect.assess(
+            folder,
+            run=None if run is None else storage.absolute(run),
+            workers=workers,
+            further=() if of_lenses is None else (of_lenses,),
+            on_step=on_step,
+        )
     table = found.evaluation.table
     detect.folder.write_table(storage.join(folder, "evaluation.parquet"), table)
     files = {
@@ -281,6 +277,12 @@ def ablation(
         Of the file's, ``none`` always with them; default all.
     overrides : mapping, optional
         Values by dotted key.
+
+    Raises
+    ------
+    UserError
+        A mistake in the file; or arms whose reading or data no network can be trained on, once those of
+        the others are compared and written.
     """
     from darkhaloscope.detect import ablation as of
     from darkhaloscope.detect.folder import write_table
@@ -295,17 +297,19 @@ def ablation(
         settings, chosen = of.load_ablation(file, changed, places, arms)
     with connect(chosen[0].experiment.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
-        bars: dict[str, Bar] = {}
-
-        def on_step(what: str, done: int, total: int) -> None:
-            bars.setdefault(what, Bar(console, what, total, "arms")).reached(done, total)
-            console.print(bars[what].line(), soft_wrap=True, highlight=False)
-
-        results = of.run_ablation(client, folder, chosen, on_step)
+        with Bars(console, "arms") as on_step:
+            results, refused = of.run_ablation(client, folder, chosen, on_step)
+    why = "; ".join(f"{arm}: {sentence}" for arm, sentence in refused.items())
+    if of.REFERENCE in refused:
+        raise UserError(f"there is nothing to compare with: {why}")
     found = of.compare(results, chosen[0].experiment.seed)
     write_table(storage.join(folder, "table.parquet"), found.table)
     storage.write(storage.join(folder, "table.csv"), found.table.to_csv(index=False).encode())
     storage.write(storage.join(folder, "summary.md"), of.markdown(found).encode())
     console.print(f"table:   {storage.join(folder, 'summary.md')}", soft_wrap=True, highlight=False)
     console.print(found.sentence, soft_wrap=True, highlight=False)
+    if refused:
+        raise UserError(
+            f"{len(refused)} of {len(chosen)} arms were refused, and the table is of the others: {why}"
+        )
     return Ablated(folder, found)

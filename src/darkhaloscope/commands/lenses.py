@@ -46,7 +46,7 @@ def lenses(
     targets: str,
     out: str | None = None,
     nonlenses: Sequence[str] = (),
-    grades: Sequence[str] = (),
+    grades: Sequence[str] | None = None,
     fpr: float | None = None,
     least: float | None = None,
     hemispheres: Sequence[str] = ("south", "north"),
@@ -72,8 +72,9 @@ def lenses(
         Folder of the results; default ``lenses`` below the detector.
     nonlenses : sequence of str
         Catalogues of what is known to be none.
-    grades : sequence of str
-        Which grades count; all if empty.
+    grades : sequence of str, optional
+        Which grades count, all if empty; by default what the detector's ``config.yaml`` says
+        (``gates.real_lens_grades``), else all.
     fpr, least : float
         The gate: recall of at least ``least`` at this rate among matched galaxies; by default what the
         detector's ``config.yaml`` says (``gates.real_lens_fpr``, ``gates.real_lens_recall``), else 0.01 and
@@ -103,6 +104,7 @@ def lenses(
         deploy = bool(settings.get("deploy", False)) if deploy is None else deploy
         least = _gate(settings, "real_lens_recall") if least is None else least
         fpr = _gate(settings, "real_lens_fpr") if fpr is None else fpr
+        grades = _grades(settings) if grades is None else grades
         out = out or storage.join(detector, detect.folder.LENSES)
     least = LEAST if least is None else least
     fpr = RATE if fpr is None else fpr
@@ -110,7 +112,7 @@ def lenses(
         raise UserError(f"the recall that the gate asks for lies between 0 and 1, not at {least:g}")
     if out is None:
         raise UserError("say where the results go: out")
-    known = read_catalogues(catalogues, grades)
+    known = read_catalogues(catalogues, grades or ())
     others = read_catalogues(nonlenses) if nonlenses else None
     planned = plan(known, read_targets(targets), found.size, others)
     surveys = [
@@ -174,6 +176,16 @@ def _settings(folder: str) -> dict[str, Any]:
 
 
 def _gate(settings: dict[str, Any], name: str) -> float | None:
-    gates = settings.get("gates")
-    value = gates.get(name) if isinstance(gates, dict) else None
+    value = _said(settings, name)
     return float(value) if isinstance(value, int | float) else None
+
+
+def _grades(settings: dict[str, Any]) -> list[str]:
+    value = _said(settings, "real_lens_grades")
+    return [str(grade) for grade in value] if isinstance(value, list) else []
+
+
+def _said(settings: dict[str, Any], name: str) -> Any:
+    """What a configuration says of a gate; None where it says nothing."""
+    gates = settings.get("gates")
+    return gates.get(name) if isinstance(gates, dict) else None

@@ -16,7 +16,7 @@ from darkhaloscope import storage, study
 from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import with_cluster
 from darkhaloscope.commands.inputs import sky, targets
-from darkhaloscope.progress import Bar
+from darkhaloscope.progress import Bars
 
 NOTES_SHOWN = 5
 """Of the sentences on files that were in the way; all are written."""
@@ -71,14 +71,8 @@ def run_study(
     ready = study.prepare_study(settings, arms)  # before a cluster is started
     with connect(arms[0].experiment.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
-        bars: dict[str, Bar] = {}
-
-        def on_step(what: str, done: int, total: int) -> None:
-            bars.setdefault(what, Bar(console, what, total, "tasks")).reached(done, total)
-            if done == total:
-                console.print(bars[what].line(), soft_wrap=True, highlight=False)
-
-        read = study.run_study(client, folder, ready, on_step)
+        with Bars(console, "tasks") as on_step:
+            read = study.run_study(client, folder, ready, on_step)
     found = study.compare(read.results, settings, arms[0].experiment.seed)
     page = _write(folder, name, ready, read, found)
     console.print(read.sentence(settings.pairs), soft_wrap=True, highlight=False)

@@ -119,7 +119,7 @@ def parse_experiment(document: Mapping[str, Any], where: str = "the experiment")
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors())}") from None
+        raise UserError(f"{where}: {explain(error, Experiment, 'an experiment')}") from None
 
 
 def replace_keys(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -173,9 +173,8 @@ def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
     place[key] = value
 
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """The keys that the section at ``location`` accepts."""
-    model: Any = Experiment
+def _known_keys(location: tuple[Any, ...], model: Any = Experiment) -> list[str]:
+    """The keys that the section of ``model`` at ``location`` accepts."""
     for part in location:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         if field is None:
@@ -187,17 +186,27 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _explain(errors: list[Any]) -> str:
-    """The first mistake as a sentence, and how many more there are."""
+def explain(mistakes: ValidationError, model: Any, of: str) -> str:
+    """The first mistake as a sentence, and how many more there are.
+
+    Parameters
+    ----------
+    mistakes : ValidationError
+    model : type
+        What was read.
+    of : str
+        In words, for a key that it does not have.
+    """
+    errors: list[Any] = mistakes.errors()
     error = errors[0]
     location = tuple(error["loc"])
     key = ".".join(str(part) for part in location if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], model)
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        text = f"{key} is not a key of an experiment; {hint}"
+        text = f"{key} is not a key of {of}; {hint}"
     elif kind == "missing":
         text = f"{key} is missing; add it"
     elif kind in ("model_type", "model_attributes_type"):

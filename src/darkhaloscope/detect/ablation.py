@@ -22,20 +22,23 @@ from pydantic import Field
 
 from darkhaloscope import __version__, driver, prepare, storage, store
 from darkhaloscope.audit.intervals import MIN_REGIONS
-from darkhaloscope.config import (
-    Experiment,
-    digest_of,
-    load_document,
-    parse_experiment,
-    replace_keys,
-)
+from darkhaloscope.config import Experiment, digest_of, load_document, replace_keys
+from darkhaloscope.detect import folder as folders
 from darkhaloscope.detect.areas import Area, area, difference, region_numbers, relative_drop
-from darkhaloscope.detect.config import DetectorConfig, parse_config
+from darkhaloscope.detect.config import DetectorConfig, parse_config, resolve_paths
 from darkhaloscope.detect.detector import load
-from darkhaloscope.detect.scores import loader_of
+from darkhaloscope.detect.scores import identity_of, loader_of
 from darkhaloscope.detect.training import plane_of, scored, train
 from darkhaloscope.errors import UserError
-from darkhaloscope.study.arms import REFERENCE, Sky, WithArms, check_aligned, take_section
+from darkhaloscope.study.arms import (
+    REFERENCE,
+    Sky,
+    WithArms,
+    changed_by,
+    check_aligned,
+    experiment_of,
+    take_section,
+)
 
 VERSION = 1
 """Raised when what is measured of an arm changes: finished arms are then measured again."""
@@ -59,7 +62,8 @@ class Ablation(WithArms):
     detector: dict[str, Any] = Field(default_factory=dict)
     """Keys of a detector's file that all arms share."""
     arms: dict[str, dict[str, Any]]
-    """What each arm changes, by dotted key: of the experiment, or ``detector.`` of the detector's file."""
+    """What each arm changes, by dotted key: of the experiment, or ``detector.`` of the detector's file; null
+    takes a key out."""
 
 
 @dataclass(frozen=True)
@@ -128,28 +132,26 @@ def load_ablation(
 
 
 def _arm(name: str, settings: Ablation, document: Mapping[str, Any], url: str) -> Arm:
-    experiment = json.loads(json.dumps(document))
     detector = json.loads(json.dumps(settings.detector))
-    for key, value in settings.arms[name].items():
-        inside = key.removeprefix("detector.")
-        replace_keys(experiment if inside == key else detector, {inside: value})
-    experiment["name"] = f"{experiment.get('name', 'ablation')}-{name}"
-    made = parse_experiment(experiment, f"{url}: ablation.arms.{name}")
-    return Arm(name, made, detector)
+    changed = changed_by(settings.arms[name], document, url, {"detector": detector})
+    resolve_paths(detector, url)
+    return Arm(name, experiment_of(name, changed, f"{url}: ablation.arms.{name}"), detector)
 
 
 def run_ablation(
     client: Client, folder: str, arms: Sequence[Arm], on_step: OnStep
-) -> dict[str, pd.DataFrame]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Make each data set, train and score each arm; what the folder holds is not made again.
 
     Data sets lie in ``data/IDENTITY``, one for all arms that differ in reading alone; detectors in
-    ``detectors/ARM-KEY``, scores in ``results/ARM-KEY.parquet``.
+    ``detectors/ARM-KEY``, scores in ``results/ARM-KEY.parquet``. An arm that is refused ends no other.
 
     Returns
     -------
-    dict of str to DataFrame
-        By the arms' names: ``test``, ``label``, ``score``, ``region``; attribute ``epochs``.
+    results : dict of str to DataFrame
+        By the arms' names: ``test``, ``label``, ``score``, ``region``, ``epochs``.
+    refused : dict of str to str
+        By the names of the arms that have no results, why.
     """
     runs: dict[str, str] = {}
     for number, arm in enumerate(arms):
@@ -169,10 +171,15 @@ def run_ablation(
         )
         for arm in wanted
     ]
+    names = {future.key: arm.name for future, arm in zip(futures, wanted, strict=True)}
+    refused: dict[str, str] = {}
     for done, future in enumerate(as_completed(futures), start=1):
-        future.result()
+        try:
+            future.result()
+        except UserError as error:
+            refused[names[future.key]] = str(error)
         on_step("networks", done, len(futures))
-    return {name: _read(path) for name, path in results.items()}
+    return {n: _read(path) for n, path in results.items() if n not in refused}, refused
 
 
 def make_data(client: Client, folder: str, experiment: Experiment) -> str:
@@ -199,6 +206,9 @@ def train_arm(config: DetectorConfig, folder: str, reference: str, place: str) -
         (UNFIXED, reference, None),
         (MASKED, reference, plane),
     ):
+        folders.record_test_use(
+            folder, "ablation", data=identity_of(run), detector=detector.digest, test=test
+        )
         reading = detector.reading
         if test != OWN and reading.negatives == "matched":
             # The reference has none: an arc on a galaxy against that galaxy, as for all arms.
@@ -216,8 +226,6 @@ def train_arm(config: DetectorConfig, folder: str, reference: str, place: str) -
                 }
             )
         )
-    from darkhaloscope.detect import folder as folders
-
     table = pd.concat(parts, ignore_index=True)
     table["epochs"] = len(folders.read_table(storage.join(folder, folders.METRICS)))
     folders.write_table(place, table)
@@ -229,7 +237,7 @@ def compare(results: Mapping[str, pd.DataFrame], seed: int) -> Compared:
     Parameters
     ----------
     results : mapping of str to DataFrame
-        As :func:`run_ablation` gives them, ``none`` first.
+        As :func:`run_ablation` gives them, ``none`` first: the others are compared with it.
     seed : int
         Of the resampling.
     """

@@ -28,7 +28,7 @@ from darkhaloscope.detect.localisation import Images, Localisation, localisation
 from darkhaloscope.detect.recall import of_grades
 from darkhaloscope.detect.scores import loader_of, score_run, write_scores
 from darkhaloscope.detect.splits import Shared, shared
-from darkhaloscope.detect.training import BESIDE, Part, plane_of, scored
+from darkhaloscope.detect.training import BESIDE, Part, plane_of, scored, seen_of
 from darkhaloscope.errors import UserError
 from darkhaloscope.views import STAMP
 
@@ -204,9 +204,8 @@ def _masked(
     """Test again with the core hidden, and by the networks beside: the same images, resampled alike."""
     seen: dict[str, tuple[Detector, Part]] = {"masked": (detector, "annulus_only")}
     for part in BESIDE:
-        place = storage.join(folder, part)
-        if storage.exists(storage.join(place, DESCRIPTION)):
-            other = load(place)
+        other = network_beside(folder, part, config)
+        if other is not None:
             other.network.to(_device(config))
             seen[part] = (other, part)
     test = found.test
@@ -232,6 +231,27 @@ def _masked(
         )
     on_step("masked networks", len(seen), len(seen))
     return out
+
+
+def network_beside(folder: str, part: Part, config: DetectorConfig) -> Detector | None:
+    """The network of a part of the image that was trained beside a detector; None where there is none.
+
+    Raises
+    ------
+    UserError
+        It was trained on another core than the configuration names now.
+    """
+    place = storage.join(folder, part)
+    if not storage.exists(storage.join(place, DESCRIPTION)):
+        return None
+    radius = config.gates.core_radius_px
+    seen = str(folders.require(place)[0]["learned"].get("seen"))
+    if seen != seen_of(part, radius):
+        raise UserError(
+            f"{place} was trained on {seen}, and gates.core_radius_px is {radius:g}; take the change back, "
+            "or train again with a new --out"
+        )
+    return load(place)
 
 
 def _look(

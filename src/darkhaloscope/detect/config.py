@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from darkhaloscope import prepare, storage
 from darkhaloscope.config import digest_of, load_document, replace_keys
 from darkhaloscope.config.base import Section
-from darkhaloscope.config.load import beside
+from darkhaloscope.config.load import beside, explain
 from darkhaloscope.detect.networks import NetworkName
 from darkhaloscope.errors import UserError
 from darkhaloscope.views import Reading
@@ -175,10 +176,13 @@ def load_config(source: str, overrides: Mapping[str, Any] | None = None) -> Dete
     """
     if prepare.is_run(source):
         document: dict[str, Any] = {"run": storage.absolute(source.rstrip("/"))}
+    elif Path(source).is_dir():
+        raise UserError(
+            f"{source} is a folder and holds no run (no run.json); give a run's folder or a detector's file"
+        )
     else:
         document = load_document(source)
-        for keys in (("run",), ("network", "weights"), ("reading", "second_run")):
-            _resolve(document, keys, source)
+        resolve_paths(document, source)
     replace_keys(document, overrides or {})
     return parse_config(document, source)
 
@@ -195,17 +199,17 @@ def parse_config(document: Mapping[str, Any], where: str = "the detector") -> De
     try:
         return DetectorConfig.model_validate(filled)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise UserError(f"{where}: {key + ': ' if key else ''}{said}") from None
+        raise UserError(f"{where}: {explain(error, DetectorConfig, 'a detector')}") from None
 
 
-def _resolve(document: dict[str, Any], keys: tuple[str, ...], url: str) -> None:
-    place: Any = document
-    for key in keys[:-1]:
-        place = place.get(key)
-        if not isinstance(place, dict):
-            return
-    if isinstance(place.get(keys[-1]), str):
-        place[keys[-1]] = beside(url, place[keys[-1]])
+_PATHS = (("run",), ("network", "weights"), ("reading", "second_run"))
+
+
+def resolve_paths(document: dict[str, Any], url: str) -> None:
+    """Take the relative paths of a detector's mapping from the folder of its file, in place."""
+    for *sections, key in _PATHS:
+        place: Any = document
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(key), str):
+            place[key] = beside(url, place[key])

@@ -15,8 +15,13 @@ import torch
 import yaml
 
 from darkhaloscope import __version__, storage, store
-from darkhaloscope.completeness.record import RUN, SCHEMA, record_test_use, write_record
-from darkhaloscope.completeness.record import read_record as read
+from darkhaloscope.completeness.record import (
+    RUN,
+    SCHEMA,
+    read_record,
+    record_test_use,
+    write_record,
+)
 from darkhaloscope.detect.config import DetectorConfig, parse_config
 from darkhaloscope.errors import UserError
 
@@ -40,6 +45,9 @@ CONFIG, METRICS, SCORES, VERDICT = (
 )  # fmt: skip
 LENSES = "lenses"
 """Below the folder: what ``dhs lenses`` wrote."""
+
+_RECORDED = {"data", "learned", "despite", "test_uses", "version"}
+_AGAIN = "put the right one back, or train again with a new --out"
 
 
 def claim(
@@ -109,15 +117,56 @@ def claim(
     return before is not None
 
 
+def read(folder: str) -> dict[str, Any] | None:
+    """``run.json`` of a detector's folder; None where there is none.
+
+    Raises
+    ------
+    UserError
+        It is damaged, or of something that is no detector.
+    """
+    document = read_record(folder)
+    if document is not None and (lacking := sorted(_RECORDED - document.keys())):
+        raise UserError(f"{storage.join(folder, RUN)} is damaged: it has no {lacking[0]}; {_AGAIN}")
+    return document
+
+
 def require(folder: str) -> tuple[dict[str, Any], DetectorConfig]:
-    """``run.json`` and the configuration of a folder that must be a detector's."""
+    """``run.json`` and the configuration of a folder that must be a detector's.
+
+    Raises
+    ------
+    UserError
+        There is no detector, one of the files is damaged or gone, or the configuration says another training.
+    """
     document = read(folder)
     if document is None:
         raise UserError(f"{folder} holds no detector (no {RUN}); make one with dhs train")
-    config = parse_config(
-        yaml.safe_load(storage.read(storage.join(folder, CONFIG))), storage.join(folder, CONFIG)
-    )
-    return document, config
+    path = storage.join(folder, CONFIG)
+    try:
+        config = yaml.safe_load(storage.read(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; {_AGAIN}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no mapping in YAML; {_AGAIN}")
+    made = parse_config(config, path)
+    if changed := store.differences(
+        document["learned"], _known_to(document["learned"], made.learned())
+    ):
+        raise UserError(
+            f"{path}: {', '.join(changed)} changed since the detector was trained; take the change back, or "
+            "train again with a new --out"
+        )
+    return document, made
+
+
+def _known_to(record: Any, now: Any) -> Any:
+    """What a configuration says of the keys that there were when a record was written."""
+    if isinstance(record, Mapping) and isinstance(now, Mapping):
+        return {k: _known_to(value, now[k]) if k in now else value for k, value in record.items()}
+    return now
 
 
 def write_table(url: str, table: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from darkhaloscope import prepare
 from darkhaloscope.detect.ahead import Ahead
 from darkhaloscope.detect.chunks import ChunkReader, Pixels
 from darkhaloscope.detect.making import Batch, Maker
@@ -57,6 +58,9 @@ LOOKED_AT, ENOUGH_ROWS = 4096, 64
 SAME_PIXELS = 0.5
 """Share of equal pixels above which a second run shows the same exposures; rounding makes 1 in 40 equal."""
 
+_NOTHING, _NO_ROWS = np.zeros(0, np.float32), np.zeros(0, np.int64)
+_NOBODY = Chosen(_NO_ROWS, _NO_ROWS, CTRL, _NOTHING, _NOTHING, _NOTHING)
+
 AT_ONCE = 256
 """Images that the gate looks at together."""
 
@@ -69,8 +73,9 @@ class Loader:
     run : str
         A run's folder, or its ``stamps.zarr``; a path or any fsspec URL.
     reading : Reading
-    split : str
-        ``train``, ``val`` or ``test``.
+    split : str or None
+        ``train``, ``val`` or ``test``; None takes no row of its own, and reads those that
+        :meth:`in_order` is given.
     seed : int
         Order, turns and noise follow from it, the epoch and the batch alone.
     workers : int
@@ -98,6 +103,8 @@ class Loader:
     UserError
         The data set lacks what the reading asks for, nothing of a class is left, or the reading gives
         the classes away.
+    Incomplete
+        Rows of the run were never written.
     """
 
     def __init__(
@@ -105,7 +112,7 @@ class Loader:
         run: str,
         reading: Reading,
         *,
-        split: str,
+        split: str | None,
         seed: int,
         workers: int = 0,
         scale: Scale | None = None,
@@ -115,7 +122,9 @@ class Loader:
         self.workers = workers
         self._reader = reader = ChunkReader(run, reading)
         self.columns = reader.columns
-        self._chosen = choose(reader.columns, reading, split)
+        if "reason" in reader.columns:
+            prepare.check_written(reader.columns, run)
+        self._chosen = _NOBODY if split is None else choose(reader.columns, reading, split)
         self.bands, self.size, self.identity = reader.bands, reader.size, reader.identity
         self.channels = len(self.bands) * (2 if reading.option == "a" else 1)
         self._maker = Maker(reader, reading, seed, train=split == "train")
@@ -127,7 +136,8 @@ class Loader:
         self.metadata: MetadataTest | None = None
         self.separability: pd.DataFrame | None = None
         train = self._chosen
-        if split != "train" and (reading.normalize == "global" or reading.aux_psf):
+        unknown = reading.normalize == "global" and scale is None
+        if split != "train" and (unknown or (reading.aux_psf and aux_scale is None)):
             train = choose(reader.columns, reading, "train")
         if reading.aux_psf or reading.stratify_psf:
             self._read_widths(train, aux_scale)
@@ -258,11 +268,9 @@ class Loader:
                 reader.column("region_id").astype(object),
             )
         if reading.aux_psf:
-            seen = np.concatenate([widths[train.positive], widths[train.negative]]).astype(float)
-            known = np.isfinite(seen)
-            seen = np.where(known, seen, 0.0)
-            own = _scale(known.sum(0).astype(float), seen.sum(0), (seen**2).sum(0))
-            self.aux_scale = aux_scale or own
+            self.aux_scale = aux_scale or _scale_of(
+                np.concatenate([widths[train.positive], widths[train.negative]]).astype(float)
+            )
             self._maker.aux = standardised(widths, *(np.array(v) for v in self.aux_scale))
 
     def _measure_scale(self, train: Chosen) -> Scale:
@@ -371,6 +379,13 @@ def _equal(held: Pixels, at: NDArray[np.int64]) -> float:
     ctrl, again, data = held.ctrl[at], held.second.ctrl[at], held.nodata[at] == 0
     same = (ctrl == again) & data[:, None]
     return float(same.sum() / max(data.sum() * ctrl.shape[1], 1))
+
+
+def _scale_of(values: Floats) -> Scale:
+    """Mean and standard deviation of each column's known values."""
+    known = np.isfinite(values)
+    values = np.where(known, values, 0.0)
+    return _scale(known.sum(0).astype(float), values.sum(0), (values**2).sum(0))
 
 
 def _scale(count: Floats, total: Floats, squares: Floats) -> Scale:

@@ -206,7 +206,7 @@ def of_grades(gate: Gate, url: str, grades: Sequence[str]) -> Gate:
         The file is damaged.
     """
     wanted = {grade.strip().lower() for grade in grades}
-    how = f"with --grades {','.join(grades)}" if grades else "without --grades"
+    again = "dhs lenses again, without --grades"  # which are then those of the detector's file
     counted: set[str] = set()
     left: set[str] = set()
     try:
@@ -219,12 +219,12 @@ def of_grades(gate: Gate, url: str, grades: Sequence[str]) -> Gate:
         raise UserError(f"{url} is damaged; make it again with dhs lenses") from None
     missing = ""
     if told is None:
-        missing = f"{GATE} was measured of nobody knows which grades: dhs lenses again, {how}"
+        missing = f"{GATE} was measured of nobody knows which grades: {again}"
     elif (wanted and counted - wanted) or (left & wanted if wanted else left):
         missing = (
             f"{GATE} was measured of {_listed(counted)} without {_listed(left)}, and the detector's file "
             f"asks for {_listed(wanted) if wanted else 'all grades'}: "
-            f"dhs lenses again, {how}"
+            f"{again}"
         )
     if not missing or gate.outcome == "not_enough":
         return gate

@@ -25,9 +25,15 @@ MATCHED = NEGATIVE_KINDS.index("core_matched")
 
 
 def loader_of(
-    detector: Detector, run: str, split: str, workers: int = 0, reading: Reading | None = None
+    detector: Detector,
+    run: str,
+    split: str | None,
+    workers: int = 0,
+    reading: Reading | None = None,
 ) -> Loader:
     """A loader that reads a run as a detector was trained to, or as ``reading`` says.
+
+    Without a ``split`` it reads the rows that it is asked for, whatever classes the run has.
 
     Raises
     ------
@@ -77,7 +83,7 @@ def score_run(
         and of core-matched negatives), ``region_id``, ``region_split``, ``host_id``, ``score``; ``label``,
         whether it holds an arc, and ``row`` of the data set.
     """
-    loader = loader_of(detector, run, "test", workers)
+    loader = loader_of(detector, run, None, workers)
     columns = loader.columns
     split = columns["region_split"].values
     wanted = np.isin(split, [SPLITS.index(name) for name in splits])

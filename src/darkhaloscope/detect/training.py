@@ -51,6 +51,11 @@ def plane_of(part: Part, size: int, radius: float) -> NDArray[np.float32] | None
     return (core if part == "core_only" else ~core).astype(np.float32)
 
 
+def seen_of(part: Part, radius: float) -> str:
+    """The part as a detector's record has it."""
+    return part if part == "all" else f"{part}({radius:g} px)"
+
+
 def check_verdict(run: str, despite: bool) -> dict[str, Any]:
     """See that nobody found the data wrong; gives what is trained on all the same.
 
@@ -235,6 +240,11 @@ class Trainer:
         at = self.progress
         started = time.monotonic()
         seen = scored(self.network, self.val.in_order(), self.plane)
+        if not np.isfinite(seen.logit).all():
+            raise UserError(
+                f"the training diverged in epoch {at.epoch}: what it says of val is no finite number; "
+                "lower training.learning_rate, and choose a new --out"
+            )
         wrong = np.where(seen.label, -seen.logit, seen.logit)
         loss = float(np.average(np.logaddexp(0.0, wrong), weights=_balanced(seen)))
         cross, paired, weights, images = at.sums
@@ -284,7 +294,8 @@ def train(
     Raises
     ------
     UserError
-        The run's verdict forbids it, it lacks what the reading asks for, or the folder is another's.
+        The run's verdict forbids it, it lacks what the reading asks for, the folder is another's, or the
+        training diverged.
     """
     overruled = check_verdict(config.run, despite)
     loaders = {
@@ -295,8 +306,7 @@ def train(
     }
     identity = loaders["train"].identity
     radius, size = config.gates.core_radius_px, loaders["train"].size
-    seen = part if part == "all" else f"{part}({radius:g} px)"
-    resumed = folders.claim(folder, config, identity, overruled, seen)
+    resumed = folders.claim(folder, config, identity, overruled, seen_of(part, radius))
     plane = plane_of(part, size, radius)
     trainer = Trainer(config, folder, loaders["train"], loaders["val"], plane)
     trainer.resume()

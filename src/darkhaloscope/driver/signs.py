@@ -123,7 +123,7 @@ class Signs:
         rows = sum(reasons.values())
         logger.info("block is whole", extra={**about, "rows": rows, "reasons": dict(reasons)})
         for brick, code in marker.get("bricks", ()):
-            if code not in (Reason.NOT_WRITTEN, Reason.OK):
+            if code != Reason.NOT_WRITTEN and Reason(code).failed:
                 said = f"all its rows of this block failed: {Reason(code).text}"
                 logger.warning(said, extra={**about, "brick": brick})
 

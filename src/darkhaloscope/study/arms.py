@@ -196,24 +196,64 @@ def _said(error: ValidationError, model: type[BaseModel], section: str) -> str:
 
 
 def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url: str) -> Arm:
-    experiment = json.loads(json.dumps(document))
-    seen: dict[str, Any] = {"view": {}}
-    for key, value in changes.items():
-        if value is None:
-            _take_out(experiment, key)
-        else:
-            replace_keys(seen if key.startswith("view.") else experiment, {key: value})
-    # A path of an arm stands in the file, as any other of its paths, and not on a command line.
-    if isinstance(catalogue := changes.get("source.catalogue"), str):
-        experiment["source"]["catalogue"] = beside(url, catalogue)
+    view: dict[str, Any] = {}
+    changed = changed_by(changes, document, url, {"view": view})
     where = f"{url}: study.arms.{name}"
     try:
-        view = View.model_validate(seen["view"])
+        seen = View.model_validate(view)
     except ValidationError as error:
         raise UserError(f"{where}: {_said(error, View, 'view')}") from None
-    experiment["name"] = f"{experiment.get('name', 'study')}-{name}"
+    return Arm(name, experiment_of(name, changed, where), seen)
+
+
+def changed_by(
+    changes: Mapping[str, Any],
+    document: Mapping[str, Any],
+    url: str,
+    beside_it: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """An experiment's mapping with what an arm changes.
+
+    Parameters
+    ----------
+    changes : mapping
+        By dotted key; null takes a key out, which has its default then.
+    document : mapping
+        Of the experiment; it stays what it is.
+    url : str
+        The file: a path of an arm stands in it, as any other of its paths, and is taken from its folder.
+    beside_it : mapping
+        By their first name, mappings beside the experiment whose keys an arm changes as well, in place.
+    """
+    made: dict[str, Any] = json.loads(json.dumps(document))
+    for key, value in changes.items():
+        first, _, rest = key.partition(".")
+        place, inside = (beside_it[first], rest) if rest and first in beside_it else (made, key)
+        if value is None:
+            _take_out(place, inside)
+        else:
+            replace_keys(place, {inside: value})
+    if isinstance(catalogue := changes.get("source.catalogue"), str):
+        made["source"]["catalogue"] = beside(url, catalogue)
+    return made
+
+
+def experiment_of(name: str, document: dict[str, Any], where: str) -> Experiment:
+    """The experiment of an arm, whose name ends with that of the arm.
+
+    Parameters
+    ----------
+    where : str
+        The arm's place in its file, for errors.
+
+    Raises
+    ------
+    UserError
+        A mistake in it.
+    """
+    document["name"] = f"{document.get('name', 'study')}-{name}"
     try:
-        return Arm(name, parse_experiment(experiment, where), view)
+        return parse_experiment(document, where)
     except UserError as error:
         if "take " in str(error):
             raise UserError(f"{error} (an arm takes a key out with null)") from None
@@ -221,7 +261,7 @@ def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url
 
 
 def _take_out(document: dict[str, Any], dotted: str) -> None:
-    """Take a key out of an experiment's mapping, which has its default then."""
+    """Take a key out of a mapping, which has its default then."""
     *sections, key = dotted.split(".")
     for section in sections:
         document = document.get(section) or {}
