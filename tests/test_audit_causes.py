@@ -23,7 +23,7 @@ from planted import careless, planted
 
 from darkhaloscope.audit.alignment import MOST, _strange, alignment, target_tests
 from darkhaloscope.audit.alternatives import Alternative, alternatives, changed
-from darkhaloscope.audit.causes import Limits
+from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.explain import Images, _Scores, closure_images
 from darkhaloscope.audit.families import (
@@ -205,6 +205,17 @@ def test_what_is_not_drawn_in_all_rows_could_not_have_been_the_best(
     limit = 2.0 * least
     assert [score.below([a], limit) for a in asked] == [v < limit for v in left]
     assert rows == 3 or drawn < known * rows
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (-1e-9, ".4f", "0.0000"), (-1e-9, "+.3%", "0.000%"), (0.0, "+.3%", "0.000%"),
+        (-0.01, "+.3%", "-1.000%"), (0.5, "+.1f", "+0.5"), (float("nan"), "+.3%", "+nan%"),
+    ],
+)  # fmt: skip
+def test_zeros_have_no_sign(value: float, form: str, text: str) -> None:
+    assert shown(value, form) == text
 
 
 def test_what_a_set_lacks_is_not_asked_for() -> None:
