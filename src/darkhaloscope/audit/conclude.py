@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
+from threadpoolctl import threadpool_limits
 
 from darkhaloscope.audit import tables
 from darkhaloscope.audit.causes import Cause, shown
@@ -83,6 +84,8 @@ MOSTLY = 0.5
 """Fraction of pairs whose stamp is exactly its ctrl above which nothing was told apart."""
 
 
+# One thread: for matrices as small as these, more of them burn ten times the processor's time in waiting.
+@threadpool_limits.wrap(limits=1)
 def conclude(
     stats: Arrays,
     rerendered: Arrays,
