@@ -278,7 +278,7 @@ def _controls_as(ds: Ds, change: Callable[[np.ndarray], np.ndarray]) -> Ds:
 
 
 def _controls_noisier(ds: Ds, size: float) -> Ds:
-    rng = np.random.default_rng(6)
+    rng = _random(ds, 6)
     return _controls_as(ds, lambda ctrl: ctrl + size * UNIT * rng.normal(size=ctrl.shape))
 
 

@@ -22,10 +22,10 @@ from audit_pairs import (
 from planted import careless, planted
 
 from darkhaloscope.audit.alignment import MOST, _strange, alignment, target_tests
-from darkhaloscope.audit.alternatives import alternatives, changed
-from darkhaloscope.audit.causes import Limits
+from darkhaloscope.audit.alternatives import Alternative, alternatives, changed
+from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.explain import Images, closure_images
+from darkhaloscope.audit.explain import Images, _Scores, closure_images
 from darkhaloscope.audit.families import (
     displacement_of,
     excess_of,
@@ -33,6 +33,7 @@ from darkhaloscope.audit.families import (
     magnification_slope,
 )
 from darkhaloscope.audit.leak_map import whole_stamps
+from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.noise import medians
 from darkhaloscope.audit.rerender import audit_rows
 from darkhaloscope.audit.sampled import one_sample
@@ -163,6 +164,58 @@ def test_conventions_undo_themselves_or_each_other() -> None:
     np.testing.assert_allclose(both["theta_e"], rows["theta_e"])
     once = changed(rows, [known[pair[0]]])
     np.testing.assert_allclose(once["theta_e"], SCALE * rows["theta_e"])
+
+
+@pytest.mark.parametrize("rows", [3, 9, 36])
+def test_what_is_not_drawn_in_all_rows_could_not_have_been_the_best(
+    rows: int, rng: np.random.Generator
+) -> None:
+    spec, known = spec_of(clean(PAIRS)), 20
+    arc, gap = rng.random((rows, 1, 8, 8)), rng.normal(size=(rows, 1, 8, 8))
+    # Each is more wrong in some rows than in others; one is as good as the best.
+    size = rng.uniform(0.0, 1.0, (known, rows)) * np.geomspace(0.02, 1.0, known)[:, None]
+    size[known // 2] = size[0]
+    drawn = 0
+
+    def redraw(given: Arrays, *_: object) -> Arrays:
+        nonlocal drawn
+        drawn += len(given["hash"])
+        of = given["hash"].astype(int)
+        off = size[given["which"], of] * (given["which"] >= 0)
+        return {"whole": arc[of] + off[:, None, None, None] * gap[of], "whole_hash": given["hash"]}
+
+    def said(which: int) -> Alternative:
+        def change(given: Arrays) -> Arrays:
+            return {"which": np.full(len(given["hash"]), which)}
+
+        return Alternative("part", "cause", f"{which}", (), change)
+
+    of_all = np.ones((rows, 1))
+    images = Images(
+        {"hash": np.arange(rows, dtype=np.uint64), "which": np.full(rows, -1)},
+        arc, arc, np.ones(arc.shape, bool), 0.0 * of_all, of_all[:, :, None, None],
+    )  # fmt: skip
+    asked = [said(which) for which in rng.permutation(known)]
+    left = [images.unexplained(redraw(changed(images.rows, [a]))["whole"]).mean() for a in asked]
+    drawn = 0
+    score = _Scores(images, spec, redraw)
+    best, least = score.best([[a] for a in asked])
+    assert best == [asked[int(np.argmin(left))]]
+    assert least == pytest.approx(min(left))
+    limit = 2.0 * least
+    assert [score.below([a], limit) for a in asked] == [v < limit for v in left]
+    assert rows == 3 or drawn < known * rows
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (-1e-9, ".4f", "0.0000"), (-1e-9, "+.3%", "0.000%"), (0.0, "+.3%", "0.000%"),
+        (-0.01, "+.3%", "-1.000%"), (0.5, "+.1f", "+0.5"), (float("nan"), "+.3%", "+nan%"),
+    ],
+)  # fmt: skip
+def test_zeros_have_no_sign(value: float, form: str, text: str) -> None:
+    assert shown(value, form) == text
 
 
 def test_what_a_set_lacks_is_not_asked_for() -> None:

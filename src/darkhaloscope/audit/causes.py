@@ -101,3 +101,9 @@ def where_of(items: list[tuple[str, Estimate]], found: Closure) -> str:
     """Which bands, in words: all of those that were compared, or their names."""
     names = [b for b, _ in items]
     return "all bands" if len(names) == len(bands_of(found)) > 1 else "band " + ", ".join(names)
+
+
+def shown(value: float, form: str) -> str:
+    """``value`` in a format such as ``+.3%``; what is 0 so has no sign."""
+    text = format(value, form)
+    return text if set(text) - set("+-.0%") else text.lstrip("+-")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
+from threadpoolctl import threadpool_limits
 
 from darkhaloscope.audit import tables
-from darkhaloscope.audit.causes import Cause
+from darkhaloscope.audit.causes import Cause, shown
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate, core_gate
 from darkhaloscope.audit.diagnostics import diagnose
@@ -83,6 +84,8 @@ MOSTLY = 0.5
 """Fraction of pairs whose stamp is exactly its ctrl above which nothing was told apart."""
 
 
+# One thread: for matrices as small as these, more of them burn ten times the processor's time in waiting.
+@threadpool_limits.wrap(limits=1)
 def conclude(
     stats: Arrays,
     rerendered: Arrays,
@@ -347,13 +350,15 @@ def _agreement(core: CoreGate, found: Closure) -> str:
         return f"{found.n_pairs} re-rendered arcs agree with what is stored"
     closed = (
         f"{found.n_pairs} arcs drawn again from their parameters agree with what is stored (flux "
-        f"{flux.value:+.3%}, displacement {shift.value:.4f} px, PSF width {width.value:+.3%})"
+        f"{shown(flux.value, '+.3%')}, displacement {shift.value:.4f} px, PSF width "
+        f"{shown(width.value, '+.3%')})"
     )
     if core.tied > MOSTLY_TIED:
         return (
             f"{closed}; in the core {core.tied:.0%} of the pairs tie exactly, which is not a test"
         )
+    excess, lo, hi = (shown(v, ".4f") for v in core.excess[:3])
     return (
         f"{closed}, and a core AUC of {core.overall.value:.3f} is what such arcs give (excess "
-        f"{core.excess[0]:.4f} [{core.excess[1]:.4f}, {core.excess[2]:.4f}])"
+        f"{excess} [{lo}, {hi}])"
     )

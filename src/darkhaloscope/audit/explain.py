@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ OFF = 1e-4
 
 FEW, MANY = 9, 36
 """Rows that are drawn again by every alternative: noiseless ones, and noisy ones."""
+
+FIRST = 5
+"""Every so many of these rows is drawn by an alternative first: most leave too much there already."""
 
 STEP, EXPLAINED = 0.7, 0.05
 """A change must leave less than the first of what was unexplained, all of them less than the second."""
@@ -212,11 +216,11 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
         if (not mild or a.part in MILD) and _differs(sample.rows, a.change(sample.rows))
     ]
     first = [a for a in known if a.part != LENS_PLACE]
-    scores = {a.says: _score(sample, [a], spec, redraw) for a in first}
+    score = _Scores(sample, spec, redraw)
     others = {
         says: float(sample.unexplained(draw(sample)).mean()) for says, draw in careless.items()
     }
-    chosen, left = _search(sample, known, scores, before, spec, redraw)
+    chosen, left = _search(known, score, before)
     best = min(others, key=others.__getitem__)
     share = (len(off) / len(part), *binomial_interval(len(off), len(part)))
     limit = max(EXPLAINED * before, FLOOR)
@@ -227,7 +231,7 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     near = {
         a.cause: a.says
         for a in first
-        if len(chosen) == 1 and scores[a.says] < AS_GOOD * max(left, FLOOR)
+        if len(chosen) == 1 and score.below([a], AS_GOOD * max(left, FLOOR))
     }
     # What explained most was chosen first, and gives its name.
     name, says = chosen[0].cause, ", and then ".join(a.says for a in chosen)
@@ -265,10 +269,39 @@ def _brightest(images: Images, off: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(order[: 2 * count : 2] if len(order) >= 2 * count else order[:count])
 
 
-def _score(sample: Images, chosen: list[Alternative], spec: AuditSpec, redraw: Redraw) -> float:
-    return float(
-        sample.unexplained(_drawn(sample, changed(sample.rows, chosen), spec, redraw)).mean()
-    )
+class _Scores:
+    """What alternatives together leave of a sample's square, on average.
+
+    They are drawn in a few of its rows first. The sum of what they leave there is at most that of all
+    rows: where it is too much already, the others cannot help.
+    """
+
+    def __init__(self, sample: Images, spec: AuditSpec, redraw: Redraw) -> None:
+        few = sample[np.arange(0, len(sample.arc), FIRST)]
+        self.share = len(few.arc) / len(sample.arc)
+
+        def left(of: Images, chosen: tuple[Alternative, ...]) -> float:
+            drawn = _drawn(of, changed(of.rows, list(chosen)), spec, redraw)
+            return float(of.unexplained(drawn).mean())
+
+        self._least = cache(lambda chosen: self.share * left(few, chosen))
+        self._whole = cache(lambda chosen: left(sample, chosen))
+
+    def below(self, chosen: list[Alternative], limit: float) -> bool:
+        """Whether they leave less than ``limit``."""
+        key = tuple(chosen)
+        return bool(self._least(key) < limit and self._whole(key) < limit)
+
+    def best(self, trials: list[list[Alternative]]) -> tuple[list[Alternative], float]:
+        """Those that leave least, the first of equals, and how much that is."""
+        least = [self._least(tuple(t)) for t in trials]
+        found: dict[int, float] = {}
+        for i in np.argsort(least, kind="stable").tolist():
+            if found and least[i] > min(found.values()):
+                break
+            found[i] = self._whole(tuple(trials[i]))
+        best = min(sorted(found), key=found.__getitem__)
+        return trials[best], found[best]
 
 
 def _drawn(sample: Images, rows: Arrays, spec: AuditSpec, redraw: Redraw) -> Floats:
@@ -277,29 +310,24 @@ def _drawn(sample: Images, rows: Arrays, spec: AuditSpec, redraw: Redraw) -> Flo
 
 
 def _search(
-    sample: Images,
-    known: list[Alternative],
-    scores: dict[str, float],
-    before: float,
-    spec: AuditSpec,
-    redraw: Redraw,
+    known: list[Alternative], score: _Scores, before: float
 ) -> tuple[list[Alternative], float]:
     """The alternative that leaves least, then what helps most beside it, as long as it does."""
     settled = max(FLOOR, 1e-3 * before)
     chosen: list[Alternative] = []
-    left, trials = before, [(a, scores[a.says]) for a in known if a.says in scores]
+    left, trials = before, [a for a in known if a.part != LENS_PLACE]
     while trials and len(chosen) < MOST_CHANGES and left > settled:
-        best, score = min(trials, key=lambda trial: trial[1])
-        if score > STEP * left:
+        better, least = score.best([[*chosen, a] for a in trials])
+        if least > STEP * left:
             break
-        # What made it worse is not tried again; of a flipped sky each part may not be.
-        useful = [a for a, s in trials if s < left and a.part not in (best.part, SKY)]
-        if best.part == SKY:
-            useful = [a for a in known if a.part in ANGLES]
-        chosen, left = [*chosen, best], score
-        trials = []
-        if left > settled:
-            trials = [(a, _score(sample, [*chosen, a], spec, redraw)) for a in useful]
+        part = better[-1].part
+        if part == SKY:
+            trials = [a for a in known if a.part in ANGLES]
+        elif least > settled:
+            # What made it worse is not tried again; of a flipped sky each part may not be.
+            others = [a for a in trials if a.part not in (part, SKY)]
+            trials = [a for a in others if score.below([*chosen, a], left)]
+        chosen, left = better, least
     return chosen, left
 
 

@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 from scipy.special import gamma, kv
 
 from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.compiled import compiled
 from darkhaloscope.geometry import CORE_SIZE, FWHM_PER_SIGMA, core_slice
+
+Modes = NDArray[np.complex128]
 
 ITERATIONS = 12
 FAINTEST_MODE = 0.03
@@ -65,12 +68,22 @@ def _transfer_table(beta: float) -> tuple[Floats, Floats]:
     return value, slope
 
 
-def _looked_up(x: Floats, *tables: Floats) -> tuple[Floats, ...]:
-    """Linear interpolation in tables on the common, even grid; 0 beyond its end."""
-    place = np.minimum(x * ((_TABLE_NODES - 1) / _TABLE_END), _TABLE_NODES - 1.000001)
-    node = place.astype(np.int64)
-    part = place - node
-    return tuple(t[node] + part * (t[node + 1] - t[node]) for t in tables)
+@compiled
+def _looked_up(
+    k: Floats, scale: Floats, factor: Floats, table: Floats, derivative: Floats
+) -> tuple[Floats, Floats]:
+    """T and dT / dfactor at ``k scale factor``, (image, mode): linear interpolation, 0 beyond the end."""
+    value, slope = np.empty((scale.size, k.size)), np.empty((scale.size, k.size))
+    for i in range(scale.size):
+        for j in range(k.size):
+            place = k[j] * scale[i] * factor[i] * ((_TABLE_NODES - 1) / _TABLE_END)
+            place = min(_TABLE_NODES - 1.000001, place)  # in this order NaN is beyond the end
+            node = int(place)
+            part = place - node
+            value[i, j] = table[node] + part * (table[node + 1] - table[node])
+            steep = derivative[node] + part * (derivative[node + 1] - derivative[node])
+            slope[i, j] = steep * k[j] * scale[i]
+    return value, slope
 
 
 class Transfer:
@@ -106,10 +119,9 @@ class Transfer:
         value[g] = np.exp(-0.5 * (x * factor[g, None]) ** 2)
         slope[g] = -(x**2) * factor[g, None] * value[g]
         for members, (table, derivative) in self._moffat:
-            x = self._k[None, :] * self._alpha[members, None]
-            scaled = x * factor[members, None]
-            value[members], slope[members] = _looked_up(scaled, table, derivative)
-            slope[members] *= x
+            value[members], slope[members] = _looked_up(
+                self._k, self._alpha[members], factor[members], table, derivative
+            )
         return value, slope
 
 
@@ -158,12 +170,12 @@ def fit_arcs(
     transfer = Transfer(psf_model, psf_beta, psf_width, k.ravel()[used])
     base, _ = transfer(unit)
     weight = np.where(base > FAINTEST_MODE, base, 0.0) * np.sqrt(1.0 + twice)
-    base = np.maximum(base, FAINTEST_MODE)
 
     # Units of the arc's own flux, so that the normal equations are well scaled.
     scale = again.sum(axis=(1, 2))[:, None]
-    seen = scipy.fft.rfft2(arc).reshape(n, -1)[:, used] / scale
-    drawn = scipy.fft.rfft2(again).reshape(n, -1)[:, used] / scale
+    seen = scipy.fft.rfft2(arc).reshape(n, -1).compress(used, axis=1) / scale
+    shape = scipy.fft.rfft2(again).reshape(n, -1).compress(used, axis=1) / scale
+    shape /= np.maximum(base, FAINTEST_MODE)
     box = np.zeros((size, size))
     core = core_slice(size)
     box[core, core] = 1.0 / CORE_SIZE**2
@@ -179,12 +191,9 @@ def fit_arcs(
     gradient = np.zeros((n, 5))
     idle = 0
     for _ in range(ITERATIONS):
-        value, slope = transfer(trial[3])
-        phase = np.exp(-1j * (trial[1][:, None] * gx + trial[2][:, None] * gy))
-        shape = drawn * phase / base
-        image = trial[0][:, None] * shape * value
-        rest = (seen - image - trial[4][:, None] * box_modes) * weight
-        cost = (np.abs(rest) ** 2).sum(axis=1)
+        cost, new, pull = _equations(
+            seen, shape, box_modes, weight, gx, gy, *transfer(trial[3]), trial
+        )
         better = cost < best
         idle = 0 if (cost < best * (1.0 - CONVERGED)).any() else idle + 1
         if idle > 2:
@@ -192,20 +201,8 @@ def fit_arcs(
         kept[:, better] = trial[:, better]
         best = np.where(better, cost, best)
         damping = np.clip(np.where(better, damping * 0.1, damping * 10.0), 1e-12, 1e6)
-        columns = np.stack(
-            [
-                shape * value,
-                -1j * gx * image,
-                -1j * gy * image,
-                trial[0][:, None] * shape * slope,
-                np.broadcast_to(box_modes, image.shape),
-            ],
-            axis=1,
-        )
-        columns *= weight[:, None, :]
-        new = np.einsum("nik,njk->nij", columns, columns.conj(), optimize=True).real
         normal[better] = new[better]
-        gradient[better] = np.einsum("nik,nk->ni", columns.conj(), rest, optimize=True).real[better]
+        gradient[better] = pull[better]
         diagonal = np.einsum("nii->ni", normal) * damping[:, None] + 1e-30
         step = np.linalg.solve(normal + diagonal[:, :, None] * np.eye(5), gradient[..., None])
         trial = kept + step[..., 0].T
@@ -213,6 +210,48 @@ def fit_arcs(
     flux, dx, dy, factor, _ = kept
     seen_as, model = _compared(arc, again, kept, all_modes(factor)[0], all_modes(unit)[0], kx, ky)
     return ArcFit(flux, dx, dy, factor, seen_as, model)
+
+
+@compiled
+def _equations(
+    seen: Modes,
+    shape: Modes,
+    box: Modes,
+    weight: Floats,
+    gx: Floats,
+    gy: Floats,
+    value: Floats,
+    slope: Floats,
+    trial: Floats,
+) -> tuple[Floats, Floats, Floats]:
+    """Cost (image,), normal matrix (image, 5, 5) and gradient (image, 5) of F, dx, dy, lambda and constant.
+
+    ``shape`` (image, mode) is the re-rendered arc without its PSF; ``trial`` (5, image).
+    """
+    n = seen.shape[0]
+    cost, normal, gradient = np.zeros(n), np.zeros((n, 5, 5)), np.zeros((n, 5))
+    column = np.empty(5, dtype=np.complex128)
+    for i in range(n):
+        flux, dx, dy, constant = trial[0, i], trial[1, i], trial[2, i], trial[4, i]
+        for j in range(seen.shape[1]):
+            angle, w = dx * gx[j] + dy * gy[j], weight[i, j]
+            light = shape[i, j] * complex(w * np.cos(angle), -w * np.sin(angle))
+            column[0] = light * value[i, j]
+            image = flux * column[0]
+            column[1], column[2] = -1j * gx[j] * image, -1j * gy[j] * image
+            column[3], column[4] = flux * light * slope[i, j], w * box[j]
+            rest = w * (seen[i, j] - constant * box[j]) - image
+            cost[i] += rest.real**2 + rest.imag**2
+            for a in range(5):
+                gradient[i, a] += column[a].real * rest.real + column[a].imag * rest.imag
+                for b in range(a + 1):
+                    normal[i, a, b] += (
+                        column[a].real * column[b].real + column[a].imag * column[b].imag
+                    )
+        for a in range(5):
+            for b in range(a):
+                normal[i, b, a] = normal[i, a, b]
+    return cost, normal, gradient
 
 
 def _coarse_shift(arc: Floats, again: Floats) -> tuple[Floats, Floats]:
@@ -237,7 +276,7 @@ def _compared(
     gain = np.where(blurred[:, None], transfer, transfer / np.maximum(base, 1e-12))
     # Beyond these modes a wider PSF leaves nothing.
     gain = np.where((base < 1e-6) & ~blurred[:, None], np.minimum(gain, 1.0), gain)
-    phase = np.exp(-1j * (dx * kx[None, None, :] + dy * ky[None, :, None]))
+    phase = np.exp(-1j * dx * kx[None, None, :]) * np.exp(-1j * dy * ky[None, :, None])
     spectrum = scipy.fft.rfft2(again) * phase * gain.reshape(shape) * flux
     model = np.asarray(scipy.fft.irfft2(spectrum, s=(size, size)))
     seen = arc.copy()

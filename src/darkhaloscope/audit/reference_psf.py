@@ -19,6 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy.special import gamma, kv
 
@@ -208,13 +209,29 @@ def convolve(
     return image
 
 
+_WING_NODES = 12
+"""Chebyshev nodes along the stamp: so far from their source wings, 1e-8 of the flux, are right to 1e-6."""
+
+
 def _image_wings(grid: Grid, alpha: float, beta: float, x0: float, y0: float) -> Floats:
     """Moffat wings on the stamp of the eight nearest periodic images of a point at (x0, y0)."""
-    axis = np.arange(grid.size, dtype=float)
-    wings = np.zeros((grid.size, grid.size))
+    axis, spread = _smooth(grid.size)
+    wings = np.zeros((len(axis), len(axis)))
     for m in (-1, 0, 1):
         for n in (-1, 0, 1):
             if m or n:
                 dx, dy = axis - x0 + m * grid.pixels, axis - y0 + n * grid.pixels
                 wings += (1.0 + (dx[None, :] ** 2 + dy[:, None] ** 2) / alpha**2) ** -beta
-    return wings * (beta - 1.0) / (np.pi * alpha**2)
+    return np.asarray(spread @ wings @ spread.T * ((beta - 1.0) / (np.pi * alpha**2)))
+
+
+@lru_cache(maxsize=8)
+def _smooth(size: int) -> tuple[Floats, Floats]:
+    """Chebyshev nodes on a stamp's axis, and what takes values there to its pixels, (pixel, node)."""
+    nodes = chebyshev.chebpts1(_WING_NODES)
+    pixels = np.linspace(-1.0, 1.0, size)
+    degree = _WING_NODES - 1
+    spread = chebyshev.chebvander(pixels, degree) @ np.linalg.inv(
+        chebyshev.chebvander(nodes, degree)
+    )
+    return 0.5 * (size - 1) * (nodes + 1.0), spread
