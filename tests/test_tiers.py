@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,10 @@ import yaml
 from distributed import Client
 from small_run import Setting
 
-from darkhaloscope import prepare, store, trial
+from darkhaloscope import cli, prepare, store, trial
 from darkhaloscope.commands.tiers import require_passed, run_below
 from darkhaloscope.config import Experiment, load_experiment, parse_experiment
-from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.study import load_study
@@ -218,6 +220,59 @@ def test_a_gate_without_evidence_is_not_passed(
         require_passed(str(run), asks)
     _conclude(run, "physics", "pass", core_auc="pass")
     require_passed(str(run), asks)
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def start(
+    below: tuple[Path, Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Answer]:
+    """``dhs run`` of a tier, which ends with exit code 4 where it begins with its plan."""
+
+    def began(_: Experiment) -> None:
+        raise Incomplete("it began")
+
+    monkeypatch.setattr(prepare, "plan_of", began)
+
+    def call(*arguments: object, out: Path = tmp_path / "runs" / "full", **change: Any) -> Answer:
+        file = tmp_path / "full.yaml"
+        file.write_text(_tier(below[1], **change).to_yaml())
+        command = ["dhs", "run", str(file), "--out", str(out), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capfd.readouterr()
+        return Answer(int(stop.value.code or 0), said.out, said.err)
+
+    return call
+
+
+def test_a_run_of_the_command_line_asks_the_gate(
+    below: tuple[Path, Experiment], start: Callable[..., Answer], tmp_path: Path
+) -> None:
+    run, _ = below
+    _conclude(run, "bug", "fail")
+    beside = run.parent / "full"
+    for refused in (start("--require-gate", run), start(out=beside, after="chaos")):
+        assert refused.code == 2
+        assert f"{run} did not pass: It is bug. full does not start" in refused.err
+    assert {path.name for path in tmp_path.iterdir()} == {"full.yaml"}
+    assert not beside.exists()
+    _conclude(run, "physics", "pass")
+    for begun in (start("--require-gate", run), start(out=beside, after="chaos")):
+        assert begun.code == 4
+        assert f"gate: {run} passed" in begun.out
+        assert "it began" in begun.err
+    ungated = start()
+    assert (ungated.code, ungated.out) == (4, "")
 
 
 def test_arcs_from_another_joint_table_are_others(
