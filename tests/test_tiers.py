@@ -18,7 +18,7 @@ from small_run import Setting
 
 from darkhaloscope import cli, prepare, store, trial
 from darkhaloscope.commands.tiers import require_passed, run_below
-from darkhaloscope.config import Experiment, load_experiment, parse_experiment
+from darkhaloscope.config import Experiment, GatesSection, load_experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import joint_digest
@@ -40,7 +40,7 @@ def test_a_tier_is_what_its_name_says(name: str) -> None:
     assert Path(tier.survey.root).is_absolute()
     if tier.after is not None:
         below = load_experiment(str(WORKFLOWS / f"{tier.after}.yaml"))
-        for section in ("survey", "stamp", "lens", "source", "psf", "render", "fix"):
+        for section in ("survey", "stamp", "lens", "source", "psf", "render", "fix", "gates"):
             assert getattr(below, section) == getattr(tier, section)
 
 
@@ -118,10 +118,17 @@ def below(tmp_path_factory: pytest.TempPathFactory, threads: Client) -> tuple[Pa
     return run, setting.experiment
 
 
-def _conclude(run: Path, verdict: str, outcome: str, **others: str) -> None:
-    """A verdict whose required gates passed, but for closure_flux as said, and for the others named."""
+def _conclude(
+    run: Path, verdict: str, outcome: str, looser: dict[str, float] | None = None, **others: str
+) -> None:
+    """A verdict whose required gates passed, but for closure_flux as said, and for the others named, by
+    the limits of every experiment but those in ``looser``."""
     outcomes = dict.fromkeys(REQUIRED_GATES, "pass") | {"closure_flux": outcome} | others
-    gates = [{"name": name, "outcome": said} for name, said in outcomes.items()]
+    limits = GatesSection().model_dump(exclude={"required"}) | (looser or {})
+    gates = [
+        {"name": name, "outcome": said, "limit": limits.get(name, 0.0)}
+        for name, said in outcomes.items()
+    ]
     document = {"verdict": verdict, "sentence": f"It is {verdict}.", "gates": gates}
     (run / "verdict.json").write_text(json.dumps(document))
 
@@ -222,6 +229,26 @@ def test_a_gate_without_evidence_is_not_passed(
     require_passed(str(run), asks)
 
 
+def test_a_run_that_was_held_to_less_opens_nothing(below: tuple[Path, Experiment]) -> None:
+    """A gate that anything passes is no gate."""
+    run, experiment = below
+    tier = _tier(experiment, after="chaos")
+    _conclude(run, "physics", "pass", {"closure_flux": 1.0, "excess_auc": 0.2})
+    says = r"looser limits than full has: closure_flux 1 and not 0.01, excess_auc 0.2 and not 0.02;"
+    with pytest.raises(UserError, match=says):
+        require_passed(str(run), tier)
+    require_passed(str(run), _tier(tier, gates={"closure_flux": 1.0, "excess_auc": 0.3}))
+    _conclude(run, "physics", "pass", {"closure_flux": 0.005})
+    require_passed(str(run), tier)
+    with pytest.raises(UserError, match=r"closure_flux 0.005 and not 0.002"):
+        require_passed(str(run), _tier(tier, gates={"closure_flux": 0.002}))
+    # Of a core AUC that nobody requires the limit decides nothing.
+    _conclude(run, "physics", "pass", {"core_auc": 0.9}, core_auc="pass")
+    require_passed(str(run), tier)
+    with pytest.raises(UserError, match=r"core_auc 0.9 and not 0.7"):
+        require_passed(str(run), _tier(tier, gates={"required": ["core_auc"]}))
+
+
 class Answer(NamedTuple):
     code: int
     out: str
@@ -273,6 +300,26 @@ def test_a_run_of_the_command_line_asks_the_gate(
         assert "it began" in begun.err
     ungated = start()
     assert (ungated.code, ungated.out) == (4, "")
+
+
+def test_what_is_no_run_s_folder_is_no_gate(
+    below: tuple[Path, Experiment], start: Callable[..., Answer], tmp_path: Path
+) -> None:
+    file = tmp_path / "verdict.json"
+    file.write_text("{}")
+    for named, says in (
+        ("", "--require-gate is empty; give the folder of a run"),
+        (" ", "--require-gate is empty; give the folder of a run"),
+        (file, f"{file} is no folder, and full starts only after a run; name its folder"),
+        (f"{file}/", f"{file} is no folder"),
+        ("/", "there is no run /;"),
+        (file / "run", f"{file}/run is no folder"),
+        (tmp_path / "gone", f"there is no run {tmp_path}/gone; run it first"),
+    ):
+        refused = start("--require-gate", named)
+        assert refused.code == 2
+        assert says in refused.err
+        assert len(refused.err.strip().splitlines()) == 1
 
 
 def test_arcs_from_another_joint_table_are_others(
