@@ -69,6 +69,13 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"lens.thetae": 1.0}, ["lens.thetae is not a key", "did you mean theta_e?"]),
     ({"sorce": {}}, ["sorce is not a key", "did you mean source?"]),
     ({"fix.core_mask.radius": 5}, ["fix.core_mask.radius", "did you mean radius_px?"]),
+    # What is done on read is no fix, and no misspelt one.
+    (
+        {"fix.input_mask.radius_px": 5},
+        ["fix.input_mask is not", "view.input_mask", "docs/views.md"],
+    ),
+    ({"fix.normalize": True}, ["fix.normalize is not", "view.normalize", "docs/views.md"]),
+    ({"fix.arc_snr_min": 5}, ["fix.arc_snr_min is not", "views.arc_snr_at_least (docs/views.md)"]),
     (
         {"fix.core_mask": {"radius_px": 5, "radius_arcsec": 1.3}},
         ["fix.core_mask", "radius_px and radius_arcsec are both given; leave one out"],

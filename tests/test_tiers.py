@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,10 @@ import yaml
 from distributed import Client
 from small_run import Setting
 
-from darkhaloscope import prepare, store, trial
+from darkhaloscope import cli, prepare, store, trial
 from darkhaloscope.commands.tiers import require_passed, run_below
-from darkhaloscope.config import Experiment, load_experiment, parse_experiment
-from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.config import Experiment, GatesSection, load_experiment, parse_experiment
+from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.study import load_study
@@ -38,7 +40,7 @@ def test_a_tier_is_what_its_name_says(name: str) -> None:
     assert Path(tier.survey.root).is_absolute()
     if tier.after is not None:
         below = load_experiment(str(WORKFLOWS / f"{tier.after}.yaml"))
-        for section in ("survey", "stamp", "lens", "source", "psf", "render", "fix"):
+        for section in ("survey", "stamp", "lens", "source", "psf", "render", "fix", "gates"):
             assert getattr(below, section) == getattr(tier, section)
 
 
@@ -116,10 +118,17 @@ def below(tmp_path_factory: pytest.TempPathFactory, threads: Client) -> tuple[Pa
     return run, setting.experiment
 
 
-def _conclude(run: Path, verdict: str, outcome: str, **others: str) -> None:
-    """A verdict whose required gates passed, but for closure_flux as said, and for the others named."""
+def _conclude(
+    run: Path, verdict: str, outcome: str, looser: dict[str, float] | None = None, **others: str
+) -> None:
+    """A verdict whose required gates passed, but for closure_flux as said, and for the others named, by
+    the limits of every experiment but those in ``looser``."""
     outcomes = dict.fromkeys(REQUIRED_GATES, "pass") | {"closure_flux": outcome} | others
-    gates = [{"name": name, "outcome": said} for name, said in outcomes.items()]
+    limits = GatesSection().model_dump(exclude={"required"}) | (looser or {})
+    gates = [
+        {"name": name, "outcome": said, "limit": limits.get(name, 0.0)}
+        for name, said in outcomes.items()
+    ]
     document = {"verdict": verdict, "sentence": f"It is {verdict}.", "gates": gates}
     (run / "verdict.json").write_text(json.dumps(document))
 
@@ -218,6 +227,99 @@ def test_a_gate_without_evidence_is_not_passed(
         require_passed(str(run), asks)
     _conclude(run, "physics", "pass", core_auc="pass")
     require_passed(str(run), asks)
+
+
+def test_a_run_that_was_held_to_less_opens_nothing(below: tuple[Path, Experiment]) -> None:
+    """A gate that anything passes is no gate."""
+    run, experiment = below
+    tier = _tier(experiment, after="chaos")
+    _conclude(run, "physics", "pass", {"closure_flux": 1.0, "excess_auc": 0.2})
+    says = r"looser limits than full has: closure_flux 1 and not 0.01, excess_auc 0.2 and not 0.02;"
+    with pytest.raises(UserError, match=says):
+        require_passed(str(run), tier)
+    require_passed(str(run), _tier(tier, gates={"closure_flux": 1.0, "excess_auc": 0.3}))
+    _conclude(run, "physics", "pass", {"closure_flux": 0.005})
+    require_passed(str(run), tier)
+    with pytest.raises(UserError, match=r"closure_flux 0.005 and not 0.002"):
+        require_passed(str(run), _tier(tier, gates={"closure_flux": 0.002}))
+    # Of a core AUC that nobody requires the limit decides nothing.
+    _conclude(run, "physics", "pass", {"core_auc": 0.9}, core_auc="pass")
+    require_passed(str(run), tier)
+    with pytest.raises(UserError, match=r"core_auc 0.9 and not 0.7"):
+        require_passed(str(run), _tier(tier, gates={"required": ["core_auc"]}))
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def start(
+    below: tuple[Path, Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Answer]:
+    """``dhs run`` of a tier, which ends with exit code 4 where it begins with its plan."""
+
+    def began(_: Experiment) -> None:
+        raise Incomplete("it began")
+
+    monkeypatch.setattr(prepare, "plan_of", began)
+
+    def call(*arguments: object, out: Path = tmp_path / "runs" / "full", **change: Any) -> Answer:
+        file = tmp_path / "full.yaml"
+        file.write_text(_tier(below[1], **change).to_yaml())
+        command = ["dhs", "run", str(file), "--out", str(out), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capfd.readouterr()
+        return Answer(int(stop.value.code or 0), said.out, said.err)
+
+    return call
+
+
+def test_a_run_of_the_command_line_asks_the_gate(
+    below: tuple[Path, Experiment], start: Callable[..., Answer], tmp_path: Path
+) -> None:
+    run, _ = below
+    _conclude(run, "bug", "fail")
+    beside = run.parent / "full"
+    for refused in (start("--require-gate", run), start(out=beside, after="chaos")):
+        assert refused.code == 2
+        assert f"{run} did not pass: It is bug. full does not start" in refused.err
+    assert {path.name for path in tmp_path.iterdir()} == {"full.yaml"}
+    assert not beside.exists()
+    _conclude(run, "physics", "pass")
+    for begun in (start("--require-gate", run), start(out=beside, after="chaos")):
+        assert begun.code == 4
+        assert f"gate: {run} passed" in begun.out
+        assert "it began" in begun.err
+    ungated = start()
+    assert (ungated.code, ungated.out) == (4, "")
+
+
+def test_what_is_no_run_s_folder_is_no_gate(
+    below: tuple[Path, Experiment], start: Callable[..., Answer], tmp_path: Path
+) -> None:
+    file = tmp_path / "verdict.json"
+    file.write_text("{}")
+    for named, says in (
+        ("", "--require-gate is empty; give the folder of a run"),
+        (" ", "--require-gate is empty; give the folder of a run"),
+        (file, f"{file} is no folder, and full starts only after a run; name its folder"),
+        (f"{file}/", f"{file} is no folder"),
+        ("/", "there is no run /;"),
+        (file / "run", f"{file}/run is no folder"),
+        (tmp_path / "gone", f"there is no run {tmp_path}/gone; run it first"),
+    ):
+        refused = start("--require-gate", named)
+        assert refused.code == 2
+        assert says in refused.err
+        assert len(refused.err.strip().splitlines()) == 1
 
 
 def test_arcs_from_another_joint_table_are_others(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +24,17 @@ CONTENTS = ("joint", "galaxies")
 
 
 def run_below(experiment: Experiment, folder: str, named: str | None) -> str | None:
-    """The run that must have passed: as named, else that of ``after`` beside this run; None for none."""
+    """The run that must have passed: as named, else that of ``after`` beside this run; None for none.
+
+    Raises
+    ------
+    UserError
+        The name is empty.
+    """
+    if named is not None and not named.strip():
+        raise UserError("--require-gate is empty; give the folder of a run, or leave it out")
     if named is not None:
-        return storage.absolute(named.rstrip("/"))
+        return storage.absolute(named.rstrip("/") or "/")
     if experiment.after is None:
         return None
     return storage.join(folder.rpartition("/")[0], experiment.after)
@@ -36,10 +46,18 @@ def require_passed(below: str, experiment: Experiment) -> None:
     Raises
     ------
     UserError
-        There is no such run, it was not concluded, a required gate did not pass, it is of another family,
-        or its rows are wrong.
+        There is no such run, it was not concluded, a required gate did not pass or had a looser limit, it is
+        of another family, or its rows are wrong.
     """
-    summary = store.read_run(below)
+    try:
+        summary = store.read_run(below)
+    except storage.StorageError as error:
+        if not isinstance(error.__cause__, NotADirectoryError):
+            raise
+        raise UserError(
+            f"{below} is no folder, and {experiment.name} starts only after a run; name its folder with "
+            "--require-gate RUN"
+        ) from None
     how = "run it first, or name another with --require-gate RUN"
     if summary is None:
         after = experiment.after or "a run that passed"
@@ -82,6 +100,11 @@ def require_passed(below: str, experiment: Experiment) -> None:
             "passed: its verdict has no evidence of it; give it more pairs, or audit it again with dhs audit "
             f"{below}"
         )
+    if looser := _looser_limits(verdict, experiment, required):
+        raise UserError(
+            f"{below} was judged by looser limits than {experiment.name} has: {', '.join(looser)}; run it "
+            "again with these (--set gates.NAME=LIMIT), which makes no row again"
+        )
     columns = store.open_dataset(below).drop_vars("arc")  # its verdict has looked at the pixels
     reference = there.survey.reference
     if (columns["reason"].values == Reason.NOT_WRITTEN).any():
@@ -98,6 +121,24 @@ def require_passed(below: str, experiment: Experiment) -> None:
         wrong.append(falls)
     if wrong:
         raise UserError(f"the rows of {below} are wrong: {'; '.join(wrong)}")
+
+
+ONLY_IF_REQUIRED = ("core_auc", "core_auc_strict")
+"""Gates whose limits decide nothing where they are not required; all others speak in every verdict."""
+
+
+def _looser_limits(
+    verdict: Mapping[str, Any], experiment: Experiment, required: Sequence[str]
+) -> list[str]:
+    """Gates of a verdict whose limits are larger than this experiment's, with both."""
+    own = experiment.gates.model_dump(exclude={"required"})
+    found = []
+    for gate in verdict["gates"]:
+        name, limit = gate["name"], own.get(gate["name"])
+        counts = name in required or name not in ONLY_IF_REQUIRED
+        if limit is not None and counts and gate["limit"] > limit:
+            found.append(f"{name} {gate['limit']:g} and not {limit:g}")
+    return found
 
 
 def _contents(experiment: Experiment) -> dict[str, str]:

@@ -186,6 +186,14 @@ def _known_keys(location: tuple[Any, ...], model: Any = Experiment) -> list[str]
     return list(model.model_fields)
 
 
+_ON_READ = {
+    "fix.input_mask": "views.View(input_mask=...), or view.input_mask of a study's arm",
+    "fix.normalize": "views.View(normalize=True), or view.normalize of a study's arm",
+    "fix.arc_snr_min": "views.arc_snr_at_least",
+}
+"""What changes no stored pixel and no row is done on read, and by what."""
+
+
 def explain(mistakes: ValidationError, model: Any, of: str) -> str:
     """The first mistake as a sentence, and how many more there are.
 
@@ -202,7 +210,9 @@ def explain(mistakes: ValidationError, model: Any, of: str) -> str:
     location = tuple(error["loc"])
     key = ".".join(str(part) for part in location if part != "[key]")
     kind = error["type"]
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and key in _ON_READ:
+        text = f"{key} is not a key of {of}; it is done on read, by {_ON_READ[key]} (docs/views.md)"
+    elif kind == "extra_forbidden":
         known = _known_keys(location[:-1], model)
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
