@@ -23,7 +23,7 @@ from small_run import Setting
 
 from darkhaloscope import commands, prepare, store, study
 from darkhaloscope.audit.intervals import resample_weights
-from darkhaloscope.audit.leak_map import LEAK_COLUMNS
+from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps
 from darkhaloscope.config import CoreMask, Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import load_brick
@@ -32,7 +32,7 @@ from darkhaloscope.study.coadds import fingerprint
 from darkhaloscope.study.compare import Result, line_of
 from darkhaloscope.study.page import LABEL_GAP, LABEL_ROOM, _label_heights
 from darkhaloscope.study.parts import Reading, brick_part
-from darkhaloscope.study.readers import READERS, _matched, across
+from darkhaloscope.study.readers import READERS, _leak, _matched, across, joined
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
 from darkhaloscope.survey import Cutouts, Survey
 
@@ -571,6 +571,32 @@ def test_what_an_outage_leaves_is_made_again(
     rows = pd.read_parquet(place)
     assert set(rows["outcome"]) == {"missing_file"}
     assert rows.attrs["notes"][0] == "it is away."
+
+
+def test_the_pairs_of_the_lowest_hashes_are_read_and_not_the_first_bricks(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that an arm has, and of the whole stamps of its leak map."""
+    _, arms = study.load_study(str(small / "study.yaml"))
+    n = MOST + 200
+    hashes = np.random.default_rng(4).permutation(n).astype(np.uint64)
+    data: dict[str, Any] = {"hash": hashes, "sound": np.ones(n, bool), "use": hashes % 5 != 1}
+    data |= {"host": np.arange(n), "region": np.arange(n).astype(np.uint64), "whole_hash": hashes}
+    for name in ("fixed", "negative", "physics", "good"):
+        data[f"whole_{name}"] = hashes[:, None, None, None]
+    halves = [{k: v[part] for k, v in data.items()} for part in (slice(n // 2), slice(n // 2, n))]
+    pairs = n - 50
+    of_both = joined(halves, pairs)
+    assert of_both["hash"].tolist() == list(range(pairs))
+    assert set(of_both["whole_hash"].tolist()) == set(range(pairs))
+    seen: list[Stamps] = []
+    monkeypatch.setattr(study.readers, "leak_map", lambda stamps, spec: seen.append(stamps))
+    spec: Any = None
+    _leak(of_both, arms[0], of_both["use"], spec)
+    lowest = [h for h in range(pairs) if h % 5 != 1][:MOST]
+    assert seen[0].hashes.tolist() == lowest
+    assert seen[0].seen.ravel().tolist() == lowest
+    assert of_both["host"][seen[0].row].tolist() == seen[0].host.tolist()
 
 
 def test_matched_controls_are_other_galaxies_of_the_fold_as_bright_and_taken_once() -> None:
