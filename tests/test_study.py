@@ -26,7 +26,7 @@ from darkhaloscope.audit.intervals import resample_weights
 from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps
 from darkhaloscope.config import CoreMask, Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
-from darkhaloscope.inject import load_brick
+from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.study import graph
 from darkhaloscope.study.coadds import fingerprint
 from darkhaloscope.study.compare import Result, line_of
@@ -571,6 +571,44 @@ def test_what_an_outage_leaves_is_made_again(
     rows = pd.read_parquet(place)
     assert set(rows["outcome"]) == {"missing_file"}
     assert rows.attrs["notes"][0] == "it is away."
+
+
+def test_a_mark_beside_the_arc_is_a_leak_and_physics_is_none(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark in a corner of an arm's stamps, from pixels to its leak map; and its negatives' own light."""
+    _, all_arms = study.load_study(str(small / "study.yaml"), {"source.mag": 23.5})
+    arms = {arm.name: arm for arm in all_arms if arm.name in ("none", "matched")}
+
+    def marked(rows: Any, cutouts: Any, experiment: Experiment, **how: Any) -> Any:
+        cube = inject_brick(rows, cutouts, experiment, **how)
+        if experiment.fix.core_matched_negatives:
+            lensed = (cube["lens_model"].values > 0)[:, None, None, None]
+            mark = 4.0 * cube["sky_sigma"].values[:, :, None, None]
+            cube["arc"].values[..., :2, :2] += np.where(lensed, mark, 0.0)
+        return cube
+
+    monkeypatch.setattr(study.parts, "inject_brick", marked)
+    plan = prepare.plan_of(arms["none"].experiment)
+    spec = prepare.spec_of(arms["none"].experiment, prepare.planned_strata(plan), n_regions=4)
+    bricks = [
+        brick_part(plan.targets_of(b), arms["none"], list(arms.values()), Reading(spec, 1.0)).arms
+        for b in plan.bricks
+    ]
+    data = {name: joined([brick[name] for brick in bricks], 80) for name in arms}
+    none, matched = (
+        _leak(data[name], arms[name], data[name]["use"], spec).set_index("part") for name in arms
+    )
+    assert none["excess"].abs().max() < 0.01
+    assert none["auc_rerendered"]["0-3 px"] > 0.9
+    assert matched["excess"].idxmax() == "x 0.5, y 0.5"
+    assert matched["excess"].max() > 0.25
+    # Its negatives are as bright as its stamps, and its physics brighter than both.
+    assert matched["auc"]["0-3 px"] < 0.6
+    assert matched["auc_rerendered"]["0-3 px"] > 0.75
+    arcs = [part["whole_physics"] - part["whole_negative"] for part in data.values()]
+    assert arcs[0].max() > 1
+    np.testing.assert_allclose(arcs[1], arcs[0], atol=1e-3)
 
 
 def test_the_pairs_of_the_lowest_hashes_are_read_and_not_the_first_bricks(
