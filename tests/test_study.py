@@ -523,21 +523,39 @@ def test_a_study_looks_at_its_targets_before_it_starts_a_cluster(
             )
 
 
-def test_a_sky_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, Any]] = []
-    monkeypatch.setattr(
-        commands.studies, "sky", lambda root, **how: calls.append((root, how["seed"]))
-    )
-    monkeypatch.setattr(
-        commands.studies, "targets", lambda roots, table, **how: calls.append((table, roots[0]))
-    )
-    folder, console = str(tmp_path), Console(file=io.StringIO())
-    for seed in (5, 5, 6):
-        places = commands.studies.make_sky(study.Sky(seed=seed), folder, None, console)
+def test_a_sky_is_made_once_and_another_one_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def select(roots: Any, table: str, **how: Any) -> None:
+        calls.append("targets")
+        if len(calls) == 2:
+            raise KeyboardInterrupt  # before the table is there
+        Path(table).write_text("")
+
+    monkeypatch.setattr(commands.studies, "sky", lambda root, **how: calls.append("sky"))
+    monkeypatch.setattr(commands.studies, "targets", select)
+    folder = str(tmp_path)
+
+    def make(**sky: Any) -> dict[str, str]:
+        console = Console(file=io.StringIO())
+        return commands.studies.make_sky(study.Sky(**sky), folder, None, console)
+
+    def refused() -> None:
+        with pytest.raises(
+            UserError, match=r"holds another sky \(bricks 6, seed 5\).*another --out"
+        ):
+            make(bricks=5, seed=4)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(bricks=6)
+    refused()
+    for _ in range(2):
+        places = make(bricks=6)
     assert places == {"survey.root": f"{folder}/sky", "targets.path": f"{folder}/targets.parquet"}
-    skies = [("sky", 5), ("sky", 6)]
-    assert [(Path(a).name, b) for a, b in calls if a.endswith("sky")] == skies
-    assert len(calls) == 4
+    refused()
+    assert calls == ["sky", "targets"] * 2
 
 
 def test_what_an_outage_leaves_is_made_again(
