@@ -655,6 +655,24 @@ def test_the_pairs_of_the_lowest_hashes_are_read_and_not_the_first_bricks(
     assert of_both["host"][seen[0].row].tolist() == seen[0].host.tolist()
 
 
+def test_a_study_ends_as_soon_as_its_bricks_leave_too_few_pairs(
+    small: Path, tmp_path: Path, threads: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 80 pairs in four bricks, 60 are asked for; after two bricks 40 can be there at most."""
+
+    def lost(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
+        found = load_brick(rows, experiment)
+        return dataclasses.replace(found, reason=np.full_like(found.reason, Reason.MISSING_FILE))
+
+    monkeypatch.setattr(graph, "PIECE_ROWS", 20)
+    monkeypatch.setattr(study.parts, "load_brick", lost)
+    settings, arms = study.load_study(str(small / "study.yaml"))
+    ready = study.prepare_study(settings, arms[:1])
+    assert len(ready.pieces) == 4
+    with pytest.raises(UserError, match=r"has at most 40 pairs with every band, and .* for 60"):
+        study.run_study(threads, str(tmp_path), ready, lambda *_: None)
+
+
 def test_matched_controls_are_other_galaxies_of_the_fold_as_bright_and_taken_once() -> None:
     rng = np.random.default_rng(3)
     n, bands = 400, 2

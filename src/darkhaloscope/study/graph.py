@@ -63,6 +63,12 @@ class Ready:
         """The arm ``none``."""
         return self.arms[0]
 
+    @property
+    def planned(self) -> int:
+        """Rows of all pieces; where the plan has controls, pairs are fewer."""
+        rows = dict(zip(self.plan.bricks, np.diff(self.plan.first_row), strict=True))
+        return int(sum(rows[brick] for piece in self.pieces for brick in piece))
+
 
 @dataclass(frozen=True)
 class Read:
@@ -181,7 +187,7 @@ def _contents(arm: Arm, plan: Plan) -> dict[str, str]:
     return prepare.plan_of(arm.experiment).contents
 
 
-def _too_few(have: int, asked: int) -> str:
+def _too_few(have: int | str, asked: int) -> str:
     return (
         f"the study has {have} pairs with every band, and study.pairs asks for {asked}; "
         "give it more targets, or --set study.pairs to fewer"
@@ -222,30 +228,35 @@ def _make_parts(
     client: Client, folder: str, ready: Ready, arms: Sequence[Arm], on_step: OnStep
 ) -> None:
     keys = ready.keys
-    futures = []
+    numbers = {}
     for number, bricks in enumerate(ready.pieces):
         lacking = [a for a in arms if not _there(folder, "parts", keys[a.name], _part(number))]
         if lacking or not _there(folder, *_rows_place(ready, number)):
             targets = [ready.plan.targets_of(brick) for brick in bricks]
             mark = xxhash.xxh64_hexdigest(repr([keys[a.name] for a in lacking]).encode())[:8]
-            futures.append(
-                client.submit(
-                    make_piece,
-                    folder,
-                    number,
-                    targets,
-                    ready.reference,
-                    lacking,
-                    keys,
-                    ready.reading,
-                    key=f"arms-{number:06d}-{mark}-{_mark(folder)}",
-                )
+            future = client.submit(
+                make_piece,
+                folder,
+                number,
+                targets,
+                ready.reference,
+                lacking,
+                keys,
+                ready.reading,
+                key=f"arms-{number:06d}-{mark}-{_mark(folder)}",
             )
+            numbers[future] = number
+    most, asked = ready.planned, ready.study.pairs
     waiting = []
-    for done, future in enumerate(as_completed(futures), start=1):
+    for done, future in enumerate(as_completed(list(numbers)), start=1):
         if note := future.result():
             waiting.append(note)
-        on_step("make arms", done, len(futures))
+        else:
+            most -= int((_rows(folder, ready, numbers[future])["outcome"] != SOUND).sum())
+        if most < FEWEST * asked:  # before hours of work on what is too little
+            client.cancel(list(numbers))
+            raise UserError(_too_few(f"at most {most}", asked))
+        on_step("make arms", done, len(numbers))
     if waiting:
         raise Incomplete(
             f"the survey was out of reach for {len(waiting)} of {len(ready.pieces)} groups of bricks, and "
@@ -259,6 +270,12 @@ def _part(number: int) -> str:
 
 def _rows_place(ready: Ready, number: int) -> tuple[str, ...]:
     return "rows", ready.keys[ready.reference.name], f"{number:06d}.parquet"
+
+
+def _rows(folder: str, ready: Ready, number: int) -> pd.DataFrame:
+    """What became of the pairs of some bricks."""
+    data = storage.read(storage.join(folder, *_rows_place(ready, number)))
+    return pd.read_parquet(io.BytesIO(data))
 
 
 def make_piece(
@@ -301,10 +318,7 @@ def make_piece(
 
 def _planned_rows(folder: str, ready: Ready, chosen: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
     """What became of every planned pair, and the notes of all bricks."""
-    tables = []
-    for number in range(len(ready.pieces)):
-        data = storage.read(storage.join(folder, *_rows_place(ready, number)))
-        tables.append(pd.read_parquet(io.BytesIO(data)))
+    tables = [_rows(folder, ready, number) for number in range(len(ready.pieces))]
     rows = pd.concat(tables, ignore_index=True)[ROW_COLUMNS]
     sound = rows["outcome"] == SOUND
     rows.loc[sound, "outcome"] = np.where(rows["hash"][sound].isin(chosen), READ, SPARED)
