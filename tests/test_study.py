@@ -447,6 +447,27 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     of_floor = read.outcomes.set_index(["arm", "outcome"])["pairs"]
     assert of_floor["floor", "in_use"] == use["floor"].sum()
     assert of_floor["floor", "excluded_by_theta_e_min"] == 60 - use["floor"].sum()
+    # A file that something cut short is named, and made again once it is away.
+    (result,) = Path(out, "results").glob("same-*.npz")
+    (part,) = Path(out, "parts").glob("same-*/000000.npz")
+    for place in (result, part):
+        place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{result} is cut short or damaged; remove it"):
+        study.run_study(threads, out, ready, lambda *_: None)
+    with pytest.raises(UserError, match=rf"{part} is cut short or damaged; remove it"):
+        graph.judge_arm(out, ready.keys["same"], 1, arms[1], 60, ready.reading)
+    part.unlink()
+    (leak,) = Path(out, "results").glob("same-*.parquet")
+    leak.unlink()
+    again = study.run_study(threads, out, ready, lambda *_: None)
+    pd.testing.assert_frame_equal(again.results["same"].leak, results["same"].leak)
+    (rows,) = Path(out, "rows").glob("*/000000.parquet")
+    rows.write_bytes(rows.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{rows} is cut short or damaged; remove it"):
+        study.run_study(threads, out, ready, lambda *_: None)
+    rows.unlink()
+    again = study.run_study(threads, out, ready, lambda *_: None)
+    pd.testing.assert_frame_equal(again.rows, read.rows)
     # Called again, it makes nothing, and says the same.
     monkeypatch.setattr(graph, "make_piece", None)
     monkeypatch.setattr(graph, "judge_arm", None)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -42,6 +45,7 @@ READ, SPARED = "read", "spare"
 
 OUTCOME_COLUMNS = ["arm", "outcome", "pairs"]
 
+T = TypeVar("T")
 OnStep = Callable[[str, int, int], None]
 
 
@@ -156,25 +160,24 @@ def run_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> Rea
         The survey was out of reach for some bricks; called again, the study makes theirs.
     """
     keys, arms, pairs = ready.keys, ready.arms, ready.study.pairs
-    wanted = [arm for arm in arms if not _there(folder, "results", f"{keys[arm.name]}.npz")]
-    if wanted:
-        _make_parts(client, folder, ready, wanted, on_step)
-        futures = [
-            client.submit(
-                judge_arm,
-                folder,
-                keys[arm.name],
-                len(ready.pieces),
-                arm,
-                pairs,
-                ready.reading,
-                key=f"judge-{keys[arm.name]}-{_mark(folder)}",
-            )
-            for arm in wanted
-        ]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            on_step("read arms", done, len(futures))
+    wanted = [arm for arm in arms if not _is_read(folder, keys[arm.name])]
+    _make_parts(client, folder, ready, wanted, on_step)
+    futures = [
+        client.submit(
+            judge_arm,
+            folder,
+            keys[arm.name],
+            len(ready.pieces),
+            arm,
+            pairs,
+            ready.reading,
+            key=f"judge-{keys[arm.name]}-{_mark(folder)}",
+        )
+        for arm in wanted
+    ]
+    for done, future in enumerate(as_completed(futures), start=1):
+        future.result()
+        on_step("read arms", done, len(futures))
     results = {arm.name: _read_result(folder, keys[arm.name]) for arm in arms}
     chosen = results[ready.reference.name].scores["hash"]
     return Read(results, *_planned_rows(folder, ready, chosen))
@@ -196,6 +199,10 @@ def _too_few(have: int | str, asked: int) -> str:
 
 def _there(folder: str, *parts: str) -> bool:
     return storage.exists(storage.join(folder, *parts))
+
+
+def _is_read(folder: str, key: str) -> bool:
+    return all(_there(folder, "results", f"{key}.{kind}") for kind in ("npz", "parquet"))
 
 
 def _mark(folder: str) -> str:
@@ -274,8 +281,28 @@ def _rows_place(ready: Ready, number: int) -> tuple[str, ...]:
 
 def _rows(folder: str, ready: Ready, number: int) -> pd.DataFrame:
     """What became of the pairs of some bricks."""
-    data = storage.read(storage.join(folder, *_rows_place(ready, number)))
+    return _whole(storage.join(folder, *_rows_place(ready, number)), _table)
+
+
+def _table(data: bytes) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(data))
+
+
+def _whole(url: str, decode: Callable[[bytes], T]) -> T:
+    """A file of a study, read.
+
+    Raises
+    ------
+    UserError
+        It is cut short: every file was written whole, so something else did that.
+    """
+    data = storage.read(url)
+    try:
+        return decode(data)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        raise UserError(
+            f"{url} is cut short or damaged; remove it, and the same command makes it again"
+        ) from None
 
 
 def make_piece(
@@ -334,7 +361,7 @@ def judge_arm(folder: str, key: str, pieces: int, arm: Arm, pairs: int, reading:
     parts: list[Arrays] = []
     for number in range(pieces):
         place = storage.join(folder, "parts", key, _part(number))
-        if part := store.decode_statistics(storage.read(place)):
+        if part := _whole(place, store.decode_statistics):
             parts.append(part)
     data = joined(parts, pairs) if parts else {}
     have = len(data["hash"]) if data else 0
@@ -349,6 +376,6 @@ def judge_arm(folder: str, key: str, pieces: int, arm: Arm, pairs: int, reading:
 
 
 def _read_result(folder: str, key: str) -> Result:
-    scores = store.decode_statistics(storage.read(storage.join(folder, "results", f"{key}.npz")))
-    leak = storage.read(storage.join(folder, "results", f"{key}.parquet"))
-    return Result(scores, pd.read_parquet(io.BytesIO(leak)))
+    place = storage.join(folder, "results", key)
+    scores = _whole(f"{place}.npz", store.decode_statistics)
+    return Result(scores, _whole(f"{place}.parquet", _table))
