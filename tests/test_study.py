@@ -774,6 +774,12 @@ def test_mistakes_in_a_study_are_one_sentence(small: Path) -> None:
     source = {**document["source"], "q": 0.5}
     arms = {"study": {"arms": {"none": {}, "cosmos": images}}, "source": source}
     assert "an arm takes a key out with null" in said(arms)
+    for key in ("seed.x", "source.mag.x", "source.blur", "view.normalize", "away.x"):
+        out = {"study": {"arms": {"none": {}, "odd": {key: None}}}}
+        assert f"an arm takes {key} out with null, which is no key of the file" in said(out)
+    for key, value in (("gates.required", []), ("name", "x"), ("cluster.workers", None)):
+        idle = {"study": {"arms": {"none": {}, "odd": {key: value}}}}
+        assert f"study.arms.odd changes {key}, which does nothing to an arm" in said(idle)
     del document["study"]
     assert "no section study" in said({})
 
