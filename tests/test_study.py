@@ -30,7 +30,7 @@ from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.study import graph
 from darkhaloscope.study.coadds import fingerprint
 from darkhaloscope.study.compare import Result, line_of
-from darkhaloscope.study.page import LABEL_GAP, LABEL_ROOM, _label_heights
+from darkhaloscope.study.page import LABEL_GAP, LABEL_ROOM, _label_heights, markdown
 from darkhaloscope.study.parts import Reading, brick_part
 from darkhaloscope.study.readers import READERS, _leak, _matched, across, joined
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
@@ -260,7 +260,7 @@ def test_what_is_equal_by_construction_is_no_measurement() -> None:
     told = line_of(found.table, "none", "b", reader="linear", zone=WHOLE)
     assert told is not None
     assert told["note"] == ""
-    assert "| 0.500 * |" in study.markdown(found, "pairs: 600")
+    assert "| 0.500 * |" in markdown(found, "pairs: 600")
 
 
 def test_equal_cores_are_no_evidence_and_an_empty_arm_says_so() -> None:
