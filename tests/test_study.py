@@ -23,16 +23,16 @@ from small_run import Setting
 
 from darkhaloscope import commands, prepare, store, study
 from darkhaloscope.audit.intervals import resample_weights
-from darkhaloscope.audit.leak_map import LEAK_COLUMNS
+from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps
 from darkhaloscope.config import CoreMask, Experiment, parse_experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
-from darkhaloscope.inject import load_brick
+from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.study import graph
 from darkhaloscope.study.coadds import fingerprint
 from darkhaloscope.study.compare import Result, line_of
 from darkhaloscope.study.page import LABEL_GAP, LABEL_ROOM, _label_heights, markdown
 from darkhaloscope.study.parts import Reading, brick_part
-from darkhaloscope.study.readers import READERS, _matched, across
+from darkhaloscope.study.readers import READERS, _leak, _matched, across, joined
 from darkhaloscope.study.zones import EDGE, INSIDE, OUTSIDE, WHOLE, ZONES, zones_of
 from darkhaloscope.survey import Cutouts, Survey
 
@@ -447,6 +447,27 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     of_floor = read.outcomes.set_index(["arm", "outcome"])["pairs"]
     assert of_floor["floor", "in_use"] == use["floor"].sum()
     assert of_floor["floor", "excluded_by_theta_e_min"] == 60 - use["floor"].sum()
+    # A file that something cut short is named, and made again once it is away.
+    (result,) = Path(out, "results").glob("same-*.npz")
+    (part,) = Path(out, "parts").glob("same-*/000000.npz")
+    for place in (result, part):
+        place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{result} is cut short or damaged; remove it"):
+        study.run_study(threads, out, ready, lambda *_: None)
+    with pytest.raises(UserError, match=rf"{part} is cut short or damaged; remove it"):
+        graph.judge_arm(out, ready.keys["same"], 1, arms[1], 60, ready.reading)
+    part.unlink()
+    (leak,) = Path(out, "results").glob("same-*.parquet")
+    leak.unlink()
+    again = study.run_study(threads, out, ready, lambda *_: None)
+    pd.testing.assert_frame_equal(again.results["same"].leak, results["same"].leak)
+    (rows,) = Path(out, "rows").glob("*/000000.parquet")
+    rows.write_bytes(rows.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{rows} is cut short or damaged; remove it"):
+        study.run_study(threads, out, ready, lambda *_: None)
+    rows.unlink()
+    again = study.run_study(threads, out, ready, lambda *_: None)
+    pd.testing.assert_frame_equal(again.rows, read.rows)
     # Called again, it makes nothing, and says the same.
     monkeypatch.setattr(graph, "make_piece", None)
     monkeypatch.setattr(graph, "judge_arm", None)
@@ -523,21 +544,39 @@ def test_a_study_looks_at_its_targets_before_it_starts_a_cluster(
             )
 
 
-def test_a_sky_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, Any]] = []
-    monkeypatch.setattr(
-        commands.studies, "sky", lambda root, **how: calls.append((root, how["seed"]))
-    )
-    monkeypatch.setattr(
-        commands.studies, "targets", lambda roots, table, **how: calls.append((table, roots[0]))
-    )
-    folder, console = str(tmp_path), Console(file=io.StringIO())
-    for seed in (5, 5, 6):
-        places = commands.studies.make_sky(study.Sky(seed=seed), folder, None, console)
+def test_a_sky_is_made_once_and_another_one_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def select(roots: Any, table: str, **how: Any) -> None:
+        calls.append("targets")
+        if len(calls) == 2:
+            raise KeyboardInterrupt  # before the table is there
+        Path(table).write_text("")
+
+    monkeypatch.setattr(commands.studies, "sky", lambda root, **how: calls.append("sky"))
+    monkeypatch.setattr(commands.studies, "targets", select)
+    folder = str(tmp_path)
+
+    def make(**sky: Any) -> dict[str, str]:
+        console = Console(file=io.StringIO())
+        return commands.studies.make_sky(study.Sky(**sky), folder, None, console)
+
+    def refused() -> None:
+        with pytest.raises(
+            UserError, match=r"holds another sky \(bricks 6, seed 5\).*another --out"
+        ):
+            make(bricks=5, seed=4)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(bricks=6)
+    refused()
+    for _ in range(2):
+        places = make(bricks=6)
     assert places == {"survey.root": f"{folder}/sky", "targets.path": f"{folder}/targets.parquet"}
-    skies = [("sky", 5), ("sky", 6)]
-    assert [(Path(a).name, b) for a, b in calls if a.endswith("sky")] == skies
-    assert len(calls) == 4
+    refused()
+    assert calls == ["sky", "targets"] * 2
 
 
 def test_what_an_outage_leaves_is_made_again(
@@ -571,6 +610,88 @@ def test_what_an_outage_leaves_is_made_again(
     rows = pd.read_parquet(place)
     assert set(rows["outcome"]) == {"missing_file"}
     assert rows.attrs["notes"][0] == "it is away."
+
+
+def test_a_mark_beside_the_arc_is_a_leak_and_physics_is_none(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark in a corner of an arm's stamps, from pixels to its leak map; and its negatives' own light."""
+    _, all_arms = study.load_study(str(small / "study.yaml"), {"source.mag": 23.5})
+    arms = {arm.name: arm for arm in all_arms if arm.name in ("none", "matched")}
+
+    def marked(rows: Any, cutouts: Any, experiment: Experiment, **how: Any) -> Any:
+        cube = inject_brick(rows, cutouts, experiment, **how)
+        if experiment.fix.core_matched_negatives:
+            lensed = (cube["lens_model"].values > 0)[:, None, None, None]
+            mark = 4.0 * cube["sky_sigma"].values[:, :, None, None]
+            cube["arc"].values[..., :2, :2] += np.where(lensed, mark, 0.0)
+        return cube
+
+    monkeypatch.setattr(study.parts, "inject_brick", marked)
+    plan = prepare.plan_of(arms["none"].experiment)
+    spec = prepare.spec_of(arms["none"].experiment, prepare.planned_strata(plan), n_regions=4)
+    bricks = [
+        brick_part(plan.targets_of(b), arms["none"], list(arms.values()), Reading(spec, 1.0)).arms
+        for b in plan.bricks
+    ]
+    data = {name: joined([brick[name] for brick in bricks], 80) for name in arms}
+    none, matched = (
+        _leak(data[name], arms[name], data[name]["use"], spec).set_index("part") for name in arms
+    )
+    assert none["excess"].abs().max() < 0.01
+    assert none["auc_rerendered"]["0-3 px"] > 0.9
+    assert matched["excess"].idxmax() == "x 0.5, y 0.5"
+    assert matched["excess"].max() > 0.25
+    # Its negatives are as bright as its stamps, and its physics brighter than both.
+    assert matched["auc"]["0-3 px"] < 0.6
+    assert matched["auc_rerendered"]["0-3 px"] > 0.75
+    arcs = [part["whole_physics"] - part["whole_negative"] for part in data.values()]
+    assert arcs[0].max() > 1
+    np.testing.assert_allclose(arcs[1], arcs[0], atol=1e-3)
+
+
+def test_the_pairs_of_the_lowest_hashes_are_read_and_not_the_first_bricks(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that an arm has, and of the whole stamps of its leak map."""
+    _, arms = study.load_study(str(small / "study.yaml"))
+    n = MOST + 200
+    hashes = np.random.default_rng(4).permutation(n).astype(np.uint64)
+    data: dict[str, Any] = {"hash": hashes, "sound": np.ones(n, bool), "use": hashes % 5 != 1}
+    data |= {"host": np.arange(n), "region": np.arange(n).astype(np.uint64), "whole_hash": hashes}
+    for name in ("fixed", "negative", "physics", "good"):
+        data[f"whole_{name}"] = hashes[:, None, None, None]
+    halves = [{k: v[part] for k, v in data.items()} for part in (slice(n // 2), slice(n // 2, n))]
+    pairs = n - 50
+    of_both = joined(halves, pairs)
+    assert of_both["hash"].tolist() == list(range(pairs))
+    assert set(of_both["whole_hash"].tolist()) == set(range(pairs))
+    seen: list[Stamps] = []
+    monkeypatch.setattr(study.readers, "leak_map", lambda stamps, spec: seen.append(stamps))
+    spec: Any = None
+    _leak(of_both, arms[0], of_both["use"], spec)
+    lowest = [h for h in range(pairs) if h % 5 != 1][:MOST]
+    assert seen[0].hashes.tolist() == lowest
+    assert seen[0].seen.ravel().tolist() == lowest
+    assert of_both["host"][seen[0].row].tolist() == seen[0].host.tolist()
+
+
+def test_a_study_ends_as_soon_as_its_bricks_leave_too_few_pairs(
+    small: Path, tmp_path: Path, threads: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 80 pairs in four bricks, 60 are asked for; after two bricks 40 can be there at most."""
+
+    def lost(rows: pd.DataFrame, experiment: Experiment) -> Cutouts:
+        found = load_brick(rows, experiment)
+        return dataclasses.replace(found, reason=np.full_like(found.reason, Reason.MISSING_FILE))
+
+    monkeypatch.setattr(graph, "PIECE_ROWS", 20)
+    monkeypatch.setattr(study.parts, "load_brick", lost)
+    settings, arms = study.load_study(str(small / "study.yaml"))
+    ready = study.prepare_study(settings, arms[:1])
+    assert len(ready.pieces) == 4
+    with pytest.raises(UserError, match=r"has at most 40 pairs with every band, and .* for 60"):
+        study.run_study(threads, str(tmp_path), ready, lambda *_: None)
 
 
 def test_matched_controls_are_other_galaxies_of_the_fold_as_bright_and_taken_once() -> None:
@@ -653,6 +774,12 @@ def test_mistakes_in_a_study_are_one_sentence(small: Path) -> None:
     source = {**document["source"], "q": 0.5}
     arms = {"study": {"arms": {"none": {}, "cosmos": images}}, "source": source}
     assert "an arm takes a key out with null" in said(arms)
+    for key in ("seed.x", "source.mag.x", "source.blur", "view.normalize", "away.x"):
+        out = {"study": {"arms": {"none": {}, "odd": {key: None}}}}
+        assert f"an arm takes {key} out with null, which is no key of the file" in said(out)
+    for key, value in (("gates.required", []), ("name", "x"), ("cluster.workers", None)):
+        idle = {"study": {"arms": {"none": {}, "odd": {key: value}}}}
+        assert f"study.arms.odd changes {key}, which does nothing to an arm" in said(idle)
     del document["study"]
     assert "no section study" in said({})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.plan import joint_digest
 from darkhaloscope.study import load_study
+from darkhaloscope.study.graph import SPARE
 from darkhaloscope.survey import whole_bricks
 from darkhaloscope.variables import REQUIRED_GATES, SOURCE_MODELS
 
@@ -49,6 +51,15 @@ def test_every_arm_of_a_shipped_study_is_an_experiment(name: str) -> None:
     study, arms = load_study(str(WORKFLOWS / f"{name}.yaml"))
     assert arms[0].name == "none"
     assert len({arm.key({}, study.pairs, "") for arm in arms}) == len(arms)
+
+
+def test_the_targets_of_the_large_study_are_enough_for_its_pairs() -> None:
+    file = WORKFLOWS / "core_neutral_cluster.yaml"
+    study, arms = load_study(str(file))
+    made = re.search(r"dhs targets .* --most (\d+) --out (\S+)", file.read_text())
+    assert made is not None
+    assert int(made[1]) > SPARE * study.pairs
+    assert Path(arms[0].experiment.targets.path).name == made[2]
 
 
 def test_sections_are_merged_and_values_replaced(tmp_path: Path) -> None:

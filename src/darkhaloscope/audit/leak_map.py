@@ -29,6 +29,7 @@ RING = 3.0
 ERROR_FLOOR = 2e-3
 """AUC: where both readers tie, the bootstrap of their difference is too good to be true."""
 MOST = 600
+"""Pairs whose whole stamps are read."""
 LEAK_COLUMNS = [
     "reader", "part", "x", "y", "r_in", "r_out", "pairs", "regions", "auc", "auc_lo", "auc_hi",
     "auc_rerendered", "excess", "excess_lo", "excess_hi", "excess_se",
@@ -77,8 +78,7 @@ def whole_stamps(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Stamps:
     use &= covered & (sigma > 0).all(axis=1)
     if spec.redraws:
         use[use] &= np.isfinite(rerendered["whole"][drawn[use]]).all(axis=(1, 2, 3))
-    chosen = np.flatnonzero(use)
-    chosen = chosen[np.argsort(stats["whole_hash"][chosen], kind="stable")][:MOST]
+    chosen = lowest_hashes(stats["whole_hash"], use)
     unit = sigma[chosen][:, :, None, None]
     bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
     ctrl = stats["whole_ctrl"][chosen].astype(float) / unit
@@ -93,6 +93,15 @@ def whole_stamps(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Stamps:
         stats["row_hash"][place],
         place,
     )
+
+
+def lowest_hashes(
+    hashes: NDArray[np.uint64], use: NDArray[np.bool_], most: int = MOST
+) -> NDArray[np.int64]:
+    """Places of the ``most`` lowest hashes among ``use``, in their order: a fair draw of the whole survey,
+    where the first rows would be those of a few bricks."""
+    rows = np.flatnonzero(use)
+    return rows[np.argsort(hashes[rows], kind="stable")][:most]
 
 
 def parts(size: int) -> list[Part]:

@@ -16,6 +16,7 @@ from darkhaloscope import storage, study
 from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import with_cluster
 from darkhaloscope.commands.inputs import sky, targets
+from darkhaloscope.errors import UserError
 from darkhaloscope.progress import Bars
 
 NOTES_SHOWN = 5
@@ -88,11 +89,26 @@ def run_study(
 def make_sky(
     wanted: study.Sky, folder: str, workers: int | None, console: Console
 ) -> dict[str, str]:
-    """The study's own sky and targets, made once."""
+    """The study's own sky and targets, made once.
+
+    Raises
+    ------
+    UserError
+        The folder holds another sky: the targets of both would be mixed, and results of one be lost.
+    """
     root, table = storage.join(folder, "sky"), storage.join(folder, "targets.parquet")
-    made = storage.join(folder, "sky.json")
-    document = json.dumps(wanted.model_dump(), sort_keys=True).encode()
-    if not storage.exists(made) or storage.read(made) != document:
+    place = storage.join(folder, "sky.json")
+    asked = wanted.model_dump()
+    if storage.exists(place):
+        there = json.loads(storage.read(place))
+        if other := [f"{key} {there.get(key)}" for key in asked if asked[key] != there.get(key)]:
+            raise UserError(
+                f"{folder} holds another sky ({', '.join(other)}) than study.sky asks for; "
+                "choose another --out"
+            )
+    else:  # first: what an interrupted study leaves is of this sky as well
+        storage.write(place, json.dumps(asked, sort_keys=True).encode())
+    if not storage.exists(table):
         sky(
             root,
             bricks=wanted.bricks,
@@ -103,7 +119,6 @@ def make_sky(
             console=console,
         )
         targets([storage.join(root, "south")], table, console=console)
-        storage.write(made, document)
     return {"survey.root": root, "targets.path": table}
 
 

@@ -89,7 +89,7 @@ def _merged(
     made = dict(base)
     for key, value in over.items():
         here, before = (*location, key), made.get(key)
-        is_section = not location or bool(_known_keys(here))
+        is_section = not location or bool(known_keys(here))
         if is_section and isinstance(value, dict) and isinstance(before, dict):
             value = _merged(before, value, here)
         made[key] = value
@@ -173,7 +173,7 @@ def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
     place[key] = value
 
 
-def _known_keys(location: tuple[Any, ...], model: Any = Experiment) -> list[str]:
+def known_keys(location: tuple[Any, ...], model: Any = Experiment) -> list[str]:
     """The keys that the section of ``model`` at ``location`` accepts."""
     for part in location:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
@@ -213,7 +213,7 @@ def explain(mistakes: ValidationError, model: Any, of: str) -> str:
     if kind == "extra_forbidden" and key in _ON_READ:
         text = f"{key} is not a key of {of}; it is done on read, by {_ON_READ[key]} (docs/views.md)"
     elif kind == "extra_forbidden":
-        known = _known_keys(location[:-1], model)
+        known = known_keys(location[:-1], model)
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
         text = f"{key} is not a key of {of}; {hint}"

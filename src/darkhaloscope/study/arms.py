@@ -18,7 +18,7 @@ from darkhaloscope.config import (
     replace_keys,
 )
 from darkhaloscope.config.base import Number, Section
-from darkhaloscope.config.load import beside
+from darkhaloscope.config.load import beside, known_keys
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan.rows import grid_cells
 from darkhaloscope.views import View
@@ -196,9 +196,15 @@ def _said(error: ValidationError, model: type[BaseModel], section: str) -> str:
 
 
 def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url: str) -> Arm:
+    where = f"{url}: study.arms.{name}"
+    idle = set(Experiment.model_fields).difference(VARIED, SHARED)
+    if changes_nothing := [key for key in changes if key.partition(".")[0] in idle]:
+        raise UserError(
+            f"{where} changes {changes_nothing[0]}, which does nothing to an arm; arms differ in "
+            f"{', '.join(VARIED)} and view"
+        )
     view: dict[str, Any] = {}
     changed = changed_by(changes, document, url, {"view": view})
-    where = f"{url}: study.arms.{name}"
     try:
         seen = View.model_validate(view)
     except ValidationError as error:
@@ -224,13 +230,23 @@ def changed_by(
         The file: a path of an arm stands in it, as any other of its paths, and is taken from its folder.
     beside_it : mapping
         By their first name, mappings beside the experiment whose keys an arm changes as well, in place.
+
+    Raises
+    ------
+    UserError
+        A key to take out is neither there nor known, or one leads through something that is no section.
     """
     made: dict[str, Any] = json.loads(json.dumps(document))
     for key, value in changes.items():
         first, _, rest = key.partition(".")
         place, inside = (beside_it[first], rest) if rest and first in beside_it else (made, key)
         if value is None:
-            _take_out(place, inside)
+            *sections, last = inside.split(".")
+            known = place is made and last in known_keys(tuple(sections))
+            if not _take_out(place, inside) and not known:
+                raise UserError(
+                    f"{url}: an arm takes {key} out with null, which is no key of the file"
+                )
         else:
             replace_keys(place, {inside: value})
     if isinstance(catalogue := changes.get("source.catalogue"), str):
@@ -260,13 +276,20 @@ def experiment_of(name: str, document: dict[str, Any], where: str) -> Experiment
         raise
 
 
-def _take_out(document: dict[str, Any], dotted: str) -> None:
-    """Take a key out of a mapping, which has its default then."""
+def _take_out(document: dict[str, Any], dotted: str) -> bool:
+    """Take a key out of a mapping, which has its default then; False where it was not there."""
     *sections, key = dotted.split(".")
+    place: Any = document
     for section in sections:
-        document = document.get(section) or {}
-    document.pop(key, None)
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or key not in place:
+        return False
+    del place[key]
+    return True
 
+
+VARIED = ("source", "psf", "render", "fix")
+"""Sections that an arm of a study changes, beside how it is read."""
 
 SHARED = ("seed", "survey", "targets", "stamp", "plan", "lens")
 """Sections that say which lens lies where: arms differ in sources, in fixes and in how they are read."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -42,6 +45,7 @@ READ, SPARED = "read", "spare"
 
 OUTCOME_COLUMNS = ["arm", "outcome", "pairs"]
 
+T = TypeVar("T")
 OnStep = Callable[[str, int, int], None]
 
 
@@ -62,6 +66,12 @@ class Ready:
     def reference(self) -> Arm:
         """The arm ``none``."""
         return self.arms[0]
+
+    @property
+    def planned(self) -> int:
+        """Rows of all pieces; where the plan has controls, pairs are fewer."""
+        rows = dict(zip(self.plan.bricks, np.diff(self.plan.first_row), strict=True))
+        return int(sum(rows[brick] for piece in self.pieces for brick in piece))
 
 
 @dataclass(frozen=True)
@@ -150,25 +160,24 @@ def run_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> Rea
         The survey was out of reach for some bricks; called again, the study makes theirs.
     """
     keys, arms, pairs = ready.keys, ready.arms, ready.study.pairs
-    wanted = [arm for arm in arms if not _there(folder, "results", f"{keys[arm.name]}.npz")]
-    if wanted:
-        _make_parts(client, folder, ready, wanted, on_step)
-        futures = [
-            client.submit(
-                judge_arm,
-                folder,
-                keys[arm.name],
-                len(ready.pieces),
-                arm,
-                pairs,
-                ready.reading,
-                key=f"judge-{keys[arm.name]}-{_mark(folder)}",
-            )
-            for arm in wanted
-        ]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            on_step("read arms", done, len(futures))
+    wanted = [arm for arm in arms if not _is_read(folder, keys[arm.name])]
+    _make_parts(client, folder, ready, wanted, on_step)
+    futures = [
+        client.submit(
+            judge_arm,
+            folder,
+            keys[arm.name],
+            len(ready.pieces),
+            arm,
+            pairs,
+            ready.reading,
+            key=f"judge-{keys[arm.name]}-{_mark(folder)}",
+        )
+        for arm in wanted
+    ]
+    for done, future in enumerate(as_completed(futures), start=1):
+        future.result()
+        on_step("read arms", done, len(futures))
     results = {arm.name: _read_result(folder, keys[arm.name]) for arm in arms}
     chosen = results[ready.reference.name].scores["hash"]
     return Read(results, *_planned_rows(folder, ready, chosen))
@@ -181,7 +190,7 @@ def _contents(arm: Arm, plan: Plan) -> dict[str, str]:
     return prepare.plan_of(arm.experiment).contents
 
 
-def _too_few(have: int, asked: int) -> str:
+def _too_few(have: int | str, asked: int) -> str:
     return (
         f"the study has {have} pairs with every band, and study.pairs asks for {asked}; "
         "give it more targets, or --set study.pairs to fewer"
@@ -190,6 +199,10 @@ def _too_few(have: int, asked: int) -> str:
 
 def _there(folder: str, *parts: str) -> bool:
     return storage.exists(storage.join(folder, *parts))
+
+
+def _is_read(folder: str, key: str) -> bool:
+    return all(_there(folder, "results", f"{key}.{kind}") for kind in ("npz", "parquet"))
 
 
 def _mark(folder: str) -> str:
@@ -222,30 +235,35 @@ def _make_parts(
     client: Client, folder: str, ready: Ready, arms: Sequence[Arm], on_step: OnStep
 ) -> None:
     keys = ready.keys
-    futures = []
+    numbers = {}
     for number, bricks in enumerate(ready.pieces):
         lacking = [a for a in arms if not _there(folder, "parts", keys[a.name], _part(number))]
         if lacking or not _there(folder, *_rows_place(ready, number)):
             targets = [ready.plan.targets_of(brick) for brick in bricks]
             mark = xxhash.xxh64_hexdigest(repr([keys[a.name] for a in lacking]).encode())[:8]
-            futures.append(
-                client.submit(
-                    make_piece,
-                    folder,
-                    number,
-                    targets,
-                    ready.reference,
-                    lacking,
-                    keys,
-                    ready.reading,
-                    key=f"arms-{number:06d}-{mark}-{_mark(folder)}",
-                )
+            future = client.submit(
+                make_piece,
+                folder,
+                number,
+                targets,
+                ready.reference,
+                lacking,
+                keys,
+                ready.reading,
+                key=f"arms-{number:06d}-{mark}-{_mark(folder)}",
             )
+            numbers[future] = number
+    most, asked = ready.planned, ready.study.pairs
     waiting = []
-    for done, future in enumerate(as_completed(futures), start=1):
+    for done, future in enumerate(as_completed(list(numbers)), start=1):
         if note := future.result():
             waiting.append(note)
-        on_step("make arms", done, len(futures))
+        else:
+            most -= int((_rows(folder, ready, numbers[future])["outcome"] != SOUND).sum())
+        if most < FEWEST * asked:  # before hours of work on what is too little
+            client.cancel(list(numbers))
+            raise UserError(_too_few(f"at most {most}", asked))
+        on_step("make arms", done, len(numbers))
     if waiting:
         raise Incomplete(
             f"the survey was out of reach for {len(waiting)} of {len(ready.pieces)} groups of bricks, and "
@@ -259,6 +277,32 @@ def _part(number: int) -> str:
 
 def _rows_place(ready: Ready, number: int) -> tuple[str, ...]:
     return "rows", ready.keys[ready.reference.name], f"{number:06d}.parquet"
+
+
+def _rows(folder: str, ready: Ready, number: int) -> pd.DataFrame:
+    """What became of the pairs of some bricks."""
+    return _whole(storage.join(folder, *_rows_place(ready, number)), _table)
+
+
+def _table(data: bytes) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(data))
+
+
+def _whole(url: str, decode: Callable[[bytes], T]) -> T:
+    """A file of a study, read.
+
+    Raises
+    ------
+    UserError
+        It is cut short: every file was written whole, so something else did that.
+    """
+    data = storage.read(url)
+    try:
+        return decode(data)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        raise UserError(
+            f"{url} is cut short or damaged; remove it, and the same command makes it again"
+        ) from None
 
 
 def make_piece(
@@ -301,10 +345,7 @@ def make_piece(
 
 def _planned_rows(folder: str, ready: Ready, chosen: np.ndarray) -> tuple[pd.DataFrame, list[str]]:
     """What became of every planned pair, and the notes of all bricks."""
-    tables = []
-    for number in range(len(ready.pieces)):
-        data = storage.read(storage.join(folder, *_rows_place(ready, number)))
-        tables.append(pd.read_parquet(io.BytesIO(data)))
+    tables = [_rows(folder, ready, number) for number in range(len(ready.pieces))]
     rows = pd.concat(tables, ignore_index=True)[ROW_COLUMNS]
     sound = rows["outcome"] == SOUND
     rows.loc[sound, "outcome"] = np.where(rows["hash"][sound].isin(chosen), READ, SPARED)
@@ -320,7 +361,7 @@ def judge_arm(folder: str, key: str, pieces: int, arm: Arm, pairs: int, reading:
     parts: list[Arrays] = []
     for number in range(pieces):
         place = storage.join(folder, "parts", key, _part(number))
-        if part := store.decode_statistics(storage.read(place)):
+        if part := _whole(place, store.decode_statistics):
             parts.append(part)
     data = joined(parts, pairs) if parts else {}
     have = len(data["hash"]) if data else 0
@@ -335,6 +376,6 @@ def judge_arm(folder: str, key: str, pieces: int, arm: Arm, pairs: int, reading:
 
 
 def _read_result(folder: str, key: str) -> Result:
-    scores = store.decode_statistics(storage.read(storage.join(folder, "results", f"{key}.npz")))
-    leak = storage.read(storage.join(folder, "results", f"{key}.parquet"))
-    return Result(scores, pd.read_parquet(io.BytesIO(leak)))
+    place = storage.join(folder, "results", key)
+    scores = _whole(f"{place}.npz", store.decode_statistics)
+    return Result(scores, _whole(f"{place}.parquet", _table))

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from darkhaloscope import audit
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.audit.core_gate import group_folds, linear_reader, match, out_of_fold_scores
-from darkhaloscope.audit.leak_map import LEAK_COLUMNS, MOST, Stamps, leak_map
+from darkhaloscope.audit.leak_map import LEAK_COLUMNS, Stamps, leak_map, lowest_hashes
 from darkhaloscope.audit.selection import boosted_reader
 from darkhaloscope.study.arms import Arm
 from darkhaloscope.study.parts import KINDS, Arrays, mask_of
@@ -35,8 +35,7 @@ LETTERS = ("a", "b", "c")
 def joined(parts: list[Arrays], pairs: int) -> Arrays:
     """The parts of an arm as one, of the rows with the ``pairs`` lowest hashes that can be read at all."""
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    sound = np.flatnonzero(whole["sound"])
-    rows = sound[np.argsort(whole["hash"][sound], kind="stable")][:pairs]
+    rows = lowest_hashes(whole["hash"], whole["sound"], pairs)
     out = {k: v[rows] for k, v in whole.items() if not k.startswith("whole_")}
     kept = np.isin(whole["whole_hash"], out["hash"])
     return out | {k: v[kept] for k, v in whole.items() if k.startswith("whole_")}
@@ -209,7 +208,7 @@ def _leak(data: Arrays, arm: Arm, use: NDArray[np.bool_], spec: AuditSpec) -> pd
     if arm.view.match_controls:
         return pd.DataFrame(columns=LEAK_COLUMNS)
     row = match(data["whole_hash"], data["hash"])
-    kept = np.flatnonzero((row >= 0) & use[np.maximum(row, 0)])[:MOST]
+    kept = lowest_hashes(data["whole_hash"], (row >= 0) & use[np.maximum(row, 0)])
     row = row[kept]
     stamps = Stamps(
         data["whole_negative"][kept].astype(float),
