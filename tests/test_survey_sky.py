@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from astropy.io import fits
 from rich.console import Console
 
 from darkhaloscope import commands
+from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.survey import (
     SkySummary,
@@ -369,3 +371,22 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="LRGs"):
         make_brick(str(tmp_path), sky_bricks(1)[0], lrgs=-1)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("size", "bands", "memory"), [(512, 3, "2GiB"), (3600, 3, "3GiB"), (3600, 4, "4GiB")]
+)
+def test_workers_of_a_sky_have_memory_for_its_bricks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bands: int, memory: str
+) -> None:
+    """A brick of full size takes more than a run's worker has."""
+    asked: list[str] = []
+
+    def connect(section: ClusterSection, run: str) -> Any:
+        asked.append(section.memory)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(commands.inputs, "connect", connect)
+    with pytest.raises(UserError, match="far enough"):
+        commands.sky(str(tmp_path), size=size, bands="griz"[:bands], workers=1)
+    assert asked == [memory]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,10 @@ def sky(
             summary = survey.make_sky(out, bricks=bricks, on_brick=on_brick, **options)
         else:
             names = survey.sky_bricks(bricks)
-            with connect(ClusterSection(address=cluster, workers=workers), out) as client:
+            section = ClusterSection(
+                address=cluster, workers=workers, memory=sky_memory(size, len(options["bands"]))
+            )
+            with connect(section, out) as client:
                 parts = workflow.make_bricks(client, out, names, options, on_brick)
             summary = survey.combine(parts)
     console.print(
@@ -71,6 +75,16 @@ def sky(
         soft_wrap=True,
     )
     return summary
+
+
+def sky_memory(size: int, bands: int) -> str:
+    """Of a local worker that makes bricks, as ``cluster.memory``.
+
+    A brick's planes take 64 bytes a pixel and band, at the most of it, beside half a GiB of the worker's own:
+    measured, 2.1 GB for 3600 x 3600 pixels in three bands.
+    """
+    needed = 2**29 + 64 * size**2 * bands
+    return f"{max(2, math.ceil(needed / 2**30))}GiB"
 
 
 def targets(
