@@ -33,6 +33,7 @@ ENV NUMBA_CPU_NAME=x86-64-v3 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/home/dhs \
     MPLCONFIGDIR=/tmp/matplotlib \
+    MALLOC_TRIM_THRESHOLD_=33554432 MALLOC_MMAP_THRESHOLD_=8388608 \
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 RUN useradd --uid 1000 --gid 100 --create-home --home-dir /home/dhs --shell /bin/bash dhs
 COPY --from=dependencies /opt/venv /opt/venv

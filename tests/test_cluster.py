@@ -40,6 +40,9 @@ def test_work_runs_in_processes_of_one_thread() -> None:
         # Three deaths, and no pixels across the network.
         assert driver.workers.Workers(client, lambda: None).deaths_allowed() == 3
         assert not client.run_on_scheduler(_steals)
+        # What is freed is not given back page by page, only to be asked for again.
+        assert client.submit(os.environ.get, "MALLOC_TRIM_THRESHOLD_").result() == str(2**25)
+        assert client.submit(os.environ.get, "MALLOC_MMAP_THRESHOLD_").result() == str(2**23)
 
 
 def _steals(dask_scheduler: Any) -> bool:
