@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from darkhaloscope.errors import Reason
 
@@ -280,3 +281,9 @@ BY_NAME = {variable.name: variable for variable in ALL_VARIABLES}
 def numpy_dtype(variable: Variable) -> np.dtype:
     """The dtype in memory; text is ``object``."""
     return np.dtype(object if variable.dtype == "str" else variable.dtype)
+
+
+def without_data(nodata: NDArray[np.uint8], bands: int) -> NDArray[np.bool_]:
+    """Pixels of each band that have no data, shape (row, band, y, x), from ``nodata`` (row, y, x)."""
+    bits = (np.uint8(1) << np.arange(bands, dtype=np.uint8))[:, None, None]
+    return np.asarray((nodata[:, None] & bits) != 0)

@@ -22,7 +22,7 @@ from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.selection import FEWEST, class_auc
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import BUG
-from darkhaloscope.variables import NEGATIVE_KINDS
+from darkhaloscope.variables import NEGATIVE_KINDS, without_data
 
 APART = 0.05
 """AUC beyond a coin's that two classes of one law are granted."""
@@ -142,8 +142,7 @@ def ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks
     place = match(stats["whole_hash"], stats["row_hash"])
     use = np.flatnonzero(place >= 0)
     place = place[use]
-    bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
-    good = (stats["whole_nodata"][use][:, None] & bits) == 0
+    good = ~without_data(stats["whole_nodata"][use], len(spec.bands))
     good &= (stats["row_coverage"][place] > 0)[:, :, None, None]
     return place, Looks(looks(stats["whole_ctrl"][use], good), stats["row_region"][place])
 

@@ -30,6 +30,7 @@ from darkhaloscope.audit.noise import noise_of
 from darkhaloscope.audit.rerender import CORE_TOLERANCE, Redraw, audit_rows, predicted_width
 from darkhaloscope.audit.sampled import one_sample
 from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.variables import without_data
 
 OFF = 1e-4
 """Part of an arc's square (light times itself) that may be unexplained: its light is then right to 1 %."""
@@ -138,11 +139,10 @@ def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images
     use = (place >= 0) & (row >= 0)
     drawn, place, row = drawn[use], place[use], row[use]
     chosen = {k: v[row] for k, v in rows.items()}
-    bits = np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8)
     sigma = chosen["sky_sigma"].astype(float)
     width = predicted_width(*(chosen[n] for n in _WIDTH))
     seen = (sigma > 0) & (width > 0)
-    lost = (chosen["nodata"][:, None] & bits[:, None, None]) != 0
+    lost = without_data(chosen["nodata"], len(spec.bands))
     good = ~lost & np.asarray(seen)[:, :, None, None]
     unit = np.where(seen, sigma, 1.0)[:, :, None, None]
     arc = np.where(good, stats["whole_arc"][place] / unit, 0.0)

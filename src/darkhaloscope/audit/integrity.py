@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from darkhaloscope.variables import NEGATIVE_KINDS
+from darkhaloscope.variables import NEGATIVE_KINDS, without_data
 
 CORE_MATCHED = NEGATIVE_KINDS.index("core_matched")
 
@@ -48,8 +48,7 @@ def offenders(ds: xr.Dataset) -> dict[str, Mask]:
     ok = ds["cutout_ok"].values.astype(bool)
     ctrl, arc = ds["ctrl"].values, ds["arc"].values
     lit = arc != 0
-    bits = (1 << np.arange(arc.shape[1], dtype=np.uint8))[None, :, None, None]
-    blind = (ds["nodata"].values[:, None] & bits) != 0
+    blind = without_data(ds["nodata"].values, arc.shape[1])
     blind |= ~(ds["coverage"].values > 0)[:, :, None, None]
     light = lit.any(axis=(1, 2, 3))
     flux = arc.sum(axis=(2, 3), dtype=float)

@@ -21,6 +21,7 @@ from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.selection import out_of_fold
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.geometry import radius_map, stamp_centre
+from darkhaloscope.variables import without_data
 
 GRID = 8
 """Blocks on a side."""
@@ -80,14 +81,13 @@ def whole_stamps(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Stamps:
         use[use] &= np.isfinite(rerendered["whole"][drawn[use]]).all(axis=(1, 2, 3))
     chosen = lowest_hashes(stats["whole_hash"], use)
     unit = sigma[chosen][:, :, None, None]
-    bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
     ctrl = stats["whole_ctrl"][chosen].astype(float) / unit
     place = row[chosen]
     return Stamps(
         ctrl,
         ctrl + stats["whole_arc"][chosen].astype(float) / unit,
         ctrl + rerendered["whole"][drawn[chosen]] / unit if spec.redraws else None,
-        (stats["whole_nodata"][chosen][:, None] & bits) == 0,
+        ~without_data(stats["whole_nodata"][chosen], len(spec.bands)),
         stats["row_region"][place],
         stats["row_host_id"][place],
         stats["row_hash"][place],

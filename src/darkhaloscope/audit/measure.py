@@ -19,7 +19,14 @@ from darkhaloscope.audit.looks import looks
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
-from darkhaloscope.variables import NEGATIVE_KINDS, NO_PSF, OPTIONAL_KINDS, PSF_SOURCES, SPLITS
+from darkhaloscope.variables import (
+    NEGATIVE_KINDS,
+    NO_PSF,
+    OPTIONAL_KINDS,
+    PSF_SOURCES,
+    SPLITS,
+    without_data,
+)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -331,8 +338,7 @@ def _controls(ds: xr.Dataset, spec: AuditSpec, use: NDArray[np.int64]) -> Arrays
     kind = np.full(len(keep), NEGATIVE_KINDS.index("plain"), dtype=np.uint8)
     if "negative_kind" in ds:
         kind = ds["negative_kind"].values[keep].astype(np.uint8)
-    bits = (np.uint8(1) << np.arange(len(spec.bands), dtype=np.uint8))[:, None, None]
-    good = (ds["nodata"].values[keep][:, None] & bits) == 0
+    good = ~without_data(ds["nodata"].values[keep], len(spec.bands))
     good &= (ds["coverage"].values[keep] > 0)[:, :, None, None]
     return {
         "control_hash": hashes[chosen],

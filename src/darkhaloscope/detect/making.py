@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from darkhaloscope.detect.chunks import ChunkReader, Pixels
 from darkhaloscope.detect.order import Order, generator
 from darkhaloscope.errors import UserError
+from darkhaloscope.variables import without_data
 from darkhaloscope.views import (
     SECOND,
     STAMP,
@@ -150,8 +151,7 @@ class Maker:
             )
 
     def _empty(self, nodata: NDArray[np.uint8]) -> Mask:
-        bits = (np.uint8(1) << np.arange(len(self.reader.bands), dtype=np.uint8))[:, None, None]
-        return (nodata[:, None] & bits) != 0
+        return without_data(nodata, len(self.reader.bands))
 
     def looks(self, cut: Cut, rng: np.random.Generator) -> Looks:
         """Both looks of options A and C."""

@@ -17,7 +17,7 @@ from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.report.style import number, png
-from darkhaloscope.variables import SPLITS
+from darkhaloscope.variables import SPLITS, without_data
 
 EXAMPLES = 8
 LOOK_ROWS = 200_000
@@ -192,8 +192,7 @@ def _place(row: Mapping[str, Any], k: int | tuple[()], bands: Sequence[str]) -> 
 
 def lost_pixels(nodata: NDArray[np.uint8], bands: int) -> NDArray[np.bool_]:
     """Pixels (y, x) without data in any band."""
-    bits = np.uint8(1) << np.arange(bands, dtype=np.uint8)
-    return np.asarray(((nodata[None] & bits[:, None, None]) != 0).all(axis=0))
+    return np.asarray(without_data(nodata[None], bands)[0].all(axis=0))
 
 
 def diverging(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ from darkhaloscope.store.markers import (
 from darkhaloscope.store.planned import PLAN, decode_plan, part_name
 from darkhaloscope.store.run import RUN_JSON, read_run
 from darkhaloscope.store.state import JOINT, QUARANTINE
-from darkhaloscope.variables import ALL_VARIABLES, Variable
+from darkhaloscope.variables import ALL_VARIABLES, Variable, without_data
 
 THREADS = 4
 """Blocks that are verified at once: each holds one block's pixels."""
@@ -376,8 +376,7 @@ def _contents(block: int, cube: xr.Dataset, marker: Mapping[str, Any]) -> Iterat
     reason = cube["reason"].values
     ok = ~np.isin(reason, [code for code in Reason if code.failed])
     injected = ok & (cube["lens_model"].values > 0)
-    bits = np.uint8(1) << np.arange(cube.sizes["band"], dtype=np.uint8)
-    no_data = (cube["nodata"].values[:, None] & bits[:, None, None]) > 0
+    no_data = without_data(cube["nodata"].values, cube.sizes["band"])
     bad = {
         "reason": reason == Reason.NOT_WRITTEN,
         **{

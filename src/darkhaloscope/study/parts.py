@@ -26,6 +26,7 @@ from darkhaloscope.plan import brick_rows
 from darkhaloscope.study.arms import Arm
 from darkhaloscope.study.zones import zones_of
 from darkhaloscope.survey import galaxy_image
+from darkhaloscope.variables import without_data
 from darkhaloscope.views import mask_weight, view_pixels
 
 Arrays = dict[str, NDArray[Any]]
@@ -283,5 +284,4 @@ def _light_seen(own: xr.Dataset, weight: Floats | None) -> Floats:
 
 def _good(base: xr.Dataset) -> NDArray[np.bool_]:
     """Pixels with data, (row, band, y, x)."""
-    bits = (np.uint8(1) << np.arange(base.sizes["band"], dtype=np.uint8))[:, None, None]
-    return np.asarray((base["nodata"].values[:, None] & bits) == 0)
+    return ~without_data(base["nodata"].values, base.sizes["band"])
