@@ -40,9 +40,17 @@ def test_work_runs_in_processes_of_one_thread() -> None:
         # Three deaths, and no pixels across the network.
         assert driver.workers.Workers(client, lambda: None).deaths_allowed() == 3
         assert not client.run_on_scheduler(_steals)
-        # What is freed is not given back page by page, only to be asked for again.
+
+def test_workers_keep_what_they_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not given back page by page, only to be asked for again; also where another local cluster of this
+    process left Dask's own setting in the environment."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    with connect(ClusterSection(workers=1), RUN) as client:
         assert client.submit(os.environ.get, "MALLOC_TRIM_THRESHOLD_").result() == str(2**25)
         assert client.submit(os.environ.get, "MALLOC_MMAP_THRESHOLD_").result() == str(2**23)
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"
+    assert "MALLOC_MMAP_THRESHOLD_" not in os.environ
 
 
 def _steals(dask_scheduler: Any) -> bool:

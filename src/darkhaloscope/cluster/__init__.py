@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
@@ -31,12 +32,12 @@ _SETTINGS = {
     # Every connection keeps its last messages for developers, by default 1,000: of a survey's run that
     # is all its targets, in the scheduler.
     "distributed.admin.low-level-log-length": 10,
-    # Dask has a worker give memory back at once, and rendering asks for the same arrays again: a third of
-    # the processor's time went into pages. Arrays of 8 MiB and more are given back still. The Dockerfile
-    # says the same.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**25,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**23,
 }
+
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**25), "MALLOC_MMAP_THRESHOLD_": str(2**23)}
+"""What the C library of a local worker is told, in bytes. Dask has a worker give memory back at once, and
+rendering asks for the same arrays again: a third of the processor's time went into pages. Arrays of 8 MiB
+and more are given back still. The Dockerfile says the same."""
 
 CONNECT_TIMEOUT = "20s"
 """How long a running scheduler has to answer."""
@@ -89,6 +90,7 @@ def _any(section: ClusterSection, run: str) -> Iterator[Client]:
             return
         workers = section.workers or local_workers(section.memory)
         with (
+            _environment(_MALLOC),
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -102,6 +104,22 @@ def _any(section: ClusterSection, run: str) -> Iterator[Client]:
         ):
             client.register_plugin(Warm(deaf=True), name=Warm.name)
             yield client
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables that processes begin with. Dask's own way (``pre-spawn-environ``) yields to
+    what the environment says, and each local cluster leaves its settings there for the next."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
