@@ -34,7 +34,7 @@ from darkhaloscope.detect.localisation import (
     patch_light,
     patch_of,
 )
-from darkhaloscope.detect.splits import Shared, shared, surroundings
+from darkhaloscope.detect.splits import Shared, alike, looks_of, shared, surroundings
 from darkhaloscope.errors import UserError
 
 ROWS = 400
@@ -223,12 +223,46 @@ def test_splits_that_share_something_are_found(honest: xr.Dataset, tmp_path: Pat
     assert str(train[3]) in copied.examples[0]
 
 
+def crowded(rng: np.random.Generator, images: int) -> np.ndarray:
+    """Skies on slopes, with neighbours of one colour in two of nine places each."""
+    y, x = np.mgrid[:64, :64]
+    slope = rng.normal(0, 0.1, (images, 1, 1, 1)) * (x - 31.5) + rng.normal(0, 3, (images, 3, 1, 1))
+    out = rng.normal(size=(images, 3, 64, 64)) + slope
+    places = np.array(
+        [(8, 8), (8, 32), (8, 56), (32, 8), (32, 56), (56, 8), (56, 32), (56, 56), (20, 50)]
+    )
+    for image in out:
+        for j, i in places[rng.permutation(len(places))[:2]]:
+            image += rng.uniform(30, 300) * np.exp(-np.hypot(y - j, x - i) / 3)
+    return out
+
+
 def test_surroundings_of_different_skies_do_not_look_alike() -> None:
+    """Also where neighbours stand in like places, slopes are alike, and half of the stamp has no data."""
     rng = np.random.default_rng(2)
-    images = rng.normal(size=(300, 3, 64, 64))
-    match = surroundings(images) @ surroundings(images).T
+    images = crowded(rng, 300)
+    images[:20, :, :, 32:] = 0.0
+    looks = surroundings(images)
+    match = looks @ looks.T
     np.testing.assert_allclose(np.diag(match), 1.0, rtol=1e-5)
-    assert np.abs(match - np.eye(300)).max() < 0.25
+    assert np.abs(match - np.eye(300)).max() < 0.3
+    # The same skies under half as much noise again, on another level, in another unit.
+    again = surroundings(22.5 * (images + rng.normal(0, 0.5, images.shape)) + 4.0)
+    assert (looks[20:] * again[20:]).sum(axis=1).min() > 0.6
+
+
+def test_copies_are_found_among_crowded_skies_where_there_is_sky_enough() -> None:
+    rng = np.random.default_rng(3)
+    images = crowded(rng, 60)
+    earlier, later = images[:30], images[30:].copy()
+    later[7] = earlier[11] + rng.normal(0, 0.3, later[7].shape)
+    # A few pixels of sky are alike in the twinkling of an eye.
+    later[8, :, 2:] = earlier[12, :, 2:] = 0.0
+    later[8, :, :2] = earlier[12, :, :2]
+    rows = np.arange(30)
+    a, b = looks_of(rows, earlier), looks_of(rows, later)
+    assert alike(a, b).tolist() == [[11, 7]]
+    assert (a.told.sum(), b.told.sum()) == (29, 29)
 
 
 # --- small pieces ----------------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
 from darkhaloscope import store
+from darkhaloscope.audit.noise import TO_SIGMA
 from darkhaloscope.geometry import PIXEL_SCALE, radius_map, stamp_centre
 from darkhaloscope.variables import SPLITS
 
@@ -20,12 +22,14 @@ LEARNED = ("train", "val")
 COMPARED = 4000
 """Galaxies of each split whose pixels are compared, at most."""
 SAME = 0.5
-"""Correlation of two skies, averaged over blocks, above which they are one: independent ones of 64 pixels
-and three bands scatter by 0.04."""
+"""Correlation of the noise of two skies above which they are one: a copy with as much noise again has it."""
+CHANCE_SIGMA = 7.0
+"""What is more must also be more than the noise of independent skies does by chance: so many sigma, for
+some 10^7 comparisons."""
 INNER_PX = 8.0
-"""Pixels nearer than this to the centre are left out: galaxies look alike, their surroundings do not."""
-CLIPPED = 5.0
-"""Blocks are cut at so many sigma, so that one bright neighbour is not all there is."""
+"""Pixels nearer than this to the centre are left out, where the galaxy is."""
+SKY_SIGMA = 3.0
+"""What stands out by more is a neighbour, and a crowded sky has many in like places."""
 BLOCK = 4
 
 
@@ -39,7 +43,7 @@ class Shared:
         Regions, galaxies, galaxies as source images, rows of a later split whose stamp overlaps one of
         an earlier, and galaxies whose surroundings are pixel by pixel those of another.
     compared : int
-        Galaxies whose pixels were compared.
+        Galaxies whose pixels were compared: those with sky enough around them.
     examples : tuple of str
         A few of what was found.
     """
@@ -93,23 +97,39 @@ def shared(run: str, columns: xr.Dataset, *, size: int, seed: int) -> Shared:
             near = _overlapping(columns, rows[earlier], rows[later], size)
             found["sky"] += near
             examples += [f"{near} stamps of {later} overlap {earlier}"] if near else []
-            alike = _alike(looks[earlier], looks[later])
-            found["pixels"] += len(alike)
+            copies = alike(looks[earlier], looks[later])
+            found["pixels"] += len(copies)
             examples += [
                 f"row {looks[later].row[b]} of {later} shows the pixels of row {looks[earlier].row[a]} of "
                 f"{earlier}"
-                for a, b in alike[:1]
+                for a, b in copies[:1]
             ]
     return Shared(
-        **found, compared=sum(len(v.row) for v in looks.values()), examples=tuple(examples)
+        **found, compared=sum(int(v.told.sum()) for v in looks.values()), examples=tuple(examples)
     )
 
 
 @dataclass(frozen=True)
-class _Looks:
+class Looks:
+    """What galaxies of a split are recognised by.
+
+    Attributes
+    ----------
+    row : ndarray (galaxy,)
+    noise : ndarray (galaxy, feature)
+        :func:`surroundings`.
+    least : ndarray (galaxy,)
+        Correlation that each needs at least to be another's copy.
+    """
+
     row: NDArray[np.int64]
-    pixels: NDArray[np.float32]
-    """(galaxy, feature), mean 0 and length 1; all 0 where there is nothing to see."""
+    noise: NDArray[np.float32]
+    least: NDArray[np.float64]
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Those that can be told from others."""
+        return self.least < 1.0
 
 
 def _one_a_galaxy(columns: xr.Dataset, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -128,49 +148,79 @@ def _one_a_galaxy(columns: xr.Dataset, rows: NDArray[np.int64], seed: int) -> ND
     return first
 
 
-def _looks(run: str, rows: NDArray[np.int64], size: int) -> _Looks:
-    """The surroundings of galaxies: block means in units of their own scatter, clipped."""
-    parts = []
+def _looks(run: str, rows: NDArray[np.int64], size: int) -> Looks:
+    """The surroundings of galaxies."""
+    found = [looks_of(rows[:0], np.zeros((0, 1, size, size)))] if not len(rows) else []
     for start in range(0, len(rows), 256):
         some = rows[start : start + 256]
         ctrl = store.open_dataset(run)["ctrl"].isel(pair=some).values.astype(np.float64)
-        parts.append(surroundings(ctrl))
-    blocks = (size // BLOCK) ** 2
-    pixels = np.concatenate(parts) if parts else np.zeros((0, blocks), np.float32)
-    return _Looks(rows, pixels)
+        found.append(looks_of(some, ctrl))
+    return Looks(*(np.concatenate(values) for values in zip(*map(astuple, found), strict=True)))
+
+
+def looks_of(row: NDArray[np.int64], images: NDArray[np.float64]) -> Looks:
+    """:func:`surroundings` of galaxies (image, band, y, x), and how alike chance makes them."""
+    noise = surroundings(images)
+    features = np.count_nonzero(noise, axis=1)
+    return Looks(row, noise, np.maximum(SAME, CHANCE_SIGMA / np.sqrt(np.maximum(features, 1))))
 
 
 def surroundings(images: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Block means outside the galaxy, each band by its own median and scatter, as vectors of length 1.
+    """The noise of the sky outside the galaxy, as vectors of length 1.
+
+    Of each block of 4 x 4 pixels its quarters, two on a diagonal less the other two, in units of their
+    scatter in the band: levels, slopes and the wings of galaxies fall out. Blocks that stand out, and
+    those beside them, are 0.
 
     Parameters
     ----------
     images : ndarray (image, band, y, x)
+        In any unit.
+
+    Returns
+    -------
+    ndarray (image, feature)
+        All 0 where there is no noise.
     """
     n, bands, size, _ = images.shape
-    side = size // BLOCK
+    side, half = size // BLOCK, BLOCK // 2
     inner = slice(0, side * BLOCK)
-    means = images[..., inner, inner].reshape(n, bands, side, BLOCK, side, BLOCK).mean(axis=(3, 5))
+    quarters = images[..., inner, inner].reshape(n, bands, side, 2, half, side, 2, half)
+    quarters = quarters.mean(axis=(4, 7))
+    across = quarters[:, :, :, 0, :, 0] + quarters[:, :, :, 1, :, 1]
+    across = across - quarters[:, :, :, 0, :, 1] - quarters[:, :, :, 1, :, 0]
     centre = stamp_centre(size) / BLOCK - 0.5 + 0.5 / BLOCK
     far = radius_map(side, centre, centre) * BLOCK >= min(INNER_PX, size / 4)
-    flat = means[..., far]
-    flat = flat - np.median(flat, axis=-1, keepdims=True)
-    spread = 1.4826 * np.median(np.abs(flat), axis=-1, keepdims=True)
-    flat = np.clip(flat / np.where(spread > 0, spread, 1.0), -CLIPPED, CLIPPED).reshape(n, -1)
-    flat = flat - flat.mean(axis=1, keepdims=True)
+    data = (across != 0) & far  # exactly 0: no data
+    noise = _in_sigma(across, data)
+    out = (np.abs(noise) > SKY_SIGMA) | (
+        np.abs(_in_sigma(quarters.mean(axis=(3, 5)), data)) > SKY_SIGMA
+    )
+    sky = data & ~maximum_filter(out & data, (1, 1, 3, 3))
+    flat = np.where(sky, noise, 0.0).reshape(n, -1)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     return (flat / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
-def _alike(earlier: _Looks, later: _Looks) -> NDArray[np.int64]:
+def _in_sigma(values: NDArray[np.float64], data: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(image, band, y, x) from the median, in units of the scatter, of what has data in the band."""
+    some = data.any(axis=(-2, -1), keepdims=True)
+    seen = np.where(data, values, np.where(some, np.nan, 0.0))
+    from_middle = seen - np.nanmedian(seen, axis=(-2, -1), keepdims=True)
+    spread = TO_SIGMA * np.nanmedian(np.abs(from_middle), axis=(-2, -1), keepdims=True)
+    return np.nan_to_num(from_middle / np.where(spread > 0, spread, 1.0))
+
+
+def alike(earlier: Looks, later: Looks) -> NDArray[np.int64]:
     """Pairs (earlier, later) of galaxies whose surroundings are the same, the best for each later one."""
     if not len(earlier.row) or not len(later.row):
         return np.zeros((0, 2), np.int64)
     pairs = []
     for start in range(0, len(later.row), 512):
-        match = later.pixels[start : start + 512] @ earlier.pixels.T
+        match = later.noise[start : start + 512] @ earlier.noise.T
         best = match.argmax(axis=1)
-        hit = np.flatnonzero(match[np.arange(len(match)), best] > SAME)
+        least = np.maximum(earlier.least[best], later.least[start : start + 512])
+        hit = np.flatnonzero(match[np.arange(len(match)), best] > least)
         pairs.append(np.stack([best[hit], hit + start], axis=1))
     return np.concatenate(pairs).astype(np.int64)
 
