@@ -206,6 +206,10 @@ def test_the_file_is_read_and_its_mistakes_are_said(tmp_path: Path) -> None:
         ({"detector.reading.normalise": "raw"}, "arm wrong: reading.normalise"),
         ({"fix.core_mask.radius_px": -1}, "ablation.arms.wrong"),
         ({"stamp.size": 48}, "arms.wrong changes stamp, which all arms share"),
+        (
+            {"audit.closure": 9},
+            "arms.wrong changes audit.closure, which does nothing.* and detector",
+        ),
     ):
         with pytest.raises(UserError, match=match):
             load_ablation(str(FILE), {"ablation.arms.wrong": arm})

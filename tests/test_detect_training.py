@@ -389,4 +389,9 @@ def test_calibration_undoes_a_known_stretch_and_reliability_sees_it() -> None:
     assert good.error < 0.02 < 0.1 < bad.lo < bad.error < bad.hi
     assert good.curve["images"].sum() == 40_000
     assert calibrate(logit[:10], label[:10]) == (1.0, 0.0)
+    # A split with a tenth of the positives says the same odds: each class counts alike.
+    few = slice(18_000, None)
+    fewer_slope, fewer_shift = calibrate(logit[few], label[few])
+    assert fewer_slope == pytest.approx(1 / 3, rel=0.1)
+    assert fewer_shift == pytest.approx(-2 / 3, abs=0.1)
     assert auc(logit[label], logit[~label]) == pytest.approx(0.8413, abs=0.01)

@@ -132,10 +132,11 @@ def load_ablation(
 
 
 def _arm(name: str, settings: Ablation, document: Mapping[str, Any], url: str) -> Arm:
+    where = f"{url}: ablation.arms.{name}"
     detector = json.loads(json.dumps(settings.detector))
-    changed = changed_by(settings.arms[name], document, url, {"detector": detector})
+    changed = changed_by(settings.arms[name], document, url, where, {"detector": detector})
     resolve_paths(detector, url)
-    return Arm(name, experiment_of(name, changed, f"{url}: ablation.arms.{name}"), detector)
+    return Arm(name, experiment_of(name, changed, where), detector)
 
 
 def run_ablation(

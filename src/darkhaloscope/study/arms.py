@@ -197,14 +197,8 @@ def _said(error: ValidationError, model: type[BaseModel], section: str) -> str:
 
 def _arm(name: str, changes: Mapping[str, Any], document: Mapping[str, Any], url: str) -> Arm:
     where = f"{url}: study.arms.{name}"
-    idle = set(Experiment.model_fields).difference(VARIED, SHARED)
-    if changes_nothing := [key for key in changes if key.partition(".")[0] in idle]:
-        raise UserError(
-            f"{where} changes {changes_nothing[0]}, which does nothing to an arm; arms differ in "
-            f"{', '.join(VARIED)} and view"
-        )
     view: dict[str, Any] = {}
-    changed = changed_by(changes, document, url, {"view": view})
+    changed = changed_by(changes, document, url, where, {"view": view})
     try:
         seen = View.model_validate(view)
     except ValidationError as error:
@@ -216,6 +210,7 @@ def changed_by(
     changes: Mapping[str, Any],
     document: Mapping[str, Any],
     url: str,
+    where: str,
     beside_it: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """An experiment's mapping with what an arm changes.
@@ -228,14 +223,23 @@ def changed_by(
         Of the experiment; it stays what it is.
     url : str
         The file: a path of an arm stands in it, as any other of its paths, and is taken from its folder.
+    where : str
+        The arm's place in its file, for errors.
     beside_it : mapping
         By their first name, mappings beside the experiment whose keys an arm changes as well, in place.
 
     Raises
     ------
     UserError
-        A key to take out is neither there nor known, or one leads through something that is no section.
+        A key of a section that does nothing to an arm; one to take out that is neither there nor known;
+        one that leads through something that is no section.
     """
+    idle = set(Experiment.model_fields).difference(VARIED, SHARED)
+    if changes_nothing := [key for key in changes if key.partition(".")[0] in idle]:
+        raise UserError(
+            f"{where} changes {changes_nothing[0]}, which does nothing to an arm; arms differ in "
+            f"{', '.join(VARIED)} and {', '.join(beside_it)}"
+        )
     made: dict[str, Any] = json.loads(json.dumps(document))
     for key, value in changes.items():
         first, _, rest = key.partition(".")
