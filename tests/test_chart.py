@@ -234,6 +234,14 @@ def test_an_idle_cluster_goes_after_half_an_hour(plain: list[Json]) -> None:
     assert cluster_of(plain)["spec"]["idleTimeout"] == 1800
 
 
+def test_an_adaptive_cluster_asks_for_workers_however_short_its_blocks(plain: list[Json]) -> None:
+    name = "DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION"
+    adaptive = render("--set", "worker.adaptive.enabled=true")
+    for made, value in ((plain, None), (adaptive, "100ms")):
+        env = container_of(pods_of(made)["scheduler"])["env"]
+        assert {e["name"]: e.get("value") for e in env}.get(name) == value
+
+
 def test_images_are_those_that_values_name() -> None:
     digest = "sha256:" + "a" * 64
     given = f"image.repository=r/dhs,image.tag=v1,image.digest={digest},image.pullSecrets={{pull}}"

@@ -190,7 +190,7 @@ def test_an_upgrade_makes_a_new_job_and_its_end_leaves_nothing(
             len(kube.dask_pods(release, runs, "worker")) == kube.workers_ready(release, runs) == 1
             and _owners(runs) == {after}
         ),
-        120,
+        240,
     )
     kube.uninstall(release, runs)
     kinds = (

@@ -36,7 +36,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"worker.resources": _small("1Gi", cpu="6"), "cluster.patienceSeconds": 20},
         "a worker finds no node",
     ),
-    "quota": ({"worker.resources": _small("1Gi", cpu="9")}, "exceeded quota"),
+    "quota": (
+        {"worker.resources": _small("1Gi", cpu="9"), "worker.resources.limits.cpu": "9"},
+        "exceeded quota",
+    ),
     "memory": ({"worker.resources": _small("40Mi")}, "a worker is killed for want of memory"),
 }
 DRIVER = {"image.tag": "no-such-tag", "run.activeDeadlineSeconds": 60}

@@ -53,6 +53,11 @@ spec:
             - {name: DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL, value: 15 minutes}
             - {name: DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES, value: "2"}
             - {name: DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH, value: "10"}
+            {{- if .Values.worker.adaptive.enabled }}
+            # More workers while more tasks are ready than there are workers: a driver has two blocks in
+            # flight for each, however short, so that by Dask's 5 s short ones would never ask for a second.
+            - {name: DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION, value: 100ms}
+            {{- end }}
             {{- if not $tls }}
             # Dask's own routes and api: without it the operator asks a busy scheduler by a way that
             # gives it an idle time-out of five minutes. With TLS nobody shall retire workers by it.
