@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,6 +215,14 @@ def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
 def read_all(urls: Sequence[str]) -> list[bytes | Missing]:
     """All bytes of some objects of one store, read together; errors as in :func:`read`."""
     return _together(urls, read)
+
+
+def digests(urls: Sequence[str]) -> list[str | Missing]:
+    """sha256 (hex) of some objects of one store; errors as in :func:`read`.
+
+    Nothing of an object is kept: memory is that of one, or on a network of the few that are read at once.
+    """
+    return _together(urls, lambda url: hashlib.sha256(read(url)).hexdigest())
 
 
 _TOGETHER = 16  # requests of one kind at a time where fsspec has no call for many
