@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import fsspec
@@ -34,20 +34,23 @@ from s3fs import S3FileSystem
 from darkhaloscope import partial, signed
 from darkhaloscope.errors import UserError
 
+Trouble = Literal["passing", "mistaken", "lasting"]
+"""``passing``: a store that is away, overburdened or slow. ``mistaken``: the address or the credentials; a
+block waits all the same, since a worker's machine may be without word of its credentials for a moment.
+``lasting``: waiting does not help, as with no permission or no space."""
+
 
 class StorageError(UserError):
     """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
 
-    lasting = False
-    """Whether waiting does not help: no permission, no space."""
-    mistaken = False
-    """Whether it is the address or the credentials. A block waits all the same: a worker's machine may be
-    without word of its credentials for a moment."""
+    def __init__(self, message: str, trouble: Trouble = "passing") -> None:
+        super().__init__(message)
+        self.trouble: Trouble = trouble
 
     @property
     def passes(self) -> bool:
-        """Whether the same command again may go on: a store that is away, overburdened or slow."""
-        return not (self.lasting or self.mistaken)
+        """Whether the same command again may go on with nothing mended."""
+        return self.trouble == "passing"
 
 
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
@@ -86,9 +89,8 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
-        said = StorageError(f"{url} is no address that can be opened: {_cause(error)}")
-        said.mistaken = True
-        raise said from None
+        text = f"{url} is no address that can be opened: {_cause(error)}"
+        raise StorageError(text, "mistaken") from None
     return fs, path
 
 
@@ -107,31 +109,29 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
             if not isinstance(answer, aiohttp.ClientError) or _status(answer) in (404, 410):
                 raise
             cause = answer
-        said = StorageError(
-            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space"
-        )
-        said.lasting = _lasts(cause)
-        said.mistaken = _is_mistaken(cause)
-        raise said from error
+        raise StorageError(
+            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space",
+            _trouble(cause),
+        ) from error
 
 
-def _lasts(error: BaseException) -> bool:
-    """Whether waiting does not help."""
+def _trouble(error: BaseException) -> Trouble:
+    """Whether waiting helps."""
+    status = _status(error)
     if isinstance(error, aiohttp.ClientError):
-        return _status(error) in (401, 403)
-    # s3fs says PermissionError, without a number, of whatever the store refuses.
-    refused = isinstance(error, PermissionError)
-    return refused or (isinstance(error, OSError) and error.errno in _LASTING)
+        refused = status in (401, 403)
+    else:  # s3fs says PermissionError, without a number, of whatever the store refuses.
+        numbered = isinstance(error, OSError) and error.errno in _LASTING
+        refused = numbered or isinstance(error, PermissionError)
+    if refused:
+        return "lasting"
+    misheard = 400 <= status < 500 and status not in (408, 425, 429)
+    if misheard or isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES:
+        return "mistaken"
+    return "passing"
 
 
-def _is_mistaken(error: BaseException) -> bool:
-    """Whether it is the address or the credentials."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return 400 <= error.status < 500 and error.status not in (408, 425, 429)
-    return isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES
-
-
-def _status(error: aiohttp.ClientError) -> int:
+def _status(error: BaseException) -> int:
     """What a web server answered; 0 where it did not."""
     return error.status if isinstance(error, aiohttp.ClientResponseError) else 0
 
