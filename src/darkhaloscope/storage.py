@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import os
@@ -363,6 +364,22 @@ def create(url: str, data: bytes) -> None:
 
 
 _CONFLICT_PAUSES_S = (0.1, 0.4, 1.6, 6.4)
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Of those who ask for this local folder, one at a time; for as long as it lives.
+
+    Not behind a network, nor on a disk that knows no locks: there two may be in at once, and of two who
+    rewrite an object the later one wins.
+    """
+    fs, path = _open(folder)
+    with contextlib.ExitStack() as held:
+        if isinstance(fs, LocalFileSystem) and os.path.isdir(path):
+            held.callback(os.close, handle := os.open(path, os.O_RDONLY))
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
