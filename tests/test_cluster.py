@@ -41,6 +41,7 @@ def test_work_runs_in_processes_of_one_thread() -> None:
         assert driver.workers.Workers(client, lambda: None).deaths_allowed() == 3
         assert not client.run_on_scheduler(_steals)
 
+
 def test_workers_keep_what_they_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not given back page by page, only to be asked for again; also where another local cluster of this
     process left Dask's own setting in the environment."""
