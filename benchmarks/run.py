@@ -8,10 +8,10 @@ alone on the same bricks: get (the same byte ranges again), decode (the tiles th
 encode (rounding, Zarr objects, checksums), put and audit. ``whole_over_sum`` is what all else costs.
 
 Bricks are those below ``--root`` (``dhs sky``, ``--size 3600 --lrgs 0.84``), or one of noise; each stands
-for several, under other names. Beside the speed: the stored pixels against astropy's reading of the same
-files and against the independent integrator; wall time with one worker and with two, and which part of the
-cubes' bytes went from worker to worker (of two and of four); and the objects of a block put at once and one
-after the other, on a line of 30 ms.
+for several: copies whose headers speak of other bricks, at those bricks' places. Beside the speed: the
+stored pixels against astropy's reading of the same files and against the independent integrator; wall time
+with one worker and with two, and which part of the cubes' bytes went from worker to worker (of two and of
+four); and the objects of a block put at once and one after the other, on a line of 30 ms.
 
     python benchmarks/run.py --quick
     dhs sky sky --bricks 3 --size 3600 --lrgs 0.84
@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,7 @@ from darkhaloscope.cluster import connect
 from darkhaloscope.config import ClusterSection, Experiment, parse_experiment
 from darkhaloscope.inject import inject_brick, load_brick, round_ctrl, round_mantissa
 from darkhaloscope.survey import Survey
+from darkhaloscope.survey.bricks import brick_bounds, brick_centre, brick_id_of, brick_name
 from darkhaloscope.survey.tiles import TiledImage
 
 SEED_RATE = 16.4
@@ -77,12 +79,13 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def names(count: int) -> list[str]:
-    """Names of bricks, as a release has them."""
-    return [f"{1000 + i:04d}m300" for i in range(count)]
+    """Names of bricks of the tiling, no two of them neighbours; 720 are the most."""
+    found: list[str] = brick_name(100 + 0.5 * np.arange(count), np.full(count, -30.0)).tolist()
+    return found
 
 
 def lay_out(root: Path, into: Path, count: int) -> pd.DataFrame:
-    """``count`` bricks in ``into``, links to those below ``root``; gives their targets.
+    """``count`` bricks in ``into``, of the pixels of those below ``root``; gives their targets.
 
     Targets are at other random places on each, where all bands have pixels.
     """
@@ -94,12 +97,32 @@ def lay_out(root: Path, into: Path, count: int) -> pd.DataFrame:
         model = given[i % len(given)]
         folder = into / "south" / "coadd" / brick[:3] / brick
         folder.mkdir(parents=True)
-        for file in model.iterdir():
-            (folder / file.name.replace(model.name, brick)).symlink_to(file.resolve())
+        for file in model.glob("*.fz"):
+            stand_for(file, folder / file.name.replace(model.name, brick), brick)
         first = i // len(given) * PER_BRICK
         ra, dec = (column[first : first + PER_BRICK] for column in places[model.name])
+        there, here = (
+            WCS(fits.getheader(Survey(str(place)).url("image", name, "r"), 1))
+            for place, name in ((root, model.name), (into, brick))
+        )
+        ra, dec = here.all_pix2world(*there.all_world2pix(ra, dec, 0), 0)
         rows += [(a, d, brick, 19.0) for a, d in zip(ra, dec, strict=True)]
     return pd.DataFrame(rows, columns=["ra", "dec", "brick", "mag_r"])
+
+
+def stand_for(file: Path, copy: Path, brick: str) -> None:
+    """Copy a file of a coadd to stand for another brick, which its headers then speak of.
+
+    Only values of cards differ, and CHECKSUM where there is one: no compressed byte does.
+    """
+    shutil.copyfile(file, copy)
+    stems = ("CRVAL1", "CRVAL2", "RAMIN", "RAMAX", "DECMIN", "DECMAX")
+    place = map(float, (*brick_centre(brick), *brick_bounds(brick)))
+    said = dict.fromkeys(("BRICK", "BRICKNAM", "BRICKNAME"), brick)
+    said |= {"BRICKID": int(brick_id_of(brick)), **dict(zip(stems, place, strict=True))}
+    with fits.open(copy, mode="update", disable_image_compression=True) as hdus:
+        for hdu in hdus:
+            hdu.header.update({card: v for card, v in said.items() if card in hdu.header})
 
 
 def experiment(root: str, targets: Path, block: int) -> Experiment:
@@ -397,6 +420,7 @@ def run(root: Path, folder: Path, *, quick: bool, several: bool) -> dict[str, An
         s3.mkdir(BUCKET)
         for file in sorted(bricks.rglob("*.fz")):
             s3.put_file(str(file), f"{BUCKET}/{file.relative_to(bricks)}")
+            file.unlink()  # gigabytes: the server's disk is this one
         place = f"s3://{BUCKET}"
         figures["s3"], _ = measure(place, f"{place}/runs", targets, block)
         figures["put"] = put_far_away(str(folder / "local" / "run"), endpoint)

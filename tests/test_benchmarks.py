@@ -15,7 +15,12 @@ import read as reading
 import render as benchmark
 import run as running
 import truth
+from astropy.io import fits
 from rich.console import Console
+
+from darkhaloscope.survey import Survey, make_sky, read_cutouts
+from darkhaloscope.survey.bricks import brick_centre, brick_name
+from darkhaloscope.survey.files import keys_of
 
 RENDERERS = {
     "ours_integrate",
@@ -117,6 +122,41 @@ def test_reading_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert all(row["same_pixels"] for row in found.values())
         assert found["ranges"]["of_whole"] < 0.5 < found["whole"]["of_whole"] == 1
         assert found["ranges"]["requests_per_file"] <= 60
+
+
+def test_bricks_that_stand_for_others_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers, which look at headers, take them; their pixels are the models', byte by byte."""
+    monkeypatch.setattr(running, "PER_BRICK", 2)
+    made = make_sky(str(tmp_path / "sky"), bricks=2, size=192, lrgs=4.0)
+    raw = {"disable_image_compression": True}
+    for model in made.bricks:  # checksums, as files of releases have them
+        with fits.open(made.survey.url("invvar", model, "g"), "update", **raw) as hdus:
+            hdus[1].add_checksum()
+    rows = running.lay_out(tmp_path / "sky", tmp_path / "bricks", 3)
+    names = running.names(3)
+    assert rows["brick"].tolist() == [name for name in names for _ in range(2)]
+    np.testing.assert_array_equal(brick_name(rows["ra"], rows["dec"]), rows["brick"])
+    survey = Survey(str(tmp_path / "bricks"))
+    models = [sorted(made.bricks)[i] for i in (0, 1, 0)]
+    for model, name in zip(models, names, strict=True):
+        mine = rows[rows["brick"] == name]
+        found = read_cutouts(survey, name, mine["ra"], mine["dec"], running.SIZE)
+        assert found.ok.all(), found.notes
+        assert (found.coverage > 0).all()
+        for kind, band in keys_of(survey):
+            file, of = (
+                Path(s.url(kind, n, band)) for s, n in ((survey, name), (made.survey, model))
+            )
+            assert file.stat().st_size == of.stat().st_size
+            with fits.open(file) as new, fits.open(of) as old:
+                assert new[1].header["BRICK"] == name
+                assert new[1].header["CRVAL1"] == float(brick_centre(name)[0])
+                for one, other in zip(new[1:], old[1:], strict=True):
+                    np.testing.assert_array_equal(one.data, other.data)
+        with fits.open(survey.url("invvar", name, "g"), **raw) as hdus:
+            assert hdus[1].verify_checksum() == hdus[1].verify_datasum() == 1  # there, and right
 
 
 @pytest.mark.long

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -380,6 +383,26 @@ sys.meta_path.insert(0, Nobody())
 from darkhaloscope import cli
 cli.main()
 """
+
+
+def test_two_looks_at_once_are_both_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is second waits until the first has written what it read."""
+    record = importlib.import_module("darkhaloscope.completeness.record")
+    (tmp_path / "run.json").write_text('{"schema": 1, "kind": "detector", "test_uses": []}')
+    read = record.read_record
+
+    def slow(folder: str) -> Any:
+        found = read(folder)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(record, "read_record", slow)
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda _: record.record_test_use(str(tmp_path), "score"), range(4)))
+    assert sorted(counts) == [1, 2, 3, 4]
+    assert len(json.loads((tmp_path / "run.json").read_text())["test_uses"]) == 4
 
 
 def test_a_run_from_the_terminal_without_torch(run: str, tmp_path: Path) -> None:

@@ -165,7 +165,10 @@ def test_a_planted_shortcut_fails_though_the_auroc_is_high(
     run = write_pairs(tmp_path / "run", plant(faint))
     folder = str(tmp_path / "d")
     detect.train(config(run), folder)
-    found = detect.assess(folder)
+    steps: list[tuple[str, int, int]] = []
+    found = detect.assess(folder, on_step=lambda *step: steps.append(step))
+    masked = [(done, of) for what, done, of in steps if what == "masked images scored"]
+    assert masked[0][0] == 0 < masked[1][0] < masked[-1][0] == masked[-1][1]  # within a network
     assert found.areas["whole"].value > 0.95
     assert outcomes(found)["auroc"] == "pass"
     assert outcomes(found)["arc_localisation"] == "fail"

@@ -340,6 +340,28 @@ def test_all_workers_die_at_once(
     assert digests(run) == undisturbed
 
 
+def test_a_worker_that_is_lost_with_its_nanny_is_replaced() -> None:
+    """Dask restarts what a nanny finds dead; a run sees to it where there is no nanny either."""
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "50 ms"}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        crew = driver.workers.Workers(client, lambda: None)
+        crew.look(now=True)
+        lost = crew.addresses
+        assert len(lost) == 1
+        client.retire_workers(lost)
+        until = time.monotonic() + 60
+        while crew.addresses in ([], lost) and time.monotonic() < until:
+            crew.look(now=True)
+            time.sleep(0.02)
+        assert len(crew.addresses) == 1
+        assert crew.addresses != lost
+
+
 def deadly(run: str, experiment: str, work: list[Work], block: int, *, final: bool) -> list[Any]:
     """Kill the worker that meets the third brick.
 

@@ -92,9 +92,8 @@ def test_files_out_of_reach_for_good_are_rows_with_a_reason_until_a_repair(
     def broken(url: str) -> bytes:
         if f"{brick}-image-r" in url:
             asked.append(url)
-            error = storage.StorageError(f"cannot read {url}: Forbidden or 503 Slow Down")
-            error.lasting = refused
-            raise error
+            text = f"cannot read {url}: Forbidden or 503 Slow Down"
+            raise storage.StorageError(text, "lasting" if refused else "passing")
         return read(url)
 
     with monkeypatch.context() as trouble:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import io
 import json
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -422,6 +423,28 @@ def test_an_edited_plan_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     assert (part.stat().st_size == size) == ("theta_e" in change)
     with pytest.raises(UserError, match=r"plan/000000\.parquet was edited.*change the experiment"):
         store.check_objects(str(run), layout(), [marker])
+
+
+def test_a_plan_is_looked_at_in_the_memory_of_one_part(tmp_path: Path) -> None:
+    """A survey's is gigabytes. Who reads rows alone reads nothing of it."""
+    run, size, parts = tmp_path / "run", 2**20, 12
+    lay = layout(rows=parts * BLOCK)
+    start(str(run), lay)
+    markers = [put(str(run), number, lay=lay) for number in range(parts)]
+    (run / "plan").mkdir()
+    for marker in markers:
+        part = bytes([marker["block"]]) * size
+        (run / "plan" / f"{marker['block']:06d}.parquet").write_bytes(part)
+        marker["plan"] = {"sha256": hashlib.sha256(part).hexdigest(), "bytes": size}
+    del part
+    peaks = {}
+    for plan in (True, False):
+        tracemalloc.start()
+        store.check_objects(str(run), lay, markers, plan=plan)
+        peaks[plan] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert size < peaks[True] < 3 * size
+    assert peaks[False] < size
 
 
 @pytest.mark.parametrize("edited", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -362,6 +361,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def make_and_read(client: Client, folder: str, ready: study.Ready, on_step: Any) -> study.Read:
+    study.make_study(client, folder, ready, on_step)
+    return study.read_study(folder, ready)
+
+
 def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     few_trees = functools.partial(HistGradientBoostingClassifier, max_iter=3, random_state=0)
     monkeypatch.setitem(READERS, "profile", few_trees)
@@ -375,7 +379,7 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     settings, arms = study.load_study(str(small / "study.yaml"))
     out, steps = str(small / "out"), []
     ready = study.prepare_study(settings, arms)
-    read = study.run_study(threads, out, ready, lambda *step: steps.append(step))
+    read = make_and_read(threads, out, ready, lambda *step: steps.append(step))
     results = read.results
     assert {what for what, _, _ in steps} == {"make arms", "read arms"}
     assert len(loaded) == len(set(loaded)) == 4  # each brick once, for all arms
@@ -453,30 +457,28 @@ def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyP
     for place in (result, part):
         place.write_bytes(place.read_bytes()[:-100])
     with pytest.raises(UserError, match=rf"{result} is cut short or damaged; remove it"):
-        study.run_study(threads, out, ready, lambda *_: None)
+        make_and_read(threads, out, ready, lambda *_: None)
     with pytest.raises(UserError, match=rf"{part} is cut short or damaged; remove it"):
         graph.judge_arm(out, ready.keys["same"], 1, arms[1], 60, ready.reading)
     part.unlink()
     (leak,) = Path(out, "results").glob("same-*.parquet")
     leak.unlink()
-    again = study.run_study(threads, out, ready, lambda *_: None)
+    assert not study.is_made(out, ready)
+    again = make_and_read(threads, out, ready, lambda *_: None)
     pd.testing.assert_frame_equal(again.results["same"].leak, results["same"].leak)
     (rows,) = Path(out, "rows").glob("*/000000.parquet")
     rows.write_bytes(rows.read_bytes()[:-100])
     with pytest.raises(UserError, match=rf"{rows} is cut short or damaged; remove it"):
-        study.run_study(threads, out, ready, lambda *_: None)
+        make_and_read(threads, out, ready, lambda *_: None)
     rows.unlink()
-    again = study.run_study(threads, out, ready, lambda *_: None)
+    assert not study.is_made(out, ready)
+    again = make_and_read(threads, out, ready, lambda *_: None)
     pd.testing.assert_frame_equal(again.rows, read.rows)
-    # Called again, it makes nothing, and says the same.
+    # Called again, it makes nothing, starts no cluster, and says the same.
     monkeypatch.setattr(graph, "make_piece", None)
     monkeypatch.setattr(graph, "judge_arm", None)
-
-    @contextlib.contextmanager
-    def connected(*_: Any) -> Any:
-        yield threads
-
-    monkeypatch.setattr(commands.studies, "connect", connected)
+    monkeypatch.setattr(commands.studies, "connect", None)
+    assert study.is_made(out, ready)
     said = io.StringIO()
     console = Console(file=said, width=200)
     outcome = commands.run_study(str(small / "study.yaml"), out=out, console=console)
@@ -691,7 +693,7 @@ def test_a_study_ends_as_soon_as_its_bricks_leave_too_few_pairs(
     ready = study.prepare_study(settings, arms[:1])
     assert len(ready.pieces) == 4
     with pytest.raises(UserError, match=r"has at most 40 pairs with every band, and .* for 60"):
-        study.run_study(threads, str(tmp_path), ready, lambda *_: None)
+        make_and_read(threads, str(tmp_path), ready, lambda *_: None)
 
 
 def test_matched_controls_are_other_galaxies_of_the_fold_as_bright_and_taken_once() -> None:

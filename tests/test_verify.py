@@ -346,9 +346,8 @@ def test_a_place_that_gives_no_listings_is_opened_with_a_warning(
     run: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
 ) -> None:
     def refused(url: str) -> list[str]:
-        error = storage.StorageError(f"cannot list {url}: Access Denied")
-        error.lasting = not passes
-        raise error
+        trouble: storage.Trouble = "passing" if passes else "lasting"
+        raise storage.StorageError(f"cannot list {url}: Access Denied", trouble)
 
     monkeypatch.setattr(storage, "names", refused)
     if passes:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import fsspec
@@ -33,20 +35,23 @@ from s3fs import S3FileSystem
 from darkhaloscope import partial, signed
 from darkhaloscope.errors import UserError
 
+Trouble = Literal["passing", "mistaken", "lasting"]
+"""``passing``: a store that is away, overburdened or slow. ``mistaken``: the address or the credentials; a
+block waits all the same, since a worker's machine may be without word of its credentials for a moment.
+``lasting``: waiting does not help, as with no permission or no space."""
+
 
 class StorageError(UserError):
     """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
 
-    lasting = False
-    """Whether waiting does not help: no permission, no space."""
-    mistaken = False
-    """Whether it is the address or the credentials. A block waits all the same: a worker's machine may be
-    without word of its credentials for a moment."""
+    def __init__(self, message: str, trouble: Trouble = "passing") -> None:
+        super().__init__(message)
+        self.trouble: Trouble = trouble
 
     @property
     def passes(self) -> bool:
-        """Whether the same command again may go on: a store that is away, overburdened or slow."""
-        return not (self.lasting or self.mistaken)
+        """Whether the same command again may go on with nothing mended."""
+        return self.trouble == "passing"
 
 
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
@@ -85,9 +90,8 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
-        said = StorageError(f"{url} is no address that can be opened: {_cause(error)}")
-        said.mistaken = True
-        raise said from None
+        text = f"{url} is no address that can be opened: {_cause(error)}"
+        raise StorageError(text, "mistaken") from None
     return fs, path
 
 
@@ -106,31 +110,29 @@ def _said_plainly(url: str, verb: str) -> Iterator[None]:
             if not isinstance(answer, aiohttp.ClientError) or _status(answer) in (404, 410):
                 raise
             cause = answer
-        said = StorageError(
-            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space"
-        )
-        said.lasting = _lasts(cause)
-        said.mistaken = _is_mistaken(cause)
-        raise said from error
+        raise StorageError(
+            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space",
+            _trouble(cause),
+        ) from error
 
 
-def _lasts(error: BaseException) -> bool:
-    """Whether waiting does not help."""
+def _trouble(error: BaseException) -> Trouble:
+    """Whether waiting helps."""
+    status = _status(error)
     if isinstance(error, aiohttp.ClientError):
-        return _status(error) in (401, 403)
-    # s3fs says PermissionError, without a number, of whatever the store refuses.
-    refused = isinstance(error, PermissionError)
-    return refused or (isinstance(error, OSError) and error.errno in _LASTING)
+        refused = status in (401, 403)
+    else:  # s3fs says PermissionError, without a number, of whatever the store refuses.
+        numbered = isinstance(error, OSError) and error.errno in _LASTING
+        refused = numbered or isinstance(error, PermissionError)
+    if refused:
+        return "lasting"
+    misheard = 400 <= status < 500 and status not in (408, 425, 429)
+    if misheard or isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES:
+        return "mistaken"
+    return "passing"
 
 
-def _is_mistaken(error: BaseException) -> bool:
-    """Whether it is the address or the credentials."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return 400 <= error.status < 500 and error.status not in (408, 425, 429)
-    return isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES
-
-
-def _status(error: aiohttp.ClientError) -> int:
+def _status(error: BaseException) -> int:
     """What a web server answered; 0 where it did not."""
     return error.status if isinstance(error, aiohttp.ClientResponseError) else 0
 
@@ -214,6 +216,14 @@ def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
 def read_all(urls: Sequence[str]) -> list[bytes | Missing]:
     """All bytes of some objects of one store, read together; errors as in :func:`read`."""
     return _together(urls, read)
+
+
+def digests(urls: Sequence[str]) -> list[str | Missing]:
+    """sha256 (hex) of some objects of one store; errors as in :func:`read`.
+
+    Nothing of an object is kept: memory is that of one, or on a network of the few that are read at once.
+    """
+    return _together(urls, lambda url: hashlib.sha256(read(url)).hexdigest())
 
 
 _TOGETHER = 16  # requests of one kind at a time where fsspec has no call for many
@@ -354,6 +364,22 @@ def create(url: str, data: bytes) -> None:
 
 
 _CONFLICT_PAUSES_S = (0.1, 0.4, 1.6, 6.4)
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Of those who ask for this local folder, one at a time; for as long as it lives.
+
+    Not behind a network, nor on a disk that knows no locks: there two may be in at once, and of two who
+    rewrite an object the later one wins.
+    """
+    fs, path = _open(folder)
+    with contextlib.ExitStack() as held:
+        if isinstance(fs, LocalFileSystem) and os.path.isdir(path):
+            held.callback(os.close, handle := os.open(path, os.O_RDONLY))
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:

@@ -70,10 +70,12 @@ def run_study(
         places = make_sky(settings.sky, folder, workers, console)
         settings, arms = study.load_study(file, changed, places)
     ready = study.prepare_study(settings, arms)  # before a cluster is started
-    with connect(arms[0].experiment.cluster, folder) as client:
-        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
-        with Bars(console, "tasks") as on_step:
-            read = study.run_study(client, folder, ready, on_step)
+    if not study.is_made(folder, ready):
+        with connect(arms[0].experiment.cluster, folder) as client:
+            console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+            with Bars(console, "tasks") as on_step:
+                study.make_study(client, folder, ready, on_step)
+    read = study.read_study(folder, ready)
     found = study.compare(read.results, settings, arms[0].experiment.seed)
     page = _write(folder, name, ready, read, found)
     console.print(read.sentence(settings.pairs), soft_wrap=True, highlight=False)

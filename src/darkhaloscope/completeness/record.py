@@ -45,6 +45,9 @@ def write_record(folder: str, document: Mapping[str, Any]) -> None:
 def record_test_use(folder: str, command: str, **what: Any) -> int:
     """Write down that test was looked at, before it is; gives how many times that makes.
 
+    Two at once are both written down where the folder is on a disk. In an object store the earlier of two
+    within a moment may be lost.
+
     Parameters
     ----------
     command : str
@@ -52,12 +55,13 @@ def record_test_use(folder: str, command: str, **what: Any) -> int:
     what
         Further facts, as JSON takes them.
     """
-    document = read_record(folder)
-    if document is None:
-        raise UserError(f"{folder} holds no detector (no {RUN}); make one with dhs train")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    document["test_uses"].append({"command": command, "time": now, **what})
-    write_record(folder, document)
+    with storage.alone(folder):
+        document = read_record(folder)
+        if document is None:
+            raise UserError(f"{folder} holds no detector (no {RUN}); make one with dhs train")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        document["test_uses"].append({"command": command, "time": now, **what})
+        write_record(folder, document)
     return len(document["test_uses"])
 
 

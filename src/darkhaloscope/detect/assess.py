@@ -212,10 +212,17 @@ def _masked(
     rows = np.union1d(test.pos_row, test.neg_row)
     loader = loader_of(detector, run, "test", workers)
     out = {}
-    for k, (name, (who, part)) in enumerate(seen.items()):
-        on_step("masked networks", k, len(seen))
+    done, of_all = 0, 2 * len(rows) * len(seen)
+
+    def on_images(n: int) -> None:
+        nonlocal done
+        done += n
+        on_step("masked images scored", done, of_all)
+
+    on_images(0)  # the clock starts
+    for name, (who, part) in seen.items():
         plane = plane_of(part, detector.size, config.gates.core_radius_px)
-        said = scored(who.network, loader.in_order(rows), plane)
+        said = scored(who.network, loader.in_order(rows), plane, on_images)
         stamps = said.image == STAMP
         logit = {
             kind: pd.Series(said.logit[keep], index=said.row[keep])
@@ -229,7 +236,6 @@ def _masked(
             test.regions,
             config.seed,
         )
-    on_step("masked networks", len(seen), len(seen))
     return out
 
 

@@ -79,42 +79,43 @@ def claim(
         The folder is of another data set, another training, or of something else.
     """
     learned = config.learned() | {"seen": seen}
-    before = read(folder)
-    if before is None and (found := storage.names(folder)):
-        raise UserError(
-            f"{folder} is not empty and holds no detector (it has {found[0]}); choose a new --out"
-        )
-    if before is not None:
-        if before["data"]["identity"] != identity:
+    with storage.alone(folder):
+        before = read(folder)
+        if before is None and (found := storage.names(folder)):
             raise UserError(
-                f"the checkpoint in {folder} is of another data set ({before['data']['identity'][:12]}, "
-                f"{config.run} is {identity[:12]}); choose a new --out, or train on the same run"
+                f"{folder} is not empty and holds no detector (it has {found[0]}); choose a new --out"
             )
-        if before["learned"] != learned:
-            changed = ", ".join(store.differences(before["learned"], learned))
-            raise UserError(
-                f"{folder} belongs to another training: {changed} changed; choose a new --out, or take "
-                "the change back"
-            )
-    document = {
-        "schema": SCHEMA,
-        "kind": "detector",
-        "digest": config.digest(),
-        "learned": learned,
-        "data": {"run": config.run, "identity": identity},
-        "version": __version__,
-        "torch": torch.__version__,
-        "despite": dict(despite),
-        "test_uses": [],
-    }
-    if before is not None:
-        # What was once trained despite a verdict stays so, whatever the run's verdict is today.
-        document["despite"] = before["despite"] or document["despite"]
-        document["test_uses"] = before["test_uses"]
-        document["version"] = before["version"]
-    write_record(folder, document)
-    storage.write(storage.join(folder, CONFIG), config.to_yaml().encode())
-    return before is not None
+        if before is not None:
+            if before["data"]["identity"] != identity:
+                raise UserError(
+                    f"the checkpoint in {folder} is of another data set ({before['data']['identity'][:12]}, "
+                    f"{config.run} is {identity[:12]}); choose a new --out, or train on the same run"
+                )
+            if before["learned"] != learned:
+                changed = ", ".join(store.differences(before["learned"], learned))
+                raise UserError(
+                    f"{folder} belongs to another training: {changed} changed; choose a new --out, or take "
+                    "the change back"
+                )
+        document = {
+            "schema": SCHEMA,
+            "kind": "detector",
+            "digest": config.digest(),
+            "learned": learned,
+            "data": {"run": config.run, "identity": identity},
+            "version": __version__,
+            "torch": torch.__version__,
+            "despite": dict(despite),
+            "test_uses": [],
+        }
+        if before is not None:
+            # What was once trained despite a verdict stays so, whatever the run's verdict is today.
+            document["despite"] = before["despite"] or document["despite"]
+            document["test_uses"] = before["test_uses"]
+            document["version"] = before["version"]
+        write_record(folder, document)
+        storage.write(storage.join(folder, CONFIG), config.to_yaml().encode())
+        return before is not None
 
 
 def read(folder: str) -> dict[str, Any] | None:

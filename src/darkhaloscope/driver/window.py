@@ -262,7 +262,7 @@ class BlockRun:
 
     def _out_of_reach(self, block: int, error: storage.StorageError) -> None:
         turn = self.pauses[block]
-        if error.lasting or turn >= len(PAUSES_S):
+        if error.trouble == "lasting" or turn >= len(PAUSES_S):
             raise error
         if isinstance(error, store.ClaimedError) and turn:
             store.release_claim(self.run, block)  # nobody finished it: its writer is dead

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client, SpecCluster, Worker, WorkerPlugin
 
 from darkhaloscope import lensing, logs
 from darkhaloscope.driver.versions import unlike, what_is_here
@@ -124,6 +124,11 @@ class Workers:
             self.client.register_plugin(Warm(), name=Warm.name)
             self._on_another_scheduler()
         self._scheduler = said["id"]
+        cluster = self.client.cluster
+        if isinstance(cluster, SpecCluster) and len(found) < len(cluster.worker_spec):
+            # Whoever dies while its nanny still waits for it is lost with its nanny. The cluster forgets them
+            # after a while (lost-worker-timeout), and starts others only when it is told its size again.
+            cluster.scale(len(cluster.worker_spec))
 
     def forget(self) -> None:
         """Take nothing for known: something was lost."""

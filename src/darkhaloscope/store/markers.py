@@ -25,8 +25,7 @@ from darkhaloscope.variables import Variable
 
 MARKER_SCHEMA = 2
 
-_MARKERS_AT_ONCE = 256
-_PARTS_AT_ONCE = 16
+_AT_ONCE = 256
 _LISTED_AT_ONCE = 5_000
 _MARKER_NAME = re.compile(r"([0-9]{6,})\.json")
 
@@ -96,8 +95,8 @@ def read_markers(run: str, blocks: Iterable[int], identity: str) -> Iterator[dic
     """
     left = list(blocks)
     folder = storage.join(run, "blocks")
-    for start in range(0, len(left), _MARKERS_AT_ONCE):
-        names = {f"{block:06d}.json": block for block in left[start : start + _MARKERS_AT_ONCE]}
+    for start in range(0, len(left), _AT_ONCE):
+        names = {f"{block:06d}.json": block for block in left[start : start + _AT_ONCE]}
         for name, data in storage.read_objects(folder, list(names)).items():
             if data is not None:
                 yield _checked_marker(data, run, names[name], identity)
@@ -139,12 +138,13 @@ def check_objects(
     markers: Iterable[Mapping[str, Any]],
     *,
     without: Sequence[str] = (),
+    plan: bool = True,
 ) -> None:
     """See that the objects and the statistics of finished blocks are there, in the size that their
     markers say, and that their parts of the plan were not edited.
 
-    Sizes come from listings; parts of the plan, which are small, are read. Arrays named in ``without`` are
-    not looked at.
+    Sizes come from listings; parts of the plan, gigabytes of a survey, are read one after the other, or not
+    at all without ``plan``. Arrays named in ``without`` are not looked at.
 
     Raises
     ------
@@ -167,9 +167,9 @@ def check_objects(
         size = beside.get(name, -1)
         wanted = marker.get("statistics_bytes", max(size, 0))
         _check_size(run, block, f"blocks/{name}", size, wanted)
-        if marker["plan"] is not None:
+        if plan and marker["plan"] is not None:
             parts[part_name(block)] = marker["plan"]["sha256"]
-        if len(parts) == _PARTS_AT_ONCE:
+        if len(parts) == _AT_ONCE:
             _check_parts(run, parts)
             parts = {}
     _check_parts(run, parts)
@@ -234,8 +234,11 @@ def _check_size(run: str, block: int, where: str, size: int, wanted: int) -> Non
 
 def _check_parts(run: str, wanted: Mapping[str, str]) -> None:
     """Parts of the plan, those that are there, against their checksums."""
-    for name, data in storage.read_objects(storage.join(run, PLAN), list(wanted)).items():
-        if data is not None and sha256(data) != wanted[name]:
+    found = storage.digests([storage.join(run, PLAN, name) for name in wanted])
+    for name, digest in zip(wanted, found, strict=True):
+        if isinstance(digest, storage.StorageError):
+            raise digest
+        if not isinstance(digest, FileNotFoundError) and digest != wanted[name]:
             raise UserError(
                 f"{run}/{PLAN}/{name} was edited, but the plan follows from the experiment alone: "
                 "delete it and run again to have it back, or change the experiment and choose a new --out"

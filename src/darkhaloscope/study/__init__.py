@@ -12,7 +12,7 @@ graph     all of it on a Dask client; what is finished is not done again
 
 from darkhaloscope.study.arms import Arm, Rules, Sky, Study, load_study
 from darkhaloscope.study.compare import Conclusion, compare
-from darkhaloscope.study.graph import Read, Ready, prepare_study, run_study
+from darkhaloscope.study.graph import Read, Ready, is_made, make_study, prepare_study, read_study
 
 __all__ = [
     "Arm",
@@ -23,7 +23,9 @@ __all__ = [
     "Sky",
     "Study",
     "compare",
+    "is_made",
     "load_study",
+    "make_study",
     "prepare_study",
-    "run_study",
+    "read_study",
 ]

@@ -35,7 +35,7 @@ def fingerprint(experiment: Experiment, bricks: Sequence[str]) -> str:
         digest.update(f"{brick}\n".encode() + (sums if isinstance(sums, bytes) else b""))
         for _ in keys:
             found = next(stats)
-            if isinstance(found, storage.StorageError) and not found.lasting:
+            if isinstance(found, storage.StorageError) and found.trouble != "lasting":
                 raise found
             if isinstance(found, storage.Stat):
                 said = repr((found.size, () if known else found.version))

@@ -142,8 +142,14 @@ def prepare_study(study: Study, arms: Sequence[Arm]) -> Ready:
     return Ready(study, arms, plan, Reading(spec, fraction, plan.joint), pieces, keys)
 
 
-def run_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> Read:
-    """Make and read every arm; resumes where the folder holds a part of it.
+def is_made(folder: str, ready: Ready) -> bool:
+    """Whether nothing is left of a study but to read what :func:`make_study` wrote."""
+    arms = all(_is_read(folder, ready.keys[arm.name]) for arm in ready.arms)
+    return arms and all(_there(folder, *_rows_place(ready, n)) for n in range(len(ready.pieces)))
+
+
+def make_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> None:
+    """Make and judge every arm; resumes where the folder holds a part of it.
 
     Parameters
     ----------
@@ -159,8 +165,8 @@ def run_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> Rea
     Incomplete
         The survey was out of reach for some bricks; called again, the study makes theirs.
     """
-    keys, arms, pairs = ready.keys, ready.arms, ready.study.pairs
-    wanted = [arm for arm in arms if not _is_read(folder, keys[arm.name])]
+    keys, pairs = ready.keys, ready.study.pairs
+    wanted = [arm for arm in ready.arms if not _is_read(folder, keys[arm.name])]
     _make_parts(client, folder, ready, wanted, on_step)
     futures = [
         client.submit(
@@ -178,7 +184,17 @@ def run_study(client: Client, folder: str, ready: Ready, on_step: OnStep) -> Rea
     for done, future in enumerate(as_completed(futures), start=1):
         future.result()
         on_step("read arms", done, len(futures))
-    results = {arm.name: _read_result(folder, keys[arm.name]) for arm in arms}
+
+
+def read_study(folder: str, ready: Ready) -> Read:
+    """What :func:`make_study` wrote.
+
+    Raises
+    ------
+    UserError
+        A file of it is cut short.
+    """
+    results = {arm.name: _read_result(folder, ready.keys[arm.name]) for arm in ready.arms}
     chosen = results[ready.reference.name].scores["hash"]
     return Read(results, *_planned_rows(folder, ready, chosen))
 

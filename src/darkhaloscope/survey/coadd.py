@@ -178,7 +178,7 @@ class _Reader:
             if isinstance(error, StorageError):
                 self.out.notes.append(f"brick {self.brick}: {str(error).rstrip('.')}.")
                 self.trouble.add(Reason.UNREADABLE)
-                self.out.lasting = error.lasting
+                self.out.lasting = error.trouble == "lasting"
                 raise _GiveUpError
 
     def needed(self, image: TiledImage, kind: str) -> NDArray[np.bool_]:
