@@ -53,6 +53,9 @@ def credentials(name: str, secret: str, namespace: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": values}
 
 
+SLOWLY = "500m"
+"""Limit of cpu of workers whose run lasts until it is taken away, and shall leave cores to others."""
+
 EXPERIMENT = {
     "name": "cluster-test",
     "seed": 20,

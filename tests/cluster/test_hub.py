@@ -18,7 +18,7 @@ import kube
 import pytest
 from hub import Hub, Person
 from prometheus_client.parser import text_string_to_metric_families
-from setting import STORE
+from setting import SLOWLY, STORE
 
 from darkhaloscope.cluster.kubernetes import cluster_name
 
@@ -35,6 +35,7 @@ def release(values: dict[str, Any], runs: str) -> Iterator[str]:
     given = copy.deepcopy(values)
     given["run"]["out"] = RUN
     given["experiment"]["inline"]["plan"]["repeats"] = 400
+    given["worker"]["resources"]["limits"]["cpu"] = SLOWLY
     given["worker"]["adaptive"] = {"enabled": True, "minimum": 1, "maximum": 2}
     given["networkPolicy"] = {"monitoringNamespace": STORE}
     given["metrics"] = {"annotations": True}

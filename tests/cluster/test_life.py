@@ -8,7 +8,7 @@ from typing import Any
 
 import kube
 import pytest
-from setting import IMAGE, STORE, pod
+from setting import IMAGE, SLOWLY, STORE, pod
 
 pytestmark = pytest.mark.cluster
 
@@ -37,6 +37,7 @@ def _long(values: dict[str, Any]) -> dict[str, Any]:
     given = copy.deepcopy(values)
     given["run"]["out"] = "s3://dhs/life"
     given["experiment"]["inline"]["plan"]["repeats"] = 400
+    given["worker"]["resources"]["limits"]["cpu"] = SLOWLY
     return given
 
 

@@ -141,7 +141,8 @@ def _environment(folder: Path) -> Path:
     """A virtual environment with the hub, and its proxy in ``node_modules``; gives ``bin``."""
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     made = folder / "venv" / "bin"
-    kube.call(str(made / "pip"), "install", "-q", "-r", str(HERE / "requirements.txt"), seconds=600)
+    install = ("install", "-q", "--no-compile", "-r", str(HERE / "requirements.txt"))
+    kube.call(str(made / "pip"), *install, seconds=600)
     shutil.copy(HERE / "package.json", folder)
     kube.call("npm", "install", "--silent", "--prefix", str(folder), seconds=600)
     return made
