@@ -200,7 +200,11 @@ class Fitter:
         return spectrum.reshape(len(spectrum), -1)[:, self._used] / self._scale
 
     def __call__(self, arc: Floats) -> ArcFit:
-        """Fit stored arcs, (image, y, x)."""
+        """Fit stored arcs, (image, y, x).
+
+        Arcs that are not those that were drawn again at all may not have converged after the last iteration:
+        rounding then has a say in where they end, far outside every limit.
+        """
         n = len(arc)
         spectrum = scipy.fft.rfft2(arc)
         seen = self._modes(spectrum)
