@@ -264,9 +264,12 @@ def draw(
 
 
 def round_bits(values: np.ndarray, bits: int = 10) -> np.ndarray:
-    """Round float32 to so many mantissa bits, as the store does with arcs."""
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent).astype(np.float32)
+    """Round float32 to so many mantissa bits, to the nearest, ties to even, as the store does with arcs."""
+    cut = np.uint32(24 - bits)  # of 24 bits, of which the first is not stored
+    whole = values.astype(np.float32).view(np.uint32)
+    whole += np.uint32((1 << (cut - 1)) - 1) + ((whole >> cut) & np.uint32(1))
+    whole &= ~np.uint32((1 << cut) - 1)
+    return whole.view(np.float32)
 
 
 def spec_of(ds: Ds, **changes: object) -> AuditSpec:

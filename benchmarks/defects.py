@@ -43,7 +43,7 @@ from audit_pairs import (
 from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED
 from rich.console import Console
 from rich.table import Table
-from shared_work import Memo, shared
+from shared_work import Memo, keep_freed, shared
 
 from darkhaloscope import audit as package
 from darkhaloscope.audit import undrawn
@@ -239,7 +239,7 @@ def audit(ds: Ds, truth: Truth, case: Case, seed: int, memo: Memo, closure: int 
     dealt = np.arange(len(truth["core"]))
     spoilt = ds
     if case.size is not None:
-        spoilt = DEFECTS[case.defect].plant(ds, case.size)
+        spoilt = memo.once(planted.planted, ds, case.defect, case.size)
     elif case.sky:
         spoilt, dealt = on_other_skies(ds, 1000 * seed + case.sky)
     spoilt = as_kind(spoilt, case.kind, seed, case.sky)
@@ -305,9 +305,12 @@ def study(
     done = list(finished(folder, pairs, closure, code))
     have = {(d["seed"], case_of(d)) for d in done}
     book = folder / f"audits-{part[0]}.jsonl"
+    plants = [case[1:] for case in wanted]
     for seed in range(max(seeds, clean_seeds)):
         mine = wanted if seed < seeds else [c for c in wanted if c.size is None]
         left = [c for c in mine if (seed, c) not in have]
+        # One plant after the other, each in sets of every kind.
+        left.sort(key=lambda c: plants.index(c[1:]))
         if not left or seed % part[1] != part[0]:
             continue
         if time.monotonic() - started > seconds:
@@ -473,6 +476,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--quick", action="store_true", help="one seed, 120 pairs: under 50 s")
     given = parser.parse_args()
+    keep_freed()
     k, n = (int(v) for v in given.part.split("/"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)

@@ -259,7 +259,10 @@ def _other_target(ds: Ds, fraction: float) -> Ds:
 
 def _other_place(ds: Ds, size: float) -> Ds:
     ctrl = ds["ctrl"].values[ds["lens_model"].values != 0].astype(float)
-    gap = moved(ctrl, (0, 0, 0, size), order=3, mode="nearest") - ctrl
+    # One image after the other: of all at once a spline is laid through pairs and bands too.
+    images = ctrl.reshape(-1, SIZE, SIZE)
+    elsewhere = [moved(image, (0, size), order=3, mode="nearest") for image in images]
+    gap = np.reshape(elsewhere, ctrl.shape) - ctrl
     return with_arc(ds, lambda arc: arc + gap)
 
 

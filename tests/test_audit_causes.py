@@ -21,7 +21,7 @@ from audit_pairs import (
 )
 from planted import careless, planted
 
-from darkhaloscope.audit.alignment import MOST, _strange, alignment, target_tests
+from darkhaloscope.audit.alignment import MOST, _strange, alignment, rival_noise, target_tests
 from darkhaloscope.audit.alternatives import Alternative, alternatives, changed
 from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
@@ -275,7 +275,8 @@ def strange(light: np.ndarray, each: float, common: float) -> np.ndarray:
     noises = [sky_noise(rng, shape)[:, 1] / SKY[1] for _ in range(3)]
     ctrl, seen = (light + common * noises[0] + each * own for own in noises[1:])
     good, no_arc = np.ones(light.shape[1:], bool), np.zeros(light.shape[1:])
-    return np.array([_strange(seen[k], ctrl, no_arc, good, k) for k in range(len(light))])
+    noise = rival_noise(ctrl, np.ones(ctrl.shape, bool))
+    return np.array([_strange(seen[k], ctrl, no_arc, good, k, noise[k]) for k in range(len(light))])
 
 
 def test_where_there_is_nothing_but_noise_no_ctrl_is_another_s() -> None:

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from darkhaloscope.audit.core_gate import components, group_folds, out_of_fold_scores
 from darkhaloscope.audit.fit import fit_arcs, moffat_width_ratio
 from darkhaloscope.audit.intervals import (
+    BLOCK,
     RegionAuc,
     auc,
     below,
@@ -41,12 +42,15 @@ def test_auc_against_sklearn_with_ties(rng: np.random.Generator) -> None:
     assert auc(pos, neg) == pytest.approx(_sklearn(pos, neg), abs=1e-12)
 
 
-def test_resampled_regions_are_sklearns_weighted_auc(rng: np.random.Generator) -> None:
-    pos, neg = rng.normal(0.4, 1, 200), rng.normal(0, 1, 200)
-    region = rng.integers(0, 12, 200)
-    wins = region_wins(pos, neg, region, 12)
-    size = np.bincount(region, minlength=12)
-    for weight in resample_weights(12, seed=1)[:5]:
+@pytest.mark.parametrize("regions", [12, 2 * BLOCK + 1])
+def test_resampled_regions_are_sklearns_weighted_auc(
+    rng: np.random.Generator, regions: int
+) -> None:
+    pos, neg = np.round(rng.normal(0.4, 1, 200), 1), np.round(rng.normal(0, 1, 200), 1)
+    region = rng.integers(0, regions, 200)
+    wins = region_wins(pos, neg, region, regions)
+    size = np.bincount(region, minlength=regions)
+    for weight in resample_weights(regions, seed=1)[:5]:
         got = weight @ wins @ weight / (weight @ size) ** 2
         assert got == pytest.approx(_sklearn(pos, neg, weight[region]), abs=1e-12)
 

@@ -21,6 +21,8 @@ from darkhaloscope.geometry import core_slice
 
 STEPS = 3
 EDGE = STEPS + 2
+FEWEST = 50
+"""Good pixels that two images are compared in, at least."""
 MOST = 200
 CLEAR = 0.02
 """Fraction of the peak of ``stamp - ctrl`` above which a pixel belongs to the arc, where it is not known."""
@@ -51,13 +53,11 @@ def displacement(
     inner = np.zeros_like(good)
     inner[EDGE:-EDGE, EDGE:-EDGE] = True
     use = good & inner
-    if use.sum() < 50:
+    if use.sum() < FEWEST:
         return float("nan"), float("nan"), float("nan")
     if np.abs(stamp - ctrl)[use].max() <= 1e-4 * np.ptp(ctrl[use]):
         return 0.0, 0.0, 1.0
-    steps = [(j, i) for j in range(-STEPS, STEPS + 1) for i in range(-STEPS, STEPS + 1)]
-    match = [_correlation(stamp[use], np.roll(ctrl, step, (0, 1))[use]) for step in steps]
-    dy, dx = (float(v) for v in steps[int(np.argmax(match))])
+    dy, dx = _coarse(stamp, ctrl, use)
     for _ in range(4):
         model = moved(ctrl, (dy, dx), order=3, mode="nearest")
         gy, gx = np.gradient(model)
@@ -66,6 +66,19 @@ def displacement(
         dx, dy = (float(np.clip(v, -EDGE, EDGE)) for v in (dx + step[0], dy + step[1]))
     model = moved(ctrl, (dy, dx), order=3, mode="nearest")
     return dx, dy, _correlation(stamp[use], model[use])
+
+
+def _coarse(stamp: Floats, ctrl: Floats, use: NDArray[np.bool_]) -> tuple[float, float]:
+    """The whole-pixel step of highest correlation; no pixel in use is within a step of the edge."""
+    y, x = (v.ravel() for v in np.mgrid[-STEPS : STEPS + 1, -STEPS : STEPS + 1])
+    place = np.flatnonzero(use) - (y * use.shape[1] + x)[:, None]
+    moved_to = ctrl.ravel()[place]
+    moved_to -= moved_to.mean(axis=1, keepdims=True)
+    own = stamp[use] - stamp[use].mean()
+    square = (moved_to**2).sum(axis=1)
+    match = np.divide(moved_to @ own, np.sqrt(square), out=np.zeros(len(square)), where=square > 0)
+    best = int(np.argmax(match))
+    return float(y[best]), float(x[best])
 
 
 def _correlation(a: Floats, b: Floats) -> float:
@@ -87,6 +100,7 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     """
     band, lines = spec.reference_index, []
     few = slice(0, MOST)
+    noise = rival_noise(stamps.ctrl[:, band], stamps.good[few, band])
     for k, row in enumerate(stamps.row[few].tolist()):
         ctrl, seen, good = stamps.ctrl[k, band], stamps.seen[k, band], stamps.good[k, band]
         if stamps.promised is not None:
@@ -101,7 +115,7 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
             outside = light < max(CLEAR * float(light[good].max(initial=0.0)), NOISE)
             dx, dy, same = displacement(seen, ctrl, good & outside)
             unsure = np.where(outside, 0.0, np.inf)
-        strange = _strange(seen, stamps.ctrl[:, band], unsure, good, k)
+        strange = _strange(seen, stamps.ctrl[:, band], unsure, good, k, noise[k])
         theta_e = float(stats["row_theta_e"][row])
         lines.append((stats["row_hash"][row], theta_e, dx, dy, same, strange))
     core = core_slice(spec.size)
@@ -121,7 +135,37 @@ def alignment(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> tuple[pd.DataFr
     )
 
 
-def _strange(seen: Floats, ctrl: Floats, light: Floats, good: NDArray[np.bool_], k: int) -> float:
+def _rivals(k: int, n: int) -> NDArray[np.int64]:
+    """Rows whose ctrl row ``k`` of ``n`` is held against: in the order of hashes, which are any others."""
+    return np.asarray((k + 1 + np.arange(RIVALS) * (n // (RIVALS + 1))) % n)
+
+
+def rival_noise(ctrl: Floats, good: NDArray[np.bool_]) -> Floats:
+    """Scatter of the difference to each rival's ctrl, (row, rival), of the first rows.
+
+    Parameters
+    ----------
+    ctrl : ndarray (row, y, x)
+        Of all rows.
+    good : ndarray (first rows, y, x)
+        Pixels of each that count. Where they, or the rows, are too few to be asked it is missing.
+    """
+    out = np.full((len(good), RIVALS), np.nan)
+    if len(ctrl) > RIVALS:
+        for k in np.flatnonzero(good.sum(axis=(1, 2)) >= FEWEST).tolist():
+            gap = (ctrl[k] - ctrl[_rivals(k, len(ctrl))])[:, good[k]]
+            out[k] = TO_SIGMA * np.median(np.abs(gap - np.median(gap, axis=1)[:, None]), axis=1)
+    return out
+
+
+def _strange(
+    seen: Floats,
+    ctrl: Floats,
+    light: Floats,
+    good: NDArray[np.bool_],
+    k: int,
+    noise: Floats,
+) -> float:
     """Whether a stamp is nearer to the ctrl of another row than to its own: 1 or 0.
 
     Asked where the two ctrl differ by more than noise, an arc that is not as promised, or a ctrl that is
@@ -133,25 +177,19 @@ def _strange(seen: Floats, ctrl: Floats, light: Floats, good: NDArray[np.bool_],
     seen, light : ndarray (y, x)
         The stamp without its promised arc, and that arc.
     ctrl : ndarray (row, y, x)
+    noise : ndarray (rival,)
+        :func:`rival_noise` of this row.
     """
-    n = len(ctrl)
-    if good.sum() < 50 or n <= RIVALS:
-        return float("nan")
-    # Rows are in the order of their hashes: those that follow are any others.
-    rivals = [(k + 1 + step * (n // (RIVALS + 1))) % n for step in range(RIVALS)]
+    others = ctrl[_rivals(k, len(ctrl))]
     granted = WRONG * light + SLIP * np.hypot(*np.gradient(ctrl[k]))
-    told = False
-    for j in rivals:
-        gap = ctrl[k] - ctrl[j]
-        noise = TO_SIGMA * float(np.median(np.abs(gap[good] - np.median(gap[good]))))
-        tell = good & (np.abs(gap) > SURE * max(noise, 1.0) + granted)
-        if tell.sum() < TELLING:
-            continue
-        told = True
-        own, other = (np.abs(seen - ctrl[row])[tell] for row in (k, j))
-        if (own > other).mean() > 0.5:
-            return 1.0
-    return 0.0 if told else float("nan")
+    least = SURE * np.maximum(noise, 1.0)[:, None, None] + granted
+    tell = good & (np.abs(ctrl[k] - others) > least)
+    telling = tell.sum(axis=(1, 2))
+    nearer = (np.abs(seen - ctrl[k]) > np.abs(seen - others)) & tell
+    told = telling >= TELLING
+    if not told.any():
+        return float("nan")
+    return float((nearer.sum(axis=(1, 2))[told] > 0.5 * telling[told]).any())
 
 
 def target_tests(

@@ -21,7 +21,7 @@ from darkhaloscope.audit.closure_summary import (
 )
 from darkhaloscope.audit.constants import Constants, find_constants
 from darkhaloscope.audit.core_gate import match
-from darkhaloscope.audit.fit import ArcFit, fit_arcs, moffat_width_ratio
+from darkhaloscope.audit.fit import ArcFit, Fitter, moffat_width_ratio
 from darkhaloscope.audit.intervals import (
     CONFIDENCE,
     Estimate,
@@ -264,7 +264,7 @@ def _band(
     model = stats["row_psf_model"][im.row].astype(np.int64)
     beta = np.where(model == 2, stats["row_psf_beta"][im.row].astype(float), 3.5)
     outer = (im.radius >= annuli(spec.size)[0][0]) & (im.radius < spec.size / 2)
-    solved = _fit_with_constants(im, outer, model, beta, width / spec.pixel_scale)
+    solved = _fit_with_constants(im, outer, Fitter(im.again, model, beta, width / spec.pixel_scale))
     fit, rest, weight, constants = solved.fit, solved.rest, solved.weight, solved.constants
     profile, rings = _profile(im, solved, band, spec, confidence)
     core_w, outer_w = (weight * constants.mask).sum(axis=(1, 2)), (weight * outer).sum(axis=(1, 2))
@@ -328,41 +328,30 @@ class _Solved:
     leftover: float
 
 
-def _fit_with_constants(
-    im: _Images,
-    outer: NDArray[np.bool_],
-    model: NDArray[np.int64],
-    beta: Floats,
-    width: Floats,
-) -> _Solved:
+def _fit_with_constants(im: _Images, outer: NDArray[np.bool_], fitter: Fitter) -> _Solved:
     """Fit arcs and common constants in turn, until neither sees the other.
 
     Arcs come first. Where that leaves too much, constants come first instead, from pixels without an
     arc: a faint arc is lost under a bright constant, and would be fitted anywhere. The start that
     leaves less is kept.
     """
-    first = _solve(im, outer, model, beta, width, None)
+    first = _solve(im, outer, fitter, None)
     # In noise no arc is lost under a constant (it would be too faint), and what noise leaves cannot choose.
     if first.leftover < SOLVED or im.noisy:
         return first
     light = np.maximum(np.abs(im.again), np.abs(im.arc))
     weight = im.good / (1.0 + (FIRST_ERROR * light / im.floor[:, None, None]) ** 2)
     start = find_constants(np.where(im.good, im.arc - im.again, 0.0), weight, outer)
-    second = _solve(im, outer, model, beta, width, start)
+    second = _solve(im, outer, fitter, start)
     return first if first.leftover <= second.leftover else second
 
 
 def _solve(
-    im: _Images,
-    outer: NDArray[np.bool_],
-    model: NDArray[np.int64],
-    beta: Floats,
-    width: Floats,
-    start: Constants | None,
+    im: _Images, outer: NDArray[np.bool_], fitter: Fitter, start: Constants | None
 ) -> _Solved:
     image = np.zeros(im.arc.shape[1:]) if start is None else start.image
     for _ in range(PASSES):
-        fit = fit_arcs(im.arc - image * im.good, im.again, model, beta, width)
+        fit = fitter(im.arc - image * im.good)
         eps = _relative_error(im, fit)
         # By the promised light alone: a pixel's own excess must not change its say.
         weight = im.good / (1.0 + (eps * fit.model / im.floor[:, None, None]) ** 2)

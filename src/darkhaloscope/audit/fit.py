@@ -149,67 +149,114 @@ def fit_arcs(
     psf_beta: Floats,
     psf_width: Floats,
 ) -> ArcFit:
-    """Fit each stored arc with its re-rendered one.
+    """Fit each stored arc with its re-rendered one; parameters as those of :class:`Fitter`."""
+    return Fitter(again, psf_model, psf_beta, psf_width)(arc)
+
+
+class Fitter:
+    """Re-rendered arcs, ready to be fitted to stored ones.
 
     Parameters
     ----------
-    arc, again : ndarray (image, y, x)
-        Any unit; the same in both. ``again`` must hold light.
+    again : ndarray (image, y, x)
+        In the unit of the arcs that are fitted. It must hold light.
     psf_model, psf_beta, psf_width : ndarray (image,)
         1 Gaussian or 2 Moffat; beta; noise-equivalent width in pixels, as predicted.
     """
-    n, size = len(arc), arc.shape[-1]
-    ky, kx = 2.0 * np.pi * scipy.fft.fftfreq(size), 2.0 * np.pi * scipy.fft.rfftfreq(size)
-    k = np.hypot(ky[:, None], kx[None, :])
-    all_modes = Transfer(psf_model, psf_beta, psf_width, k.ravel())
-    unit = np.ones(n)
-    used = (all_modes(unit)[0].max(axis=0) > FAINTEST_MODE) & (k.ravel() > 0)
-    gx, gy = (np.broadcast_to(v, k.shape).ravel()[used] for v in (kx[None, :], ky[:, None]))
-    # Half of the modes stand for their conjugates too.
-    twice = np.broadcast_to((kx > 0)[None, :], k.shape).ravel()[used]
-    transfer = Transfer(psf_model, psf_beta, psf_width, k.ravel()[used])
-    base, _ = transfer(unit)
-    weight = np.where(base > FAINTEST_MODE, base, 0.0) * np.sqrt(1.0 + twice)
 
-    # Units of the arc's own flux, so that the normal equations are well scaled.
-    scale = again.sum(axis=(1, 2))[:, None]
-    seen = scipy.fft.rfft2(arc).reshape(n, -1).compress(used, axis=1) / scale
-    shape = scipy.fft.rfft2(again).reshape(n, -1).compress(used, axis=1) / scale
-    shape /= np.maximum(base, FAINTEST_MODE)
-    box = np.zeros((size, size))
-    core = core_slice(size)
-    box[core, core] = 1.0 / CORE_SIZE**2
-    box_modes = scipy.fft.rfft2(box).ravel()[used]
-
-    flux, factor, constant = np.ones(n), np.ones(n), np.zeros(n)
-    dx, dy = _coarse_shift(arc, again)
-    damping = np.full(n, 1e-3)
-    best = np.full(n, np.inf)
-    kept = np.stack([flux, dx, dy, factor, constant])
-    trial = kept.copy()
-    normal = np.zeros((n, 5, 5))
-    gradient = np.zeros((n, 5))
-    idle = 0
-    for _ in range(ITERATIONS):
-        cost, new, pull = _equations(
-            seen, shape, box_modes, weight, gx, gy, *transfer(trial[3]), trial
+    def __init__(
+        self,
+        again: Floats,
+        psf_model: NDArray[np.integer],
+        psf_beta: Floats,
+        psf_width: Floats,
+    ) -> None:
+        n, size = len(again), again.shape[-1]
+        self._ky, self._kx = (
+            2.0 * np.pi * scipy.fft.fftfreq(size),
+            2.0 * np.pi * scipy.fft.rfftfreq(size),
         )
-        better = cost < best
-        idle = 0 if (cost < best * (1.0 - CONVERGED)).any() else idle + 1
-        if idle > 2:
-            break
-        kept[:, better] = trial[:, better]
-        best = np.where(better, cost, best)
-        damping = np.clip(np.where(better, damping * 0.1, damping * 10.0), 1e-12, 1e6)
-        normal[better] = new[better]
-        gradient[better] = pull[better]
-        diagonal = np.einsum("nii->ni", normal) * damping[:, None] + 1e-30
-        step = np.linalg.solve(normal + diagonal[:, :, None] * np.eye(5), gradient[..., None])
-        trial = kept + step[..., 0].T
-        trial[3] = np.clip(trial[3], *WIDTH_RANGE)
-    flux, dx, dy, factor, _ = kept
-    seen_as, model = _compared(arc, again, kept, all_modes(factor)[0], all_modes(unit)[0], kx, ky)
-    return ArcFit(flux, dx, dy, factor, seen_as, model)
+        k = np.hypot(self._ky[:, None], self._kx[None, :]).ravel()
+        self._all_modes = Transfer(psf_model, psf_beta, psf_width, k)
+        unit = np.ones(n)
+        self._predicted = self._all_modes(unit)[0]
+        self._used = np.flatnonzero((self._predicted.max(axis=0) > FAINTEST_MODE) & (k > 0))
+        # Half of the modes stand for their conjugates too.
+        twice = self._kx[self._used % len(self._kx)] > 0
+        self._transfer = Transfer(psf_model, psf_beta, psf_width, k[self._used])
+        base, _ = self._transfer(unit)
+        self._weight = np.where(base > FAINTEST_MODE, base, 0.0) * np.sqrt(1.0 + twice)
+        # Units of the arc's own flux, so that the normal equations are well scaled.
+        self._scale = again.sum(axis=(1, 2))[:, None]
+        self._spectrum = scipy.fft.rfft2(again)
+        self._shape = self._modes(self._spectrum) / np.maximum(base, FAINTEST_MODE)
+        box = np.zeros((size, size))
+        core = core_slice(size)
+        box[core, core] = 1.0 / CORE_SIZE**2
+        self._box = scipy.fft.rfft2(box).ravel()[self._used]
+
+    def _modes(self, spectrum: Modes) -> Modes:
+        """The modes that are fitted, (image, mode)."""
+        return spectrum.reshape(len(spectrum), -1)[:, self._used] / self._scale
+
+    def __call__(self, arc: Floats) -> ArcFit:
+        """Fit stored arcs, (image, y, x).
+
+        Arcs that are not those that were drawn again at all may not have converged after the last iteration:
+        rounding then has a say in where they end, far outside every limit.
+        """
+        n = len(arc)
+        spectrum = scipy.fft.rfft2(arc)
+        seen = self._modes(spectrum)
+        flux, factor, constant = np.ones(n), np.ones(n), np.zeros(n)
+        dx, dy = _coarse_shift(spectrum, self._spectrum)
+        damping = np.full(n, 1e-3)
+        best = np.full(n, np.inf)
+        kept = np.stack([flux, dx, dy, factor, constant])
+        trial = kept.copy()
+        normal = np.zeros((n, 5, 5))
+        gradient = np.zeros((n, 5))
+        idle = 0
+        for _ in range(ITERATIONS):
+            cost, new, pull = _equations(
+                seen, self._shape, self._box, self._weight, self._kx, self._ky, self._used,
+                *self._transfer(trial[3]), trial,
+            )  # fmt: skip
+            better = cost < best
+            idle = 0 if (cost < best * (1.0 - CONVERGED)).any() else idle + 1
+            if idle > 2:
+                break
+            kept[:, better] = trial[:, better]
+            best = np.where(better, cost, best)
+            damping = np.clip(np.where(better, damping * 0.1, damping * 10.0), 1e-12, 1e6)
+            normal[better] = new[better]
+            gradient[better] = pull[better]
+            diagonal = np.einsum("nii->ni", normal) * damping[:, None] + 1e-30
+            step = np.linalg.solve(normal + diagonal[:, :, None] * np.eye(5), gradient[..., None])
+            trial = kept + step[..., 0].T
+            trial[3] = np.clip(trial[3], *WIDTH_RANGE)
+        flux, dx, dy, factor, _ = kept
+        return ArcFit(flux, dx, dy, factor, *self._compared(arc, spectrum, kept))
+
+    def _compared(self, arc: Floats, spectrum: Modes, fit: Floats) -> tuple[Floats, Floats]:
+        """The stored arc, and the re-rendered one scaled, shifted and given the fitted PSF width."""
+        shape, sides = spectrum.shape, arc.shape[1:]
+        flux, dx, dy, factor = (v[:, None, None] for v in fit[:4])
+        base, transfer = self._predicted, self._all_modes(fit[3])[0]
+        blurred = (factor < NARROWER).ravel()
+        gain = np.where(blurred[:, None], transfer, transfer / np.maximum(base, 1e-12))
+        # Beyond these modes a wider PSF leaves nothing.
+        gain = np.where((base < 1e-6) & ~blurred[:, None], np.minimum(gain, 1.0), gain)
+        phase = np.exp(-1j * dx * self._kx[None, None, :]) * np.exp(
+            -1j * dy * self._ky[None, :, None]
+        )
+        changed = self._spectrum * phase * gain.reshape(shape) * flux
+        model = np.asarray(scipy.fft.irfft2(changed, s=sides))
+        seen = arc.copy()
+        if blurred.any():
+            wide = spectrum[blurred] * base[blurred].reshape(-1, *shape[1:])
+            seen[blurred] = scipy.fft.irfft2(wide, s=sides)
+        return seen, model
 
 
 @compiled
@@ -218,69 +265,74 @@ def _equations(
     shape: Modes,
     box: Modes,
     weight: Floats,
-    gx: Floats,
-    gy: Floats,
+    kx: Floats,
+    ky: Floats,
+    used: NDArray[np.int64],
     value: Floats,
     slope: Floats,
     trial: Floats,
 ) -> tuple[Floats, Floats, Floats]:
     """Cost (image,), normal matrix (image, 5, 5) and gradient (image, 5) of F, dx, dy, lambda and constant.
 
-    ``shape`` (image, mode) is the re-rendered arc without its PSF; ``trial`` (5, image).
+    ``shape`` (image, mode) is the re-rendered arc without its PSF; ``trial`` (5, image); ``used`` says
+    which of the (ky, kx) each mode is. What a shift does to a mode is at a right angle to what scale
+    and width do to it: their products are 0.
     """
     n = seen.shape[0]
     cost, normal, gradient = np.zeros(n), np.zeros((n, 5, 5)), np.zeros((n, 5))
-    column = np.empty(5, dtype=np.complex128)
     for i in range(n):
-        flux, dx, dy, constant = trial[0, i], trial[1, i], trial[2, i], trial[4, i]
+        flux, constant = trial[0, i], trial[4, i]
+        turn_x, turn_y = np.exp(-1j * trial[1, i] * kx), np.exp(-1j * trial[2, i] * ky)
+        left = g0 = g1 = g2 = g3 = g4 = 0.0
+        n00 = n11 = n21 = n22 = n30 = n33 = n40 = n41 = n42 = n43 = n44 = 0.0
         for j in range(seen.shape[1]):
-            angle, w = dx * gx[j] + dy * gy[j], weight[i, j]
-            light = shape[i, j] * complex(w * np.cos(angle), -w * np.sin(angle))
-            column[0] = light * value[i, j]
-            image = flux * column[0]
-            column[1], column[2] = -1j * gx[j] * image, -1j * gy[j] * image
-            column[3], column[4] = flux * light * slope[i, j], w * box[j]
-            rest = w * (seen[i, j] - constant * box[j]) - image
-            cost[i] += rest.real**2 + rest.imag**2
-            for a in range(5):
-                gradient[i, a] += column[a].real * rest.real + column[a].imag * rest.imag
-                for b in range(a + 1):
-                    normal[i, a, b] += (
-                        column[a].real * column[b].real + column[a].imag * column[b].imag
-                    )
-        for a in range(5):
-            for b in range(a):
-                normal[i, b, a] = normal[i, a, b]
+            row, column = used[j] // kx.size, used[j] % kx.size
+            x, y, w = kx[column], ky[row], weight[i, j]
+            v, s = value[i, j], flux * slope[i, j]
+            light = w * shape[i, j] * (turn_x[column] * turn_y[row])
+            c = w * box[j]
+            rest = w * seen[i, j] - constant * c - (flux * v) * light
+            left += rest.real**2 + rest.imag**2
+            power = light.real**2 + light.imag**2
+            along = light.real * rest.real + light.imag * rest.imag
+            across = flux * v * (light.imag * rest.real - light.real * rest.imag)
+            g0 += v * along
+            g1 += x * across
+            g2 += y * across
+            g3 += s * along
+            g4 += c.real * rest.real + c.imag * rest.imag
+            turned = (flux * v) ** 2 * power
+            n00 += v * v * power
+            n11 += x * x * turned
+            n21 += x * y * turned
+            n22 += y * y * turned
+            n30 += s * v * power
+            n33 += s * s * power
+            along = light.real * c.real + light.imag * c.imag
+            across = flux * v * (light.imag * c.real - light.real * c.imag)
+            n40 += v * along
+            n41 += x * across
+            n42 += y * across
+            n43 += s * along
+            n44 += c.real**2 + c.imag**2
+        cost[i] = left
+        for a, g in enumerate((g0, g1, g2, g3, g4)):
+            gradient[i, a] = g
+        for a, diagonal in enumerate((n00, n11, n22, n33, n44)):
+            normal[i, a, a] = diagonal
+        normal[i, 1, 2] = normal[i, 2, 1] = n21
+        normal[i, 0, 3] = normal[i, 3, 0] = n30
+        for a, beside in enumerate((n40, n41, n42, n43)):
+            normal[i, a, 4] = normal[i, 4, a] = beside
     return cost, normal, gradient
 
 
-def _coarse_shift(arc: Floats, again: Floats) -> tuple[Floats, Floats]:
-    """Whole-pixel shift at the peak of the cross-correlation, as a start; (dx, dy)."""
-    size = arc.shape[-1]
-    spectrum = scipy.fft.rfft2(arc) * scipy.fft.rfft2(again).conj()
-    correlation = scipy.fft.irfft2(spectrum, s=(size, size)).reshape(len(arc), -1)
+def _coarse_shift(arc: Modes, again: Modes) -> tuple[Floats, Floats]:
+    """Whole-pixel shift at the peak of the cross-correlation of two spectra, as a start; (dx, dy)."""
+    size = arc.shape[1]
+    correlation = scipy.fft.irfft2(arc * again.conj(), s=(size, size)).reshape(len(arc), -1)
     peak = np.argmax(correlation, axis=1)
     wrapped = [
         ((v + size // 2) % size - size // 2).astype(float) for v in (peak % size, peak // size)
     ]
     return wrapped[0], wrapped[1]
-
-
-def _compared(
-    arc: Floats, again: Floats, fit: Floats, transfer: Floats, base: Floats, kx: Floats, ky: Floats
-) -> tuple[Floats, Floats]:
-    """The stored arc, and the re-rendered one scaled, shifted and given the fitted PSF width."""
-    size, shape = again.shape[-1], (len(again), again.shape[-1], len(kx))
-    flux, dx, dy, factor = (v[:, None, None] for v in fit[:4])
-    blurred = (factor < NARROWER).ravel()
-    gain = np.where(blurred[:, None], transfer, transfer / np.maximum(base, 1e-12))
-    # Beyond these modes a wider PSF leaves nothing.
-    gain = np.where((base < 1e-6) & ~blurred[:, None], np.minimum(gain, 1.0), gain)
-    phase = np.exp(-1j * dx * kx[None, None, :]) * np.exp(-1j * dy * ky[None, :, None])
-    spectrum = scipy.fft.rfft2(again) * phase * gain.reshape(shape) * flux
-    model = np.asarray(scipy.fft.irfft2(spectrum, s=(size, size)))
-    seen = arc.copy()
-    if blurred.any():
-        wide = scipy.fft.rfft2(arc[blurred]) * base[blurred].reshape(-1, *shape[1:])
-        seen[blurred] = scipy.fft.irfft2(wide, s=(size, size))
-    return seen, model

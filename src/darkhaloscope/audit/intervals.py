@@ -159,6 +159,10 @@ def within_pair_auc(pos: Floats, neg: Floats) -> float:
     return float(np.mean((pos > neg) + 0.5 * (pos == neg)))
 
 
+BLOCK = 64
+"""Regions whose wins are counted at a time: many regions need no more memory than these."""
+
+
 def region_wins(
     pos: Floats,
     neg: Floats,
@@ -171,15 +175,20 @@ def region_wins(
     With it the AUC of any resampling of regions is a quadratic form, and costs nothing more.
     ``neg_region`` is given where the negatives are not those of the same pairs.
     """
-    wins = np.zeros((n_regions, n_regions))
     of_neg = region if neg_region is None else neg_region
-    order = np.argsort(of_neg, kind="stable")
-    starts = np.searchsorted(of_neg[order], np.arange(n_regions + 1))
-    for s in range(n_regions):
-        own = np.sort(neg[order[starts[s] : starts[s + 1]]])
-        if len(own):
-            beaten = np.searchsorted(own, pos, "left") + np.searchsorted(own, pos, "right")
-            wins[:, s] = np.bincount(region, weights=0.5 * beaten, minlength=n_regions)
+    order, rank = np.argsort(region, kind="stable"), np.argsort(neg, kind="stable")
+    ends = np.concatenate([[0], np.bincount(region, minlength=n_regions).cumsum()])
+    ordered, of_neg = neg[rank], of_neg[rank]
+    left, right = (np.searchsorted(ordered, pos[order], side) for side in ("left", "right"))
+    wins = np.empty((n_regions, n_regions))
+    for start in range(0, n_regions, BLOCK):
+        names = np.arange(start, min(start + BLOCK, n_regions))
+        # How many negatives of each region are among the lowest k, for every k.
+        below = np.zeros((len(neg) + 1, len(names)), dtype=np.int64)
+        np.cumsum(of_neg[:, None] == names, axis=0, out=below[1:])
+        beaten = np.zeros((len(pos) + 1, len(names)), dtype=np.int64)
+        np.cumsum(below[left] + below[right], axis=0, out=beaten[1:])
+        wins[:, names] = 0.5 * np.diff(beaten[ends], axis=0)
     return wins
 
 

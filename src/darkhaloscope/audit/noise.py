@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from darkhaloscope.audit.intervals import Floats, generator
+from darkhaloscope.compiled import compiled
 
 NOISY = 0.01
 """Scatter in sky sigma from which a difference is called noisy: the rounding of ctrl is 0.02."""
@@ -74,11 +75,27 @@ def medians(values: Floats) -> Floats:
 
 def scatter(values: Floats, use: NDArray[np.bool_]) -> Floats:
     """Robust standard deviation of the pixels in ``use`` of each image; 0 where they are too few."""
-    known = flat(np.where(use, values, np.nan))
-    enough = flat(use).sum(axis=1) >= FEWEST_PIXELS
+    return np.asarray(_scatter(flat(np.asarray(values, dtype=float)), flat(use)))
+
+
+@compiled
+def _scatter(values: Floats, use: NDArray[np.bool_]) -> Floats:
     out = np.zeros(len(values))
-    middle = medians(known[enough])[:, None]
-    out[enough] = TO_SIGMA * medians(np.abs(known[enough] - middle))
+    known = np.empty(values.shape[1])
+    for i in range(len(values)):
+        asked, count = 0, 0
+        for j in range(values.shape[1]):
+            if use[i, j]:
+                asked += 1
+                if np.isfinite(values[i, j]):
+                    known[count] = values[i, j]
+                    count += 1
+        if asked < FEWEST_PIXELS:
+            continue
+        out[i] = np.nan
+        if count > 0:
+            far = np.abs(known[:count] - np.median(known[:count]))
+            out[i] = TO_SIGMA * np.median(far)
     return out
 
 

@@ -102,11 +102,13 @@ def lay_ray(plane: Floats, fx: float, fy: float, flux: float, wx: Floats, wy: Fl
     ix, iy = math.floor(fx), math.floor(fy)
     spline_weights(fx - ix, wx)
     spline_weights(fy - iy, wy)
+    x0, y0 = (ix - 2) % nodes, (iy - 2) % nodes
+    round_again = x0 + SPLINE > nodes  # seldom: a remainder a node takes longer than all else
     for a in range(SPLINE):
-        row = plane[(iy + a - 2) % nodes]
+        row = plane[(y0 + a) % nodes]
         share = flux * wy[a]
         for b in range(SPLINE):
-            row[(ix + b - 2) % nodes] += share * wx[b]
+            row[(x0 + b) % nodes if round_again else x0 + b] += share * wx[b]
 
 
 @compiled
@@ -150,18 +152,28 @@ def _filtered(
     spectrum: NDArray[np.complex128],
     k: Floats,
     factor: Floats,
-    rows: int,
+    pixels: int,
     width: float,
     table: Floats,
 ) -> NDArray[np.complex128]:
-    """Spectrum times PSF and ``factor`` on both axes, folded to ``rows`` rows.
+    """Half transform times PSF and ``factor`` on both axes, folded to that of ``pixels`` samples a side.
 
-    ``width`` is sigma with an empty table (Gaussian), else alpha. Folding the spectrum along y is
-    what sampling at every ``len(k) / rows``-th node does.
+    ``width`` is sigma with an empty table (Gaussian), else alpha. Folding a spectrum is what sampling
+    at every ``len(k) / pixels``-th node does, but for a factor.
     """
-    out = np.zeros((rows, spectrum.shape[1]), dtype=np.complex128)
-    for i in range(spectrum.shape[0]):
-        for j in range(spectrum.shape[1]):
+    nodes, half = spectrum.shape[0], spectrum.shape[1]
+    out = np.zeros((pixels, pixels // 2 + 1), dtype=np.complex128)
+    own, conjugate = np.full(half, -1), np.full(half, -1)
+    for j in range(half):
+        if j % pixels < out.shape[1]:
+            own[j] = j % pixels
+        # What a half transform leaves out.
+        if j > 0 and 2 * j != nodes and (nodes - j) % pixels < out.shape[1]:
+            conjugate[j] = (nodes - j) % pixels
+    for i in range(nodes // 2 + 1):
+        mirror = (nodes - i) % nodes
+        row, row_mirror = i % pixels, mirror % pixels
+        for j in range(half):
             k2 = (k[i] * k[i] + k[j] * k[j]) * width * width
             if table.shape[0] == 0:
                 psf = math.exp(-0.5 * k2)
@@ -174,8 +186,27 @@ def _filtered(
                 s = 1.0 - t
                 psf = (s * (1.0 + 2.0 * t) * table[m, 0] + t * s * table[m, 1]) * s
                 psf += (t * (1.0 + 2.0 * s) * table[m + 1, 0] - t * s * table[m + 1, 1]) * t
-            out[i % rows, j] += spectrum[i, j] * (psf * factor[i] * factor[j])
+            psf *= factor[i] * factor[j]
+            value, value_mirror = spectrum[i, j] * psf, spectrum[mirror, j] * psf
+            if own[j] >= 0:
+                out[row, own[j]] += value
+                if mirror != i:
+                    out[row_mirror, own[j]] += value_mirror
+            if conjugate[j] >= 0:
+                out[row_mirror, conjugate[j]] += value.conjugate()
+                if mirror != i:
+                    out[row, conjugate[j]] += value_mirror.conjugate()
     return out
+
+
+@lru_cache(maxsize=16)
+def _waves(nodes: int, per_pixel: int, integrate: bool) -> tuple[Floats, Floats]:
+    """Wavenumbers of a grid in radians a pixel, and what undoes the spline, times the pixel's response."""
+    frequency = scipy.fft.fftfreq(nodes)
+    factor = 1.0 / np.sinc(frequency) ** SPLINE
+    if integrate:
+        factor *= np.sinc(frequency * per_pixel)
+    return 2.0 * np.pi * per_pixel * frequency, factor
 
 
 def convolve(
@@ -187,11 +218,7 @@ def convolve(
     mean_y: float,
 ) -> Floats:
     """Stamp of unit intrinsic flux for a PSF width in pixels."""
-    frequency = scipy.fft.fftfreq(grid.nodes)
-    factor = 1.0 / np.sinc(frequency) ** SPLINE
-    if p.pixel == "integrate":
-        factor *= np.sinc(frequency * grid.per_pixel)
-    k = 2.0 * np.pi * grid.per_pixel * frequency
+    k, factor = _waves(grid.nodes, grid.per_pixel, p.pixel == "integrate")
     if p.psf_model == "gaussian":
         scale, table = width / (2.0 * math.sqrt(2.0 * math.log(2.0))), np.empty((0, 2))
     else:
@@ -199,10 +226,7 @@ def convolve(
         table = _matern_table(p.psf_beta)
     folded = _filtered(spectrum, k, factor, grid.pixels, scale, table)
     stamp = slice(grid.margin, grid.margin + grid.size)
-    rows = scipy.fft.ifft(folded, axis=0)[stamp]
-    # The fold adds per_pixel samples of the spectrum: the fine grid's 1/n, then density to pixels.
-    fine = scipy.fft.irfft(rows, n=grid.nodes, axis=1) / grid.per_pixel
-    image = fine[:, :: grid.per_pixel][:, stamp] * grid.per_pixel**2
+    image = scipy.fft.irfft2(folded, s=(grid.pixels, grid.pixels))[stamp, stamp]
     if p.psf_model == "moffat":
         flux = float(spectrum[0, 0].real)
         image -= flux * _image_wings(grid, scale, p.psf_beta, mean_x, mean_y)
@@ -213,15 +237,16 @@ _WING_NODES = 12
 """Chebyshev nodes along the stamp: so far from their source wings, 1e-8 of the flux, are right to 1e-6."""
 
 
+_NEAREST = np.array([(m, n) for m in (-1, 0, 1) for n in (-1, 0, 1) if m or n], dtype=float).T
+"""Where the eight nearest periodic images lie, in boxes along x and along y."""
+
+
 def _image_wings(grid: Grid, alpha: float, beta: float, x0: float, y0: float) -> Floats:
     """Moffat wings on the stamp of the eight nearest periodic images of a point at (x0, y0)."""
     axis, spread = _smooth(grid.size)
-    wings = np.zeros((len(axis), len(axis)))
-    for m in (-1, 0, 1):
-        for n in (-1, 0, 1):
-            if m or n:
-                dx, dy = axis - x0 + m * grid.pixels, axis - y0 + n * grid.pixels
-                wings += (1.0 + (dx[None, :] ** 2 + dy[:, None] ** 2) / alpha**2) ** -beta
+    dx, dy = (axis - v + grid.pixels * n[:, None] for v, n in zip((x0, y0), _NEAREST, strict=True))
+    radius2 = dx[:, None, :] ** 2 + dy[:, :, None] ** 2
+    wings = ((1.0 + radius2 / alpha**2) ** -beta).sum(axis=0)
     return np.asarray(spread @ wings @ spread.T * ((beta - 1.0) / (np.pi * alpha**2)))
 
 

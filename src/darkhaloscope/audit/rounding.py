@@ -29,9 +29,10 @@ def stored_as(ctrl: Floats, arc: Floats) -> type[np.floating] | None:
     stamp = ctrl + arc
     for kind in TYPES:
         with np.errstate(over="ignore"):
-            same = (ctrl.astype(kind) == ctrl).all()
+            if not (ctrl.astype(kind) == ctrl).all():
+                continue
             gap = np.abs(stamp.astype(kind).astype(float) - stamp)
-        if same and (gap <= EXACT * np.abs(arc))[lit].all():
+        if (gap <= EXACT * np.abs(arc))[lit].all():
             return kind
     return None
 

@@ -26,7 +26,13 @@ from darkhaloscope.audit.independence import (
     psf_outliers,
 )
 from darkhaloscope.audit.integrity import CORE_MATCHED
-from darkhaloscope.audit.intervals import Floats, generator, region_interval, resample_weights
+from darkhaloscope.audit.intervals import (
+    Floats,
+    generator,
+    region_interval,
+    region_wins,
+    resample_weights,
+)
 from darkhaloscope.audit.spec import AuditSpec, row_hashes
 from darkhaloscope.errors import Reason
 
@@ -197,15 +203,10 @@ def class_auc(
     if len(keys) > MOST_REGIONS:
         index, keys = index % MOST_REGIONS, keys[:MOST_REGIONS]
     n = len(keys)
-    wins, positives = np.zeros((n, n)), np.bincount(index[label], minlength=n).astype(float)
-    negatives = np.bincount(index[~label], minlength=n).astype(float)
-    for s in range(n):
-        own = np.sort(score[~label & (index == s)])
-        if len(own):
-            beaten = np.searchsorted(own, score[label], "left") + np.searchsorted(
-                own, score[label], "right"
-            )
-            wins[:, s] = np.bincount(index[label], weights=0.5 * beaten, minlength=n)
+    positives, negatives = (
+        np.bincount(index[v], minlength=n).astype(float) for v in (label, ~label)
+    )
+    wins = region_wins(score[label], score[~label], index[label], n, index[~label])
     whole = positives.sum() * negatives.sum()
     weights = resample_weights(n, seed)
     pairs = (weights @ positives) * (weights @ negatives)

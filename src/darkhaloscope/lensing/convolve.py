@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +73,14 @@ def _spread(
             w[1] = (4.0 - 3.0 * f * f * (2.0 - f)) / 6.0
             w[2] = (4.0 - 3.0 * g * g * (2.0 - g)) / 6.0
             w[3] = f * f * f / 6.0
-        i0 = math.floor(x[k] * per_pixel) - 1
-        j0 = math.floor(y[k] * per_pixel) - 1
+        i0 = (math.floor(x[k] * per_pixel) - 1) % nodes
+        j0 = (math.floor(y[k] * per_pixel) - 1) % nodes
+        round_again = i0 + 4 > nodes  # seldom: a remainder a node takes longer than all else
         for j in range(4):
             row = (j0 + j) % nodes
             part = flux[k] * wy[j]
             for i in range(4):
-                grid[row, (i0 + i) % nodes] += part * wx[i]
+                grid[row, (i0 + i) % nodes if round_again else i0 + i] += part * wx[i]
 
 
 @compiled
@@ -177,10 +179,13 @@ def _grid_pixels(
     return pixels
 
 
+@lru_cache(maxsize=16)
 def _spline_transform(nodes: int) -> tuple[FloatArray, FloatArray]:
     """Transform of the cubic B-spline on the y and on the (half) x frequencies of a grid."""
-    full = np.sinc(np.fft.fftfreq(nodes)) ** 4
-    return full, np.sinc(np.fft.rfftfreq(nodes)) ** 4
+    out = np.sinc(np.fft.fftfreq(nodes)) ** 4, np.sinc(np.fft.rfftfreq(nodes)) ** 4
+    for values in out:
+        values.setflags(write=False)
+    return out
 
 
 def convolve(
