@@ -10,6 +10,7 @@ import fsspec
 import pytest
 import seaweed
 from distributed import Client, LocalCluster
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from shared_work import shared
 
@@ -81,4 +82,5 @@ def no_pictures() -> Iterator[None]:
     """Reports at which nobody looks have none: they are most of the time of a small run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda *_, **__: None)
+        patch.setattr(FigureCanvasSVG, "print_svg", lambda *_, **__: None)
         yield
