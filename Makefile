@@ -12,8 +12,8 @@ export NUMBA_CPU_FEATURES :=
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
 endif
 
-# What is imported has its bytecode written, or each of the many processes of a run compiles it again; pip
-# would compile ten times as much (--no-compile).
+# What is imported has its bytecode written, or each of the many processes of a run compiles it again. pip
+# would compile all that it installs, for a minute (--no-compile).
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-long test-cluster image lock lint clean help
