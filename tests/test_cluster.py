@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ RUN = "runs/none"
 
 
 def kill_the_worker() -> None:
+    """Not in the instant: a worker that dies while its nanny still waits for it is not started again."""
+    time.sleep(0.5)
     os._exit(1)
 
 
