@@ -17,8 +17,9 @@ from shared_work import shared
 DATA = Path(__file__).parent / "data"
 
 LONGEST = (
-    "test_demo", "test_end_to_end", "test_audit_verdict", "test_report", "test_driver", "test_notebooks",
-    "test_chaos", "test_audit_diagnostics", "test_cli", "test_survey_sky", "test_storage_trouble",
+    "test_demo", "test_end_to_end", "test_audit_verdict", "test_defects", "test_report", "test_driver",
+    "test_notebooks", "test_chaos", "test_audit_diagnostics", "test_cli", "test_survey_sky",
+    "test_storage_trouble",
 )  # fmt: skip
 """These files are begun first, so that no process waits for one of them at the end."""
 
