@@ -12,7 +12,8 @@ export NUMBA_CPU_FEATURES :=
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512_ICL AVX512_SPR
 endif
 
-# An editable install has its bytecode written, or each of the many processes of a run compiles it again.
+# What is imported has its bytecode written, or each of the many processes of a run compiles it again. pip
+# would compile all that it installs, for a minute (--no-compile).
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-long test-cluster image lock lint clean help
@@ -27,11 +28,11 @@ $(VENV)/python:
 	@touch $@
 
 $(VENV)/run: pyproject.toml | $(VENV)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 $(VENV)/test: pyproject.toml requirements/test.txt | $(VENV)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,detect]' --constraint requirements/test.txt
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test,detect]' --constraint requirements/test.txt
 	@touch $@ $(VENV)/run
 
 demo: $(VENV)/run  ## synthetic sky, injection, audit, report: a few minutes

@@ -215,7 +215,7 @@ def test_a_foreign_folder_is_refused(dhs: Callable[..., Answer], tmp_path: Path)
 def test_an_unreachable_scheduler_is_one_sentence(
     dhs: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darkhaloscope.cluster.CONNECT_TIMEOUT", "2s")
+    monkeypatch.setattr("darkhaloscope.cluster.CONNECT_TIMEOUT", "300ms")
     answer = dhs(
         "run", write_experiment(tmp_path), "--out", tmp_path / "r", "--cluster", "tcp://127.0.0.1:9"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,6 +21,8 @@ RUN = "runs/none"
 
 
 def kill_the_worker() -> None:
+    """Not in the instant: a worker that dies while its nanny still waits for it is not started again."""
+    time.sleep(0.5)
     os._exit(1)
 
 
@@ -40,6 +44,27 @@ def test_work_runs_in_processes_of_one_thread() -> None:
         # Three deaths, and no pixels across the network.
         assert driver.workers.Workers(client, lambda: None).deaths_allowed() == 3
         assert not client.run_on_scheduler(_steals)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_are_forked_from_one_thread_and_have_the_environment_of_their_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that they are forked from is kept, and has the environment of the first run."""
+    with connect(ClusterSection(workers=1), RUN) as client:
+        parent = client.submit(os.getppid).result()
+        assert parent != os.getpid()
+        threads = [path.read_text().strip() for path in Path(f"/proc/{parent}/task").glob("*/comm")]
+        assert len(threads) - threads.count("jemalloc_bg_thd") == 1  # which minds forks itself
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of.the.second.run")
+    monkeypatch.delenv("PATH")
+    with connect(ClusterSection(workers=1), RUN) as client:
+        assert client.submit(os.getppid, pure=False).result() == parent
+        assert client.submit(_environment).result() == dict(os.environ)
+
+
+def _environment() -> dict[str, str]:
+    return dict(os.environ)
 
 
 def test_workers_keep_what_they_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,7 +320,7 @@ def test_damage_is_verified_repaired_and_made_again(
 def test_a_scheduler_that_is_not_there_begins_nothing(
     tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "2s")
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "300ms")
     with pytest.raises(UserError, match="cannot reach"):
         commands.run(
             EXPERIMENT, out=str(tmp_path / "run"), cluster="tcp://127.0.0.1:9", console=quiet

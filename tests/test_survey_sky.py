@@ -341,6 +341,10 @@ def test_order_number_and_bands_do_not_matter(tmp_path: Path) -> None:
                 for x in "ab"
             )
             np.testing.assert_array_equal(first[1].data, second[1].data)
+    make_brick(str(tmp_path / "c"), names[1], size=204, seed=2, lrgs=20.0, bands="r")
+    image = Path(alone.survey.url("image", names[1], "r"))
+    other = Path(str(image).replace("/a/", "/c/"))
+    np.testing.assert_array_equal(fits.getdata(image), fits.getdata(other))
     table = fits.getdata(alone.survey.tractor_url(names[1]).replace("/a/", "/b/"), 1)
     assert {"flux_i", "psfsize_i", "nobs_i"} <= set(table.names)
     assert (tmp_path / "b/south/coadd" / names[1][:3] / names[1]).exists()

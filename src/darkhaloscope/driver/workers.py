@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distributed import Client, SpecCluster, Worker, WorkerPlugin
@@ -28,15 +29,25 @@ NANNY_WITHIN_S = 120.0
 
 class Warm(WorkerPlugin):
     """Sees that a worker has the driver's code and versions, whenever it joins, and compiles the renderer,
-    so that no task does. A worker that has others leaves, and its nanny with it."""
+    so that no task does. A worker that has others leaves, and its nanny with it.
+
+    Parameters
+    ----------
+    environment : mapping, optional
+        The driver's environment, for workers that are processes of its own: they are forked from one that
+        has the environment of its first run.
+    """
 
     name = "darkhaloscope-warm"
 
-    def __init__(self, *, deaf: bool = False) -> None:
-        self.deaf = deaf
+    def __init__(self, *, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = environment
         self.here = what_is_here()
 
     def setup(self, worker: Worker) -> None:
+        if self.environment is not None:
+            os.environ.clear()
+            os.environ.update(self.environment)
         if logs.are_json():
             logs.to_json(worker=str(worker.name))
         if other := unlike(what_is_here(), self.here):
@@ -46,7 +57,7 @@ class Warm(WorkerPlugin):
             worker.loop.add_callback(leave)
             return
         lensing.warm()
-        if self.deaf and worker.nanny is not None:
+        if self.environment is not None:
             # Ctrl-C goes to all processes of a terminal; it is for the driver to say what ends.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -134,9 +134,10 @@ def _to_pixels(light: ComplexArray, hat: FloatArray, per_pixel: int) -> ComplexA
     return out
 
 
-def _nodes_per_pixel(psfs: Sequence[Psf | PixelPsf], pixel_scale: float, size: int) -> int:
+def _nodes_per_pixel(
+    psfs: Sequence[Psf | PixelPsf], pixel_scale: float, size: int, narrowest: float
+) -> int:
     """Nodes on a pixel's side, four or more on the narrowest FWHM."""
-    narrowest = min(psf.fwhm for psf in psfs)
     # One node a pixel: not for a kernel made from pixels, which may hold waves up to half a cycle a
     # pixel whatever its width; and a Moffat's transform falls off more slowly than a Gaussian's.
     smooth = all(isinstance(psf, Psf) for psf in psfs)
@@ -195,13 +196,17 @@ def convolve(
     psfs: Sequence[Psf | PixelPsf | None],
     size: int,
     pixel_scale: float,
+    narrowest: float,
 ) -> FloatArray:
-    """Rays (stamp pixels, flux) seen through each PSF, per unit flux: (band, y, x), per pixel."""
+    """Rays (stamp pixels, flux) seen through each PSF, per unit flux: (band, y, x), per pixel.
+
+    ``narrowest`` is the FWHM in arcsec that the grid is fine enough for.
+    """
     arc = np.zeros((len(psfs), size, size))
     drawn = [psf for psf in psfs if psf is not None]
     if not drawn:
         return arc
-    per_pixel = _nodes_per_pixel(drawn, pixel_scale, size)
+    per_pixel = _nodes_per_pixel(drawn, pixel_scale, size, narrowest)
     centre = 0.5 * (size - 1)
     extent = _extent(x, y, np.abs(flux), centre, centre + frame(size))
     small = _grid_pixels(drawn, extent, size, pixel_scale)

@@ -122,6 +122,7 @@ def render(
     y: float,
     pixel_scale: float = PIXEL_SCALE,
     supersample: int = SUPERSAMPLE,
+    narrowest: float = math.inf,
 ) -> Rendered:
     """The noiseless image of a lensed (or, without a lens, unlensed) source in several bands.
 
@@ -143,6 +144,9 @@ def render(
         arcsec per pixel.
     supersample : int
         Finest sampling allowed, rays per pixel side: a power of two, 2 to 128.
+    narrowest : float
+        FWHM in arcsec for which rays and grid are fine enough, where no PSF here is narrower. With one
+        that no band of a set falls below, a band's pixels depend on no other band's PSF.
 
     Returns
     -------
@@ -172,8 +176,8 @@ def render(
             )
     east, north = pixel_to_sky([high, low], [low, high], lens_x, lens_y, pixel_scale)
     inside = (east[0], east[1], north[0], north[1])
-    widths = [psf.fwhm for psf in psfs if psf is not None]
-    resolution = min(widths, default=math.inf) / FWHM_PER_CELL
+    narrowest = min([narrowest, *(psf.fwhm for psf in psfs if psf is not None)])
+    resolution = narrowest / FWHM_PER_CELL
     arc = np.zeros((len(psfs), size, size))
     total = np.zeros(len(psfs))
     finest = math.inf
@@ -181,7 +185,9 @@ def render(
         rays = _rays(lens, part, inside, pixel_scale, resolution, supersample)
         ray_x, ray_y = sky_to_pixel(rays.east, rays.north, lens_x, lens_y, pixel_scale)
         flux = np.asarray(part.flux)
-        arc += flux[:, None, None] * convolve(ray_x, ray_y, rays.flux, psfs, size, pixel_scale)
+        arc += flux[:, None, None] * convolve(
+            ray_x, ray_y, rays.flux, psfs, size, pixel_scale, narrowest
+        )
         total += flux * rays.total
         finest = min(finest, rays.finest)
     if len(parts) == 1:

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -47,8 +48,9 @@ RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "savefig.dpi": 200,
 }
+
+_DPI = 200.0
 
 _NO_DATE: dict[str, Any] = {"Date": None, "Creator": None}
 _NO_SOFTWARE: dict[str, Any] = {"Software": None}
@@ -108,7 +110,9 @@ def svg(figure: Figure) -> str:
     """A figure as a data URI."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(RC):
-        figure.savefig(buffer, format="svg", metadata=_NO_DATE)
+        figure.dpi = _DPI
+        # Not savefig: it draws everything once more beforehand, for a layout that drawing makes as well.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=_NO_DATE)
     return _uri("image/svg+xml", buffer.getvalue())
 
 

@@ -29,6 +29,9 @@ own photons have to compete with."""
 PSF_WIDTH = {"g": 1.40, "r": 1.25, "i": 1.20, "z": 1.15}
 """Typical noise-equivalent width in arcsec."""
 
+PSF_RANGE = (1.0, 1.7)
+"""Widths in arcsec that none falls outside of."""
+
 PSF_BETA = 3.5
 
 GBand = Literal["normal", "empty", "absent"]
@@ -51,7 +54,7 @@ class Conditions:
 def conditions(seed: int, brick: str, band: str, size: int) -> Conditions:
     """PSF, depth and coverage of one band of one brick.
 
-    Widths of 1.0 to 1.7 arcsec in steps of 1/512 (a map that is lossless and yet small). Four
+    Widths of :data:`PSF_RANGE` in steps of 1/512 (a map that is lossless and yet small). Four
     exposures whose gaps between detectors lie elsewhere leave bands of lower depth; 14 bricks in a
     hundred have a band whose footprint ends within them.
     """
@@ -78,7 +81,7 @@ def conditions(seed: int, brick: str, band: str, size: int) -> Conditions:
         exposures -= (along / period + offset[k]) % 1.0 < _GAP / period
     sigma = SKY_SIGMA[band] * everywhere(depth) * np.sqrt(_EXPOSURES / np.maximum(exposures, 1.0))
     return Conditions(
-        np.round(np.clip(everywhere(width), 1.0, 1.7) * 512) / 512,
+        np.round(np.clip(everywhere(width), *PSF_RANGE) * 512) / 512,
         sigma,
         _footprint(seed, brick, band, size),
     )

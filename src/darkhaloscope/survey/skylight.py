@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from darkhaloscope.geometry import PIXEL_SCALE, stamp_corner
 from darkhaloscope.lensing import Psf, Sersic, psf_profile, render
-from darkhaloscope.survey.skyconditions import PSF_BETA, Conditions
+from darkhaloscope.survey.skyconditions import PSF_BETA, PSF_RANGE, Conditions
 from darkhaloscope.survey.skysources import FLUX_BANDS, Sources
 
 REACH = 64
 """Pixels that a source's light reaches, on either axis."""
+
+_NARROWEST = Psf("moffat", nea_fwhm=PSF_RANGE[0], beta=PSF_BETA).fwhm
 
 
 def light_of(
@@ -66,13 +68,10 @@ def _stamp(
         radius = np.hypot(axis - x * PIXEL_SCALE, (axis - y * PIXEL_SCALE)[:, None])
         profile = np.stack([psf_profile(radius, psf) * PIXEL_SCALE**2 for psf in psfs])
         return np.asarray(profile * flux[:, None, None])
-    # Band by band: how finely one is rendered must not depend on the others.
     shape = sources.reff[k], sources.n[k], sources.q[k], sources.pa[k]
-    one = [
-        render(None, Sersic((float(f),), *shape), [psf], size=side, x=x, y=y).arc[0]
-        for f, psf in zip(flux, psfs, strict=True)
-    ]
-    return np.stack(one)
+    source = Sersic(tuple(flux.tolist()), *shape)
+    # Fine enough for any band: how finely one is rendered must not depend on the others.
+    return render(None, source, psfs, size=side, x=x, y=y, narrowest=_NARROWEST).arc
 
 
 def nearest_pixel(position: Any, size: int) -> Any:
