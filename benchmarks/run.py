@@ -255,7 +255,7 @@ def kernels(folder: str, exp: Experiment) -> dict[str, float]:
     for block in range(layout.blocks):
         parts = []
         for work in workflow.work_of(made, made.pieces(block), frozenset()):
-            rows = made.brick_rows(work.brick).iloc[work.rows]
+            rows = made.brick_rows(work.brick, work.rows)
             with (
                 recorded(storage, "stat_all", "read_all", "read_ranges") as gets,
                 recorded(TiledImage, "windows") as decodes,

@@ -17,6 +17,7 @@ from numpy.random import Generator, Philox
 from darkhaloscope.config import Experiment, Splits, parse_experiment
 from darkhaloscope.errors import UserError
 from darkhaloscope.plan import COLUMNS, Plan, block_rows, uniforms
+from darkhaloscope.plan import rows as rows_module
 from darkhaloscope.survey.bricks import brick_name
 from darkhaloscope.survey.regions import split_of
 from darkhaloscope.variables import SPLITS
@@ -140,6 +141,27 @@ def test_more_repeats_change_no_row_and_another_seed_changes_them() -> None:
     pd.testing.assert_frame_equal(few, many[: len(few)])
     other = all_rows(Plan(experiment(seed=12, plan={"repeats": 2}), table))
     assert not np.array_equal(other["theta_e"], few["theta_e"])
+
+
+@pytest.mark.parametrize("fix", [{}, {"core_matched_negatives": True}])
+def test_rows_of_a_block_are_those_of_its_turns_alone(
+    fix: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A brick of many blocks costs each of them its own rows."""
+    there = targets([("0591m305", k) for k in (5, 17, 40)])
+    made = Plan(experiment(plan={"repeats": 9, "control_fraction": 0.6}, fix=fix), there)
+    whole = made.brick_rows("0591m305")
+    assert len(whole) >= 27
+    turns: list[int] = []
+    draw = rows_module._rows_of_turn
+    monkeypatch.setattr(
+        rows_module, "_rows_of_turn", lambda *args: turns.append(args[5]) or draw(*args)
+    )
+    for asked in (slice(0, 4), slice(10, 12), slice(13, 27), slice(26, len(whole))):
+        turns.clear()
+        some = made.brick_rows("0591m305", asked)
+        pd.testing.assert_frame_equal(some, whole.iloc[asked].reset_index(drop=True))
+        assert fix or turns == list(range(asked.start // 3, -(-asked.stop // 3)))
 
 
 def test_one_parameters_rule_changes_no_other_parameter() -> None:

@@ -136,7 +136,10 @@ def shear_components(
 
 
 def brick_rows(
-    experiment: Experiment, targets: pd.DataFrame, joint: pd.DataFrame | None = None
+    experiment: Experiment,
+    targets: pd.DataFrame,
+    joint: pd.DataFrame | None = None,
+    rows: slice = slice(None),
 ) -> pd.DataFrame:
     """Every planned column of the rows of one brick, ordered by slot.
 
@@ -146,6 +149,9 @@ def brick_rows(
     targets : DataFrame
         The targets of one brick.
     joint : DataFrame, optional
+    rows : slice, optional
+        Which of them: those of a block. Turns that have none of these are not drawn, but with core-matched
+        negatives all are.
 
     Returns
     -------
@@ -157,12 +163,15 @@ def brick_rows(
     k = targets["objid"].to_numpy(np.int64)
     per_target = experiment.plan.repeats * grid_cells(experiment)
     region = regions_of(experiment, targets)
-    parts = [
-        _rows_of_turn(experiment, targets, brick, region, k, j, joint) for j in range(per_target)
-    ]
+    turns = range(per_target)
+    if not experiment.fix.core_matched_negatives:
+        start, stop, _ = rows.indices(len(k) * per_target)
+        turns = turns[start // len(k) : -(-stop // len(k))]
+        rows = slice(start - turns.start * len(k), stop - turns.start * len(k))
+    parts = [_rows_of_turn(experiment, targets, brick, region, k, j, joint) for j in turns]
     if experiment.fix.core_matched_negatives:
         parts += [_negatives(part, per_target) for part in parts]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).iloc[rows].reset_index(drop=True)
 
 
 def _negatives(rows: pd.DataFrame, per_target: int) -> pd.DataFrame:

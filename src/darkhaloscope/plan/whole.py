@@ -185,13 +185,13 @@ class Plan:
             for b in range(first, last)
         ]
 
-    def brick_rows(self, brick: str) -> pd.DataFrame:
-        """All rows of one brick; see :func:`brick_rows`."""
-        return brick_rows(self.experiment, self.targets_of(brick), self.joint)
+    def brick_rows(self, brick: str, rows: slice = slice(None)) -> pd.DataFrame:
+        """Rows of one brick; see :func:`brick_rows`."""
+        return brick_rows(self.experiment, self.targets_of(brick), self.joint, rows)
 
     def block_rows(self, block: int) -> pd.DataFrame:
         """Every planned row of one block, in order."""
-        parts = [self.brick_rows(piece.brick).iloc[piece.rows] for piece in self.pieces(block)]
+        parts = [self.brick_rows(piece.brick, piece.rows) for piece in self.pieces(block)]
         return pd.concat(parts, ignore_index=True)
 
     def theta_e_prior(self) -> NDArray[np.float64]:
