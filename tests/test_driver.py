@@ -262,6 +262,22 @@ def test_the_brake_finishes_what_is_in_flight(
     assert digests(run) == undisturbed
 
 
+def test_asked_to_stop_nobody_waits_for_a_scheduler_that_is_away(
+    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run is uninstalled from Kubernetes: its scheduler goes, and never comes back."""
+    brake = driver.Brake()
+
+    def pull(block: int, was_there: bool) -> None:
+        brake.pulled = True
+        monkeypatch.setattr(threads, "status", "connecting")
+
+    with pytest.raises(Incomplete, match=r"stopped as asked, 1 of 5 blocks are whole"):
+        setting.make(threads, tmp_path / "run", brake=brake, on_block=pull)
+    monkeypatch.undo()
+    setting.make(threads, tmp_path / "run")
+
+
 # --- deaths ---------------------------------------------------------------------------------------
 
 

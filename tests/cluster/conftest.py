@@ -228,7 +228,7 @@ def values(sky: str) -> Values:
     return {
         "image": {"repository": name, "tag": tag},
         "experiment": {"inline": EXPERIMENT},
-        "driver": {"resources": small("2Gi")},
+        "driver": {"resources": small("2Gi"), "gracePeriodSeconds": 30},
         "scheduler": {"resources": small("1Gi")},
         "worker": {"resources": small("2Gi"), "replicas": 2, "gracePeriodSeconds": 30},
         "cluster": {"idleTimeoutSeconds": 600, "patienceSeconds": 90},

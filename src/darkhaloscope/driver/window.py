@@ -141,7 +141,7 @@ class BlockRun:
                     store.drop_block(self.run, self.layout, failed)
                     del self.markers[failed]
                 raise self.watch.trouble
-            if self.brake.pulled and not (self.flying and self.workers.addresses):
+            if self.brake.pulled and not (self.flying and self.workers.at_work):
                 raise self._stopped()
             if exhausted and not self.flying and not self.again:
                 return

@@ -89,6 +89,11 @@ class Workers:
         self._looked = self._seen = -1e9
 
     @property
+    def at_work(self) -> bool:
+        """Whether there are workers, and a scheduler that tells of them."""
+        return bool(self.addresses) and self.client.status == "running"
+
+    @property
     def scheduler_is_lost(self) -> bool:
         """Whether the scheduler is gone for good."""
         return self.client.status in ("closed", "closing")
