@@ -152,11 +152,15 @@ def test_the_driver_may_do_what_it_does_and_no_more(adaptive: bool) -> None:
     (role,) = of_kind(documents, "Role").values()
     dask = ["kubernetes.dask.org"]
     clusters = {"apiGroups": dask, "resources": ["daskclusters"]}
-    scaler = {"apiGroups": dask, "resources": ["daskautoscalers"], "verbs": ["create"]}
+    scaler = {"apiGroups": dask, "resources": ["daskautoscalers"]}
+    scalers = [
+        {**scaler, "verbs": ["create"]},
+        {**scaler, "resourceNames": [NAME], "verbs": ["get", "list"]},
+    ]
     assert role["rules"] == [
         {**clusters, "verbs": ["create"]},
         {**clusters, "resourceNames": [NAME], "verbs": ["get", "list", "delete"]},
-        *([scaler] if adaptive else []),
+        *(scalers if adaptive else []),
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
     ]

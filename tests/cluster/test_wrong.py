@@ -37,7 +37,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "a worker finds no node",
     ),
     "quota": (
-        {"worker.resources": _small("1Gi", cpu="9"), "worker.resources.limits.cpu": "9"},
+        {
+            "worker.resources": _small("1Gi", cpu="9"),
+            "worker.resources.limits.cpu": "9",
+            "cluster.patienceSeconds": 20,
+        },
         "exceeded quota",
     ),
     "memory": ({"worker.resources": _small("40Mi")}, "a worker is killed for want of memory"),

@@ -49,7 +49,9 @@ POLL_S = 2.0
 WORKER_S = 5.0
 """How long a scheduler is asked for its workers before one looks again at their pods."""
 OPERATOR_S = 60.0
-"""How long the operator has to say anything of a new cluster, and a former owner's cluster to go."""
+"""How long the operator has to say anything of a new cluster, and another job to leave this one's name."""
+GOING_S = 180.0
+"""How long what was deleted has to go: the operator, looking at it by a timer, keeps it for a minute."""
 STRAGGLERS_S = 60.0
 """How long a run with at least one worker waits for the others before it begins."""
 _NO_OPERATOR = (
@@ -141,7 +143,7 @@ def run_cluster(section: ClusterSection, run: str) -> Iterator[str]:
     cluster = _create_or_adopt(manifest[0], driver)
     try:
         for document in manifest[1:]:
-            _create(document, driver)
+            _create_or_adopt(document, driver)
         watch = Watch(cluster)
         address = scheduler_address(run, driver.namespace, tls=section.tls)
         try:
@@ -178,14 +180,14 @@ def manifest_of(section: ClusterSection, run: str, driver: Driver) -> list[dict[
 
 
 def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
-    """The run's DaskCluster: the one that is there if it is ours, else a new one."""
+    """The run's DaskCluster, or what belongs to it: the one that is there if it is ours, else a new one."""
     kr8s = api.installed_kr8s()
-    dask_cluster = api.dask_object("DaskCluster")
-    name = document["metadata"]["name"]
-    patience = time.monotonic() + OPERATOR_S
+    kind, name = document["kind"], document["metadata"]["name"]
+    dask_object = api.dask_object(kind)
+    began = time.monotonic()
     while True:
         try:
-            found = api.asked(lambda: dask_cluster.get(name, namespace=driver.namespace))
+            found = api.asked(lambda: dask_object.get(name, namespace=driver.namespace))
         except kr8s.NotFoundError:
             if (made := _create(document, driver)) is not None:
                 return made
@@ -193,13 +195,13 @@ def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
         owners = [owner["uid"] for owner in found.metadata.get("ownerReferences", [])]
         going = "deletionTimestamp" in found.metadata
         if driver.uid in owners and not going:
-            logger.info("adopting the Dask cluster %s", name)
+            logger.info("adopting the %s %s", kind, name)
             return found
-        if time.monotonic() > patience:
+        if time.monotonic() - began > (GOING_S if going else OPERATOR_S):
             why = "does not go" if going else "belongs to another job"
             raise UserError(
-                f"the Dask cluster {name} is there and {why}; wait until that run has ended, or "
-                f"`kubectl -n {driver.namespace} delete daskcluster {name}`"
+                f"the {kind} {name} is there and {why}; wait until that run has ended, or "
+                f"`kubectl -n {driver.namespace} delete {kind.lower()} {name}`"
             )
         time.sleep(POLL_S)
 
@@ -260,14 +262,17 @@ class Watch:
             They will never be ready.
         """
         pods = api.asked(lambda: api.listed("Pod", self.cluster))
-        deployments = api.asked(lambda: api.listed("Deployment", self.cluster))
         if self.before is None:
             self.before = restarts(pods)
         if not count_ready(pods, "scheduler"):
             self.before |= restarts(pod for pod in pods if component_of(pod) == "worker")
-        if trouble := trouble_of(pods, deployments, self.before):
+        if trouble := trouble_of(pods, self.before):
             raise UserError(trouble)
         return pods
+
+    def why(self, pods: list[Json]) -> str:
+        """What is known of a cluster of these pods that does not come up."""
+        return why_pending(pods, api.asked(lambda: api.listed("Deployment", self.cluster)))
 
 
 def _wait_for_pods(watch: Watch, patience: float) -> None:
@@ -301,7 +306,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
                 )
         if now - began > patience:
             raise NoWorkerError(
-                f"no worker after {patience:.0f} s (cluster.patience): {why_pending(pods)}"
+                f"no worker after {patience:.0f} s (cluster.patience): {watch.why(pods)}"
             )
         time.sleep(POLL_S)
 

@@ -52,40 +52,29 @@ def count_ready(pods: Iterable[Json], component: str) -> int:
     return sum(_is_ready(pod) for pod in pods if component_of(pod) == component)
 
 
-def trouble_of(
-    pods: Iterable[Json], deployments: Iterable[Json], before: Mapping[str, int] | None = None
-) -> str | None:
+def trouble_of(pods: Iterable[Json], before: Mapping[str, int] | None = None) -> str | None:
     """Why a cluster will never come up, in one sentence; none while there is hope.
 
     There is hope for a component of which one pod is ready, or may still be: a run begins with the
-    workers that it gets.
+    workers that it gets. There is some for pods that a quota refuses: those that end count in it till
+    they are gone.
 
     Parameters
     ----------
-    pods, deployments : iterable of mapping
+    pods : iterable of mapping
         Of one Dask cluster, as the API server gives them.
     before : mapping of str to int, optional
         Restarts of a pod that do not count, by its name.
     """
     pods = [pod for pod in pods if not _is_going(pod)]
-    deployments = list(deployments)
     has_scheduler = count_ready(pods, "scheduler") > 0
     for component in ("scheduler", "worker"):
         mine = [pod for pod in pods if component_of(pod) == component]
         crashes_count = has_scheduler or component == "scheduler"
         troubles = [_trouble_of_pod(pod, before or {}, crashes_count) for pod in mine]
-        if None in troubles:
-            continue
-        if troubles:
+        if troubles and None not in troubles:
             return troubles[0]
-        refusals = [_refusal(one) for one in deployments if _is_of(one, component)]
-        if refusals and None not in refusals:
-            return refusals[0]
     return None
-
-
-def _is_of(thing: Json, component: str) -> bool:
-    return thing["metadata"].get("labels", {}).get("dask.org/component") == component
 
 
 def _refusal(deployment: Json) -> str | None:
@@ -129,8 +118,14 @@ def _keeps_crashing(component: str, container: Json, crashes: int) -> str | None
     )
 
 
-def why_pending(pods: Iterable[Json]) -> str:
-    """What the first pod that waits says itself."""
+def why_pending(pods: Iterable[Json], deployments: Iterable[Json]) -> str:
+    """Which pods are refused, or are not there; else what the first pod that waits says itself."""
+    pods = list(pods)
+    for deployment in deployments:
+        if said := _refusal(deployment):
+            return said
+    if not any(component_of(pod) == "worker" for pod in pods):
+        return "the Dask operator made no pod of a worker, and its log says why"
     for pod in pods:
         scheduled = _conditions(pod).get("PodScheduled", {})
         if scheduled.get("status") == "False":
