@@ -174,6 +174,10 @@ def test_what_a_store_refuses_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     answers += [(TimeoutError(), "passing"), (ConnectionRefusedError(), "passing")]
     answers += [(botocore.exceptions.EndpointConnectionError(endpoint_url="x"), "passing")]
     answers += [(botocore.exceptions.NoCredentialsError(), "mistaken")]
+    # A key from a Secret that ends with the end of a line, as `echo KEY | base64` makes it.
+    unsendable = ValueError("Forbidden control character detected in headers.")
+    answers += [(botocore.exceptions.HTTPClientError(error=unsendable), "mistaken")]
+    answers += [(botocore.exceptions.HTTPClientError(error=OSError("broken pipe")), "passing")]
     for error, trouble in answers:
         monkeypatch.setattr(storage, "_open", lambda _, e=error: (_ for _ in ()).throw(e))
         with pytest.raises(storage.StorageError) as caught:

@@ -24,6 +24,7 @@ import fsspec
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    HTTPClientError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
@@ -126,6 +127,10 @@ def _trouble(error: BaseException) -> Trouble:
         refused = numbered or isinstance(error, PermissionError)
     if refused:
         return "lasting"
+    if isinstance(
+        error, HTTPClientError
+    ):  # of a request that cannot be sent: a key with a line's end
+        error = error.kwargs.get("error") or error
     misheard = 400 <= status < 500 and status not in (408, 425, 429)
     if misheard or isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES:
         return "mistaken"
