@@ -25,8 +25,8 @@ def knock(port):
     except OSError as error:
         return type(error).__name__
 
-ports = (8786, 8787, 8788, 8789)
-with ThreadPoolExecutor(4) as pool:
+ports = range(8786, 8792)
+with ThreadPoolExecutor(len(ports)) as pool:
     for port, said in zip(ports, pool.map(knock, ports), strict=True):
         print(port, said)
 """
@@ -64,17 +64,19 @@ def test_strangers_get_no_answer_and_a_notebook_does(
 ) -> None:
     scheduler = kube.dask_pods(release, runs, "scheduler")[0]["status"]["podIP"]
     worker = kube.dask_pods(release, runs, "worker")[0]["status"]["podIP"]
+    driver = kube.drivers(release, runs)[-1]["status"]["podIP"]
     for namespace in (runs, STORE):
         kube.apply(pod("stranger", namespace, IMAGE, ["sleep", "infinity"]))
     for namespace in (runs, STORE):
         kube.kubectl(
             "wait", "-n", namespace, "--for=condition=Ready", "pod/stranger", "--timeout=60s"
         )
-        assert _answers("stranger", namespace, scheduler) == []
-        assert _answers("stranger", namespace, worker) == []
+        for host in (scheduler, worker, driver):
+            assert _answers("stranger", namespace, host) == []
         kube.kubectl("delete", "pod", "-n", namespace, "stranger")
     assert _answers(notebook, runs, scheduler) == [8786, 8787]
-    assert _answers(notebook, runs, worker) == []
+    for host in (worker, driver):
+        assert _answers(notebook, runs, host) == []
 
 
 def test_a_notebook_connects_by_the_runs_folder(release: str, runs: str, notebook: str) -> None:
