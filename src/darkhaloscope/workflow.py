@@ -128,27 +128,36 @@ def _injected(
             loaded = coming.result()
             if after is not None:
                 coming = ahead.submit(_load, run, experiment, after)
-            yield one, *_inject(run, experiment, one, *loaded)
+            yield one, *_inject(experiment, one, *loaded)
 
 
 def inject_piece(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, xr.Dataset]:
     """Load and inject one brick's rows of one block."""
-    return _inject(run, experiment, work, *_load(run, experiment, work))
+    return _inject(experiment, work, *_load(run, experiment, work))
 
 
-def _load(run: str, experiment: Experiment, work: Work) -> tuple[pd.DataFrame, Cutouts | None]:
-    """The rows that are planned of a brick in the block, and their stamps."""
-    rows = brick_rows(experiment, work.targets, _joint_of(run, experiment), work.rows)
-    return rows, None if work.set_apart else load_brick(rows, experiment)
+def _load(
+    run: str, experiment: Experiment, work: Work
+) -> tuple[pd.DataFrame, pd.DataFrame, Cutouts | None]:
+    """The rows that are planned of a brick in the block, those among which they find their partners, and
+    their stamps."""
+    joint = None if experiment.plan.joint is None else _joint(storage.join(run, store.JOINT))
+    if experiment.fix.core_matched_negatives:  # whose partners may be in another block
+        planned = brick_rows(experiment, work.targets, joint)
+        rows = planned.iloc[work.rows]
+    else:
+        rows = planned = brick_rows(experiment, work.targets, joint, work.rows)
+    return rows, planned, None if work.set_apart else load_brick(rows, experiment)
 
 
 def _inject(
-    run: str, experiment: Experiment, work: Work, rows: pd.DataFrame, cutouts: Cutouts | None
+    experiment: Experiment,
+    work: Work,
+    rows: pd.DataFrame,
+    planned: pd.DataFrame,
+    cutouts: Cutouts | None,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     if cutouts is not None:
-        planned = None
-        if experiment.fix.core_matched_negatives:  # whose partners may be in another block
-            planned = brick_rows(experiment, work.targets, _joint_of(run, experiment))
         return rows, inject_brick(rows, cutouts, experiment, planned)
     cube = empty_cube(rows, experiment)
     cube["reason"].values[:] = Reason.QUARANTINED
@@ -159,10 +168,6 @@ def _inject(
 @functools.lru_cache(maxsize=4)
 def _experiment(text: str) -> Experiment:
     return parse_experiment(json.loads(text))
-
-
-def _joint_of(run: str, experiment: Experiment) -> pd.DataFrame | None:
-    return None if experiment.plan.joint is None else _joint(storage.join(run, store.JOINT))
 
 
 @functools.lru_cache(maxsize=4)
