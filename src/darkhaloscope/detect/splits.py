@@ -86,7 +86,7 @@ def shared(run: str, columns: xr.Dataset, *, size: int, seed: int) -> Shared:
     }
     if "src_image" in columns:
         values["sources"] = columns["src_image"].values
-    looks = {n: _looks(run, _one_a_galaxy(columns, rows[n], seed), size) for n in names}
+    looks = {n: _looks(run, _one_a_galaxy(columns, rows[n], seed)) for n in names}
     for k, later in enumerate(names):
         for earlier in names[:k]:
             for what, column in values.items():
@@ -148,13 +148,13 @@ def _one_a_galaxy(columns: xr.Dataset, rows: NDArray[np.int64], seed: int) -> ND
     return first
 
 
-def _looks(run: str, rows: NDArray[np.int64], size: int) -> Looks:
+def _looks(run: str, rows: NDArray[np.int64]) -> Looks:
     """The surroundings of galaxies."""
-    found = [looks_of(rows[:0], np.zeros((0, 1, size, size)))] if not len(rows) else []
-    for start in range(0, len(rows), 256):
+    ctrl = store.open_dataset(run)["ctrl"]
+    found = []
+    for start in range(0, max(len(rows), 1), 256):
         some = rows[start : start + 256]
-        ctrl = store.open_dataset(run)["ctrl"].isel(pair=some).values.astype(np.float64)
-        found.append(looks_of(some, ctrl))
+        found.append(looks_of(some, ctrl.isel(pair=some).values.astype(np.float64)))
     return Looks(*(np.concatenate(values) for values in zip(*map(astuple, found), strict=True)))
 
 
