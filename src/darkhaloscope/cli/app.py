@@ -41,6 +41,7 @@ Overrides = Annotated[
 
 
 def parse_overrides(items: list[str] | None) -> dict[str, Any]:
+    """Values of ``--set KEY=VALUE`` by dotted key, read as YAML; a mistake is a UserError."""
     made: dict[str, Any] = {}
     for item in items or []:
         key, equals, text = item.partition("=")
