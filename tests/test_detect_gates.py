@@ -266,6 +266,8 @@ def test_copies_are_found_among_crowded_skies_where_there_is_sky_enough() -> Non
     a, b = looks_of(rows, earlier), looks_of(rows, later)
     assert alike(a, b).tolist() == [[11, 7]]
     assert (a.told.sum(), b.told.sum()) == (29, 29)
+    nobody = looks_of(rows[:0], images[:0])
+    assert alike(nobody, b).shape == alike(a, nobody).shape == (0, 2)
 
 
 # --- small pieces ----------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def surroundings(images: NDArray[np.float64]) -> NDArray[np.float32]:
         np.abs(_in_sigma(quarters.mean(axis=(3, 5)), data)) > SKY_SIGMA
     )
     sky = data & ~maximum_filter(out & data, (1, 1, 3, 3))
-    flat = np.where(sky, noise, 0.0).reshape(n, -1)
+    flat = np.where(sky, noise, 0.0).reshape(n, bands * side**2)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     return (flat / np.where(length > 0, length, 1.0)).astype(np.float32)
 
