@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError, FatalCommClosedError
 from numba.core.registry import CPUDispatcher as Dispatcher
 
 from darkhaloscope import cluster, driver, lensing
@@ -61,6 +62,58 @@ def test_workers_are_forked_from_one_thread_and_have_the_environment_of_their_ru
     with connect(ClusterSection(workers=1), RUN) as client:
         assert client.submit(os.getppid, pure=False).result() == parent
         assert client.submit(_environment).result() == dict(os.environ)
+
+
+def test_a_scheduler_that_closes_a_new_connection_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as there:
+        closed = iter([CommClosedError("Stream is closed"), CommClosedError("Stream is closed")])
+
+        def client(address: str, timeout: str) -> Client:
+            for error in closed:
+                raise error
+            return Client(address, timeout=timeout)
+
+        monkeypatch.setattr(cluster, "Client", client)
+        with cluster._reach(there.scheduler_address, "5s") as reached:
+            assert reached.scheduler_info()["workers"] == {}
+    assert list(closed) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(CommClosedError("Stream is closed"), 2), (FatalCommClosedError("wrong certificate"), 1)],
+)
+@pytest.mark.parametrize(("seen", "said"), [(True, Incomplete), (False, UserError)])
+def test_a_scheduler_that_was_seen_is_lost_and_no_mistake(
+    seen: bool, said: type[UserError], error: OSError, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def client(address: str, timeout: str) -> Client:
+        asked.append(address)
+        raise error
+
+    monkeypatch.setattr(cluster, "Client", client)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "0.2s")
+    with (
+        pytest.raises(UserError, match=str(error)) as raised,
+        cluster._remote("tcp://s", seen=seen),
+    ):
+        pass
+    assert type(raised.value) is said
+    assert len(asked) == tries
+
+
+def test_a_scheduler_without_the_workers_that_were_seen_has_lost_them() -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as there:
+        address = there.scheduler_address
+        with (
+            pytest.raises(Incomplete, match="lost its workers"),
+            cluster._remote(address, seen=True),
+        ):
+            pass
 
 
 def _environment() -> dict[str, str]:

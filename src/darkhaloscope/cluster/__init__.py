@@ -8,13 +8,15 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 import dask
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
+from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, KilledWorker, LocalCluster
+from distributed.comm.core import CommClosedError, FatalCommClosedError
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import get_mp_context
 
@@ -87,7 +89,10 @@ def connect(section: ClusterSection, run: str) -> Iterator[Client]:
 def _any(section: ClusterSection, run: str) -> Iterator[Client]:
     with dask.config.set(_SETTINGS):
         if section.kind == "kubernetes":
-            with kubernetes.run_cluster(section, run) as address, _remote(address) as client:
+            with (
+                kubernetes.run_cluster(section, run) as address,
+                _remote(address, seen=True) as client,
+            ):
                 yield client
             return
         if section.address is not None:
@@ -143,24 +148,50 @@ def _forked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _remote(address: str) -> Iterator[Client]:
+def _remote(address: str, *, seen: bool = False) -> Iterator[Client]:
+    """A client of a scheduler that is there; one that was seen with a worker has lost what it lacks."""
     try:
-        client = Client(address, timeout=CONNECT_TIMEOUT)
+        with _reach(address, CONNECT_TIMEOUT) as client:
+            if not client.scheduler_info()["workers"]:
+                if seen:
+                    raise Incomplete(
+                        f"the scheduler at {address} lost its workers; call the same command again, "
+                        "it resumes"
+                    )
+                raise UserError(
+                    f"the scheduler at {address} has no workers; start some with "
+                    f"`dask worker {address}`"
+                )
+            _check_workers(client)
+        # A client waits for a scheduler that was lost for as long as it once waited to connect.
+        client = _reach(address, RECONNECT_TIMEOUT)
     except (OSError, ValueError) as error:
+        if seen:
+            raise Incomplete(
+                f"the Dask scheduler at {address} was there and is lost: {_first_line(error)}; call the "
+                "same command again, it resumes"
+            ) from None
         raise UserError(
             f"cannot reach a Dask scheduler at {address}: {_first_line(error)}; "
             "start one with `dask scheduler`, or leave --cluster out"
         ) from None
     with client:
-        if not client.scheduler_info()["workers"]:
-            raise UserError(
-                f"the scheduler at {address} has no workers; start some with `dask worker {address}`"
-            )
-        _check_workers(client)
-    # A client waits for a scheduler that was lost for as long as it once waited to connect.
-    with Client(address, timeout=RECONNECT_TIMEOUT) as client:
         client.register_plugin(Warm(), name=Warm.name)
         yield client
+
+
+def _reach(address: str, timeout: str) -> Client:
+    """A client; a scheduler that closes what it has just let in, as one that begins, is asked again."""
+    until = time.monotonic() + parse_timedelta(CONNECT_TIMEOUT)
+    while True:
+        try:
+            return Client(address, timeout=timeout)
+        except FatalCommClosedError:  # their certificates do not fit, and never will
+            raise
+        except CommClosedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def local_workers(memory: str, cores: int = CPU_COUNT, available: int = MEMORY_LIMIT) -> int:
@@ -225,7 +256,7 @@ def attach(run: str, *, namespace: str | None = None) -> Client:
     else:
         raise UserError(f"{run} works on a local cluster, whose scheduler belongs to its process")
     try:
-        return Client(address, timeout=CONNECT_TIMEOUT)
+        return _reach(address, CONNECT_TIMEOUT)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no scheduler of {run} answers at {address}: {_first_line(error)}; the run may have ended"
