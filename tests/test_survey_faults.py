@@ -13,8 +13,8 @@ import s3fs
 from fault_proxy import Fault, Proxy, proxied
 from small_brick import BRICK, SIZE, XS, YS, N, cut, packed, planes, put, reasons, sky, write_brick
 
-from darkhaloscope import prepare
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.prepare.first_bricks import _may_be_there
 from darkhaloscope.survey import Cutouts, Reading, Survey, read_cutouts
 from darkhaloscope.survey.health import check_readable
 from darkhaloscope.survey.reading import PREFIX
@@ -196,7 +196,7 @@ def test_before_a_run_what_s3_says_is_in_the_sentence(right: Cutouts, proxy: Pro
     """To the question for a size it answers with a number alone."""
     proxy.faults = [Fault("", status=400, code="ExpiredToken")]
     with pytest.raises(UserError, match=r"image-r.*ExpiredToken"):
-        prepare._may_be_there(Survey(BUCKET).url("image", BRICK, "r"), True)
+        _may_be_there(Survey(BUCKET).url("image", BRICK, "r"), True)
 
 
 def test_missing_credentials(

@@ -135,7 +135,7 @@ def test_strata_of_the_prior_are_those_of_the_plan(
     write_targets(table(200), str(path))
     made = plan_of(experiment(path, theta_e=theta_e))
     counted = np.array(planned_strata(made))
-    monkeypatch.setattr("darkhaloscope.prepare.COUNTED_BRICKS", 0)
+    monkeypatch.setattr("darkhaloscope.prepare.planned.COUNTED_BRICKS", 0)
     expected = np.array(planned_strata(made))
     assert (np.abs(counted - expected) <= 5 * np.sqrt(expected + 1)).all(), (counted, expected)
     assert ((expected == 0) == (counted == 0)).all()
