@@ -49,11 +49,9 @@ from darkhaloscope.store.state import (
 from darkhaloscope.store.verify import (
     Finding,
     Verification,
-    check_not_lost,
-    check_stored,
-    layout_of_run,
     verify_run,
 )
+from darkhaloscope.store.whole import check_not_lost, check_stored, layout_of_run
 from darkhaloscope.store.write import ClaimedError, release_claim, write_block
 
 __all__ = [

@@ -19,7 +19,7 @@ from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Images, Mapping, Tables, encode_stamp, export_rows
 from darkhaloscope.store.dataset import read_rows
 from darkhaloscope.store.run import read_run
-from darkhaloscope.store.verify import check_stored
+from darkhaloscope.store.whole import check_stored
 from darkhaloscope.variables import ALL_VARIABLES
 
 

@@ -17,7 +17,8 @@ from darkhaloscope.store.markers import block_url, finished_blocks, read_markers
 from darkhaloscope.store.planned import PLAN
 from darkhaloscope.store.run import RUN_JSON
 from darkhaloscope.store.state import JOINT, bricks_set_apart, release_brick
-from darkhaloscope.store.verify import Finding, Verification, doubt_of_run, layout_of_run
+from darkhaloscope.store.verify import Finding, Verification
+from darkhaloscope.store.whole import doubt_of_run, layout_of_run
 from darkhaloscope.store.write import release_claim
 
 
