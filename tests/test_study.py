@@ -28,7 +28,7 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.inject import inject_brick, load_brick
 from darkhaloscope.study import graph
 from darkhaloscope.study.coadds import fingerprint
-from darkhaloscope.study.compare import Result, line_of
+from darkhaloscope.study.numbers import Result, line_of
 from darkhaloscope.study.page import LABEL_GAP, LABEL_ROOM, _label_heights, markdown
 from darkhaloscope.study.parts import Reading, brick_part
 from darkhaloscope.study.readers import READERS, _leak, _matched, across, joined

@@ -27,7 +27,7 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.plan import Plan
 from darkhaloscope.study.arms import Arm, Study
 from darkhaloscope.study.coadds import fingerprint
-from darkhaloscope.study.compare import ALL, Result
+from darkhaloscope.study.numbers import ALL, Result
 from darkhaloscope.study.parts import ROW_COLUMNS, SOUND, Arrays, Reading, brick_part
 from darkhaloscope.study.readers import arm_scores, joined
 

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 
 from darkhaloscope.report.style import EXPECTED, INK, LIMIT, MUTED, OBSERVED, RC, number, svg
 from darkhaloscope.study.arms import REFERENCE, Study
-from darkhaloscope.study.compare import ALL, COUNTS, NO_TEST, Conclusion, front_points, line_of
+from darkhaloscope.study.compare import Conclusion
+from darkhaloscope.study.numbers import ALL, COUNTS, NO_TEST, line_of
 from darkhaloscope.study.readers import READERS
+from darkhaloscope.study.rules import front_points
 from darkhaloscope.study.zones import WHOLE, ZONES
 
 HEAD = [
