@@ -52,12 +52,18 @@
 {{- end }}
 {{- range $who := list "driver" "scheduler" "worker" }}
 {{- $r := (index $v $who).resources }}
-{{- if ne (toString $r.requests.memory) (toString $r.limits.memory) }}
-{{- fail (printf "%s.resources asks for %v of memory and is limited to %v: make them equal, a process must have what it counts on" $who $r.requests.memory $r.limits.memory) }}
+{{- range $name, $asked := $r.requests }}
+{{- $limit := get $r.limits $name | default "nothing" }}
+{{- $said := printf "%s.resources asks for %v of %s and is limited to %v" $who $asked $name $limit }}
+{{- /* A process must have the memory that it counts on; devices are shared with nobody. */}}
+{{- if or (eq $name "memory") (contains "/" $name) }}
+{{- if ne (include "dhs.amount" $asked) (include "dhs.amount" $limit) }}
+{{- fail (printf "%s: make them equal" $said) }}
 {{- end }}
-{{- if hasKey $r.limits "cpu" }}
-{{- if gt (include "dhs.millicores" (default 0 $r.requests.cpu) | float64) (include "dhs.millicores" $r.limits.cpu | float64) }}
-{{- fail (printf "%s.resources asks for %v cores and is limited to %v: ask for less, or leave the limit out" $who $r.requests.cpu $r.limits.cpu) }}
+{{- else if hasKey $r.limits $name }}
+{{- if gt (include "dhs.amount" $asked | float64) (include "dhs.amount" $limit | float64) }}
+{{- fail (printf "%s: ask for less, or leave the limit out" $said) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -69,8 +75,9 @@
 {{- end }}
 {{- end }}
 
-{{/* Of an amount of processors, as 1, 0.5 or 500m. */}}
-{{- define "dhs.millicores" -}}
-{{- $cpu := toString . }}
-{{- if hasSuffix "m" $cpu }}{{ trimSuffix "m" $cpu }}{{ else }}{{ mulf (float64 $cpu) 1000 }}{{ end }}
+{{/* An amount of a resource, as 500m or 4Gi, in its own unit. */}}
+{{- define "dhs.amount" -}}
+{{- $unit := regexFind "[A-Za-z]*$" (toString .) }}
+{{- $factors := dict "" 1 "m" 0.001 "M" 1e6 "G" 1e9 "T" 1e12 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- mulf (trimSuffix $unit (toString .) | float64) (get $factors $unit | default 0) }}
 {{- end }}
