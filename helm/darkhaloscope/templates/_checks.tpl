@@ -7,6 +7,9 @@
 {{- if regexMatch "[[:space:]]" $v.run.out }}
 {{- fail (printf "run.out %q has a space in it" $v.run.out) }}
 {{- end }}
+{{- if contains "::" $v.run.out }}
+{{- fail (printf "run.out %q is a chain of addresses (::), which a run's folder cannot be: give one, as s3://bucket/run" $v.run.out) }}
+{{- end }}
 {{- if and (contains "://" $v.run.out) (not (hasPrefix "s3://" $v.run.out)) }}
 {{- fail (printf "run.out %q: pods can write to s3://bucket/run, or to a path below volume.mountPath" $v.run.out) }}
 {{- end }}
