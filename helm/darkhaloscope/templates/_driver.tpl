@@ -26,7 +26,7 @@ spec:
         - --log={{ .Values.logs }}
         - run
         - /etc/darkhaloscope/experiment/{{ .Values.experiment.key }}
-        - {{ printf "--out=%s" .Values.run.out | quote }}
+        - {{ printf "--out=%s" .Values.run.out | replace "$" "$$" | quote }}
         - --metrics-port=8791
         - --set=cluster.kind=kubernetes
         - --set=cluster.manifest=/etc/darkhaloscope/cluster/cluster.yaml
@@ -35,7 +35,8 @@ spec:
         - --set=cluster.tls=true
         {{- end }}
         {{- range $key, $value := .Values.experiment.set }}
-        - {{ printf "--set=%s=%s" $key (toJson $value) | quote }}
+        {{- /* Kubernetes puts variables for $(NAME), and makes one $ of two. */}}
+        - {{ printf "--set=%s=%s" $key (toJson $value) | replace "$" "$$" | quote }}
         {{- end }}
       env:
         - name: DHS_NAMESPACE
