@@ -23,7 +23,7 @@
 {{- if contains "$(" $v.run.out }}
 {{- fail (printf "run.out %q has $( in it, where Kubernetes puts variables" $v.run.out) }}
 {{- end }}
-{{- if regexMatch "^/(bin|boot|dev|etc|home|lib|lib64|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
+{{- if regexMatch "^/(bin|boot|dev|etc|home|lib[^/]*|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
 {{- fail (printf "volume.mountPath %q would hide what the image has there: give another, as /data" $v.volume.mountPath) }}
 {{- end }}
 {{- if not (contains "://" $v.run.out) }}
