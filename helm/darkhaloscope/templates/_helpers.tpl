@@ -1,7 +1,10 @@
+{{/* 40 characters at most, of which a long one ends in a hash: two releases share nothing. */}}
 {{- define "dhs.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) }}
+{{- if gt (len $name) 40 }}
+{{- $name = printf "%s-%s" ($name | trunc 31 | trimAll "-.") (.Release.Name | sha256sum | trunc 8) }}
 {{- end }}
+{{- $name }}
 {{- end }}
 
 {{- define "dhs.selector" -}}
