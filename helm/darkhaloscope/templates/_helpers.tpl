@@ -29,7 +29,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The run's name: as darkhaloscope.cluster.kubernetes.cluster_name. */}}
 {{- define "dhs.cluster" -}}
-{{- printf "dhs-%s" (.Values.run.out | trimAll " " | regexFind "^.*[^/]" | sha256sum | trunc 12) }}
+{{- printf "dhs-%s" (.Values.run.out | regexFind "^.*[^/]" | sha256sum | trunc 12) }}
 {{- end }}
 
 {{- define "dhs.podSecurity" -}}
