@@ -31,6 +31,7 @@ spec:
         - --set=cluster.kind=kubernetes
         - --set=cluster.manifest=/etc/darkhaloscope/cluster/cluster.yaml
         - --set=cluster.patience={{ .Values.cluster.patienceSeconds }}
+        - --set=cluster.bricks_per_task={{ .Values.cluster.bricksPerTask }}
         {{- if .Values.tls.existingSecret }}
         - --set=cluster.tls=true
         {{- end }}
