@@ -1,4 +1,9 @@
-{{/* The Job's pod template. Its hash is in the Job's name, because a Job's template cannot change. */}}
+{{/* A Job's template cannot change: its hash is in the Job's name. */}}
+{{- define "dhs.job" -}}
+{{ include "dhs.fullname" . }}-{{ include "dhs.driverTemplate" . | sha256sum | trunc 8 }}
+{{- end }}
+
+{{/* The Job's pod template. */}}
 {{- define "dhs.driverTemplate" -}}
 metadata:
   labels:
