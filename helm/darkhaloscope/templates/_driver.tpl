@@ -11,12 +11,12 @@ metadata:
     {{- include "dhs.selector" . | nindent 4 }}
     darkhaloscope.io/component: driver
   annotations:
-    darkhaloscope.io/experiment: {{ toYaml .Values.experiment | sha256sum | trunc 16 }}
-    darkhaloscope.io/cluster: {{ include "dhs.clusterManifest" . | sha256sum | trunc 16 }}
+    darkhaloscope.io/experiment: {{ toYaml .Values.experiment | sha256sum | trunc 16 | quote }}
+    darkhaloscope.io/cluster: {{ include "dhs.clusterManifest" . | sha256sum | trunc 16 | quote }}
     {{- /* Found where helm asks a cluster: an upgrade after a change of it makes a new Job. */}}
     {{- with .Values.experiment.existingConfigMap }}
     {{- with lookup "v1" "ConfigMap" $.Release.Namespace . }}
-    darkhaloscope.io/contents: {{ .data | toJson | sha256sum | trunc 16 }}
+    darkhaloscope.io/contents: {{ .data | toJson | sha256sum | trunc 16 | quote }}
     {{- end }}
     {{- end }}
     {{- with include "dhs.metricsPairs" (dict "root" . "port" 8791) }}{{ . | nindent 4 }}{{ end }}
