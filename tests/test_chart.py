@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import textwrap
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import yaml
-from chart import CHART, Json, cluster_of, container_of, helm, of_kind, pods_of, render
+from chart import (
+    CHART,
+    Json,
+    api_of,
+    cluster_of,
+    container_of,
+    helm,
+    of_kind,
+    pods_of,
+    render,
+    render_values,
+)
 
 from darkhaloscope.cluster.kubernetes import cluster_name
 
@@ -45,13 +55,6 @@ def test_a_job_ends_where_a_retry_would_give_the_same(plain: list[Json]) -> None
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_job_takes_what_values_say() -> None:
-    given = "run.backoffLimit=3,run.activeDeadlineSeconds=90,run.ttlSecondsAfterFinished=7"
-    spec = job_of(render("--set", given))["spec"]
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (3, 90)
-    assert spec["ttlSecondsAfterFinished"] == 7
-
-
 def test_keys_of_the_experiment_arrive_as_json() -> None:
     replaced = {"stamp.size": 96, "lens.q": {"uniform": [0.5, 1]}, "name": "007"}
     documents = render("--set-json", f"experiment.set={json.dumps(replaced)}")
@@ -61,41 +64,78 @@ def test_keys_of_the_experiment_arrive_as_json() -> None:
     assert given["cluster.kind"] == "kubernetes"
 
 
-def test_an_experiment_of_the_users_own_is_read() -> None:
-    made = helm(
-        "template", "small", str(CHART), "--set", "run.out=s3://bucket/run",
-        "--set", "experiment.existingConfigMap=mine,experiment.key=e.yaml",
-    )  # fmt: skip
-    documents = [d for d in yaml.safe_load_all(made) if d]
-    driver = pods_of(documents)["driver"]
-    maps = {v["name"]: v["configMap"]["name"] for v in driver["volumes"] if "configMap" in v}
-    assert maps["experiment"] == "mine"
-    assert "/etc/darkhaloscope/experiment/e.yaml" in container_of(driver)["args"]
-    assert set(of_kind(documents, "ConfigMap")) == {"cluster"}
-
-
-def test_the_three_commands_find_what_they_name(tmp_path: Path) -> None:
-    copy = shutil.copytree(CHART, tmp_path / "chart")
-    notes = (copy / "templates" / "NOTES.txt").read_text()
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """What helm says after an installation, a line an item, by flags."""
+    copy = shutil.copytree(CHART, tmp_path_factory.mktemp("notes") / "chart")
+    shutil.copy(copy / "templates" / "NOTES.txt", copy / "notes.txt")
     # helm shows notes only where it reaches a cluster: here they are a text in a document.
-    head = "kind: Notes\nmetadata: {name: notes}\ntext: |\n"
-    (copy / "templates" / "notes.yaml").write_text(head + textwrap.indent(notes, "  "))
-    given = ("--set", "run.out=s3://bucket/run,experiment.inline.name=x")
-    printed = helm(
-        "template", "small", str(copy), "-n", "lenses", *given, "-s", "templates/notes.yaml"
+    document = (
+        'kind: Notes\nmetadata: {name: notes}\ntext: {{ tpl (.Files.Get "notes.txt") . | quote }}\n'
     )
-    said = yaml.safe_load(printed)["text"].splitlines()
-    logs, dashboard, state = [line for line in said if "kubectl" in line]
-    documents = render()
-    job = job_of(documents)
+    (copy / "templates" / "notes.yaml").write_text(document)
+    given = ("--set", "run.out=s3://bucket/run,experiment.inline.name=x")
+
+    def said(*flags: str) -> list[str]:
+        made = helm("template", "small", str(copy), "-n", "lenses", *given, *flags)
+        (one,) = of_kind([d for d in yaml.safe_load_all(made) if d], "Notes").values()
+        return [line.strip() for line in one["text"].splitlines() if line.strip()]
+
+    return said
+
+
+def test_the_three_commands_find_what_they_name(
+    plain: list[Json], noted: Callable[..., list[str]]
+) -> None:
+    begun, logs, dashboard, state = noted()
+    assert begun == f"The run s3://bucket/run has begun; its Dask cluster is {NAME}."
+    job = job_of(plain)
     labels = [job["spec"]["template"]["metadata"]["labels"], job["metadata"]["labels"]]
-    labels.append(
-        cluster_of(documents)["metadata"]["labels"]
-    )  # the operator gives them to its pods
-    for command, found in ((logs, labels[:1]), (state, labels)):
+    # The operator gives them to its pods.
+    labels.append(cluster_of(plain)["metadata"]["labels"])
+    selftest = of_kind(plain, "Pod")["selftest"]["metadata"]["labels"]
+    for command, found in ((logs, labels[:1]), (state, [*labels, selftest])):
         selector = dict(one.split("=") for one in command.rsplit("-l ", 1)[1].split(","))
         assert all(selector.items() <= one.items() for one in found)
+    assert "logs -f --tail=-1 " in logs  # with a selector kubectl shows ten lines otherwise
     assert f"service/{NAME}-scheduler 8787" in dashboard
+
+
+@pytest.mark.parametrize("ended", ["Failed", "Complete", None])
+def test_an_upgrade_that_changes_nothing_says_what_became_of_the_job(
+    ended: str | None, plain: list[Json], noted: Callable[..., list[str]]
+) -> None:
+    job = job_of(plain)
+    name = job["metadata"]["name"]
+    if ended:
+        job = job | {"status": {"conditions": [{"type": ended, "status": "True"}]}}
+    with api_of({f"/apis/batch/v1/namespaces/lenses/jobs/{name}": job}) as server:
+        first, *more = noted(server, "--dry-run=server")
+    if ended:
+        assert f"its Job {name} of before is {ended}" in first
+        assert f"kubectl -n lenses delete job {name}" in more
+    else:
+        assert first.startswith("The run s3://bucket/run goes on")
+
+
+def test_a_change_of_the_users_own_experiment_makes_a_new_job() -> None:
+    values = {"run": {"out": "s3://bucket/run"}, "experiment": {"existingConfigMap": "mine"}}
+    jobs = [job_of(render_values(values))]
+    for contents in ("{seed: 1}", "{seed: 2}"):
+        own = {"kind": "ConfigMap", "apiVersion": "v1", "data": {"experiment.yaml": contents}}
+        with api_of({"/api/v1/namespaces/lenses/configmaps/mine": own}) as server:
+            jobs.append(job_of(render_values(values, server, "--dry-run=server", "-n", "lenses")))
+    assert len({job["metadata"]["name"] for job in jobs}) == len(jobs)
+
+
+def test_a_long_releases_names_are_its_own() -> None:
+    values = {"run": {"out": "s3://bucket/run"}, "experiment": {"inline": {"name": "x"}}}
+    releases = (f"{'x' * 30}.dr10-north", f"{'x' * 30}.dr10-south")
+    made = [{d["metadata"]["name"] for d in render_values(values, release=r)} for r in releases]
+    assert not made[0] & made[1]
+    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    assert [name for name in made[0] if not re.fullmatch(rf"{label}(\.{label})*", name)] == []
+    assert max(map(len, made[0])) < 64 - len("-abcde")  # of a Job's pod
 
 
 def test_helm_test_is_the_selftest(plain: list[Json]) -> None:
@@ -132,9 +172,12 @@ def test_policies_let_in_who_must_and_nobody_else() -> None:
         {"from": [ATTACH, namespace("notebooks") | ATTACH], "ports": ports(8786, 8787)},
     ]
     assert policies["worker"]["ingress"] == [{"from": [RUN], "ports": ports(8788, 8789, 8790)}]
-    for who, label in (("scheduler", "dask.org/component"), ("worker", "dask.org/component")):
+    for who in ("scheduler", "worker"):
         chosen = policies[who]["podSelector"]["matchLabels"]
-        assert chosen == {"darkhaloscope.io/release": "small", label: who}
+        assert chosen == {"darkhaloscope.io/release": "small", "dask.org/component": who}
+    chosen = policies["driver"]["podSelector"]["matchLabels"]
+    assert len(chosen) == 2
+    assert chosen.items() <= job_of(documents)["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_ports_are_those_of_the_policies(plain: list[Json]) -> None:
@@ -169,23 +212,20 @@ def test_the_driver_may_do_what_it_does_and_no_more(adaptive: bool) -> None:
     assert subject["name"] == pods_of(documents)["driver"]["serviceAccountName"]
 
 
-def test_who_reads_data_has_the_clouds_role_and_the_scheduler_has_none() -> None:
-    role = "arn:aws:iam::1:role/lenses"
-    key = r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn"
-    documents = render("--set", f"{key}={role}")
-    accounts = {d["metadata"]["name"]: d for d in documents if d["kind"] == "ServiceAccount"}
-    annotated = {}
-    for who, pod in pods_of(documents).items():
+def test_only_who_asks_the_api_server_has_a_token(plain: list[Json]) -> None:
+    accounts = {d["metadata"]["name"]: d for d in plain if d["kind"] == "ServiceAccount"}
+    assert of_kind(plain, "Pod")["selftest"]["spec"]["automountServiceAccountToken"] is False
+    for who, pod in pods_of(plain).items():
         account = accounts[pod["serviceAccountName"]]
-        annotated[who] = list(account["metadata"].get("annotations", {}).values())
         token = pod.get("automountServiceAccountToken", account["automountServiceAccountToken"])
         assert token is (who == "driver")
-    assert annotated == {"driver": [role], "scheduler": [], "worker": [role]}
 
 
 def test_every_pod_is_restricted(plain: list[Json]) -> None:
     pods = [*pods_of(plain).values(), of_kind(plain, "Pod")["selftest"]["spec"]]
     for pod in pods:
+        # Variables of every service in the namespace, and Dask reads those that begin as its own.
+        assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["securityContext"]["runAsUser"] == 1000
         assert container_of(pod)["securityContext"]["allowPrivilegeEscalation"] is False
@@ -198,21 +238,6 @@ def test_certificates_are_read_by_our_group_alone() -> None:
 
 
 # --- what goes where ----------------------------------------------------------------------------
-
-
-def test_each_pod_is_placed_by_its_own_section() -> None:
-    given = [f"{who}.nodeSelector.pool={who}" for who in ("driver", "scheduler", "worker")]
-    spot = "worker.tolerations[0].key=spot,worker.tolerations[0].operator=Exists"
-    own = "driver.tolerations[0].key=own,driver.tolerations[0].operator=Exists"
-    documents = render("--set", ",".join([*given, spot, own]))
-    pods = pods_of(documents)
-    assert {who: pod["nodeSelector"] for who, pod in pods.items()} == {
-        who: {"pool": who} for who in pods
-    }
-    placed = {who: [t["key"] for t in pod.get("tolerations", [])] for who, pod in pods.items()}
-    assert placed == {"driver": ["own"], "scheduler": [], "worker": ["spot"]}
-    selftest = of_kind(documents, "Pod")["selftest"]["spec"]
-    assert selftest["tolerations"] == pods["driver"]["tolerations"]
 
 
 def test_a_worker_knows_its_memory_and_hands_on_what_it_holds(plain: list[Json]) -> None:
@@ -238,146 +263,25 @@ def test_an_idle_cluster_goes_after_half_an_hour(plain: list[Json]) -> None:
     assert cluster_of(plain)["spec"]["idleTimeout"] == 1800
 
 
+def test_the_scheduler_is_ready_when_it_answers_and_moves_no_task(plain: list[Json]) -> None:
+    scheduler = container_of(pods_of(plain)["scheduler"])
+    health = {"path": "/health", "port": "http-dashboard"}
+    assert scheduler["readinessProbe"]["httpGet"] == scheduler["livenessProbe"]["httpGet"] == health
+    assert {"name": "http-dashboard", "containerPort": 8787} in scheduler["ports"]
+    env = {e["name"].removeprefix("DASK_DISTRIBUTED__"): e["value"] for e in scheduler["env"]}
+    routes = yaml.safe_load(env.pop("SCHEDULER__HTTP__ROUTES"))
+    assert "distributed.http.scheduler.api" in routes  # which the operator asks
+    assert env == {
+        "SCHEDULER__WORK_STEALING": "False",
+        "SCHEDULER__WORKER_TTL": "15 minutes",
+        "SCHEDULER__ALLOWED_FAILURES": "2",
+        "ADMIN__LOW_LEVEL_LOG_LENGTH": "10",
+    }
+
+
 def test_an_adaptive_cluster_asks_for_workers_however_short_its_blocks(plain: list[Json]) -> None:
     name = "DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION"
     adaptive = render("--set", "worker.adaptive.enabled=true")
     for made, value in ((plain, None), (adaptive, "100ms")):
         env = container_of(pods_of(made)["scheduler"])["env"]
         assert {e["name"]: e.get("value") for e in env}.get(name) == value
-
-
-def test_images_are_those_that_values_name() -> None:
-    digest = "sha256:" + "a" * 64
-    given = f"image.repository=r/dhs,image.tag=v1,image.digest={digest},image.pullSecrets={{pull}}"
-    pods = pods_of(render("--set", given, "--set", "worker.image=r/other:2"))
-    images = {who: container_of(pod)["image"] for who, pod in pods.items()}
-    assert images == {
-        "driver": f"r/dhs@{digest}", "scheduler": f"r/dhs@{digest}", "worker": "r/other:2",
-    }  # fmt: skip
-    assert all(pod["imagePullSecrets"] == [{"name": "pull"}] for pod in pods.values())
-    tagged = pods_of(render("--set", "image.repository=r/dhs,image.tag=v1"))
-    assert {container_of(pod)["image"] for pod in tagged.values()} == {"r/dhs:v1"}
-
-
-def test_driver_and_workers_reach_the_data_and_the_scheduler_does_not() -> None:
-    s3 = "s3.endpoint=http://weed:8333,s3.region=eu-west-1,s3.existingSecret=keys"
-    pods = pods_of(render("--set", s3, "--set", "volume.existingClaim=claim"))
-    for who, pod in pods.items():
-        container = container_of(pod)
-        env = {e["name"]: e.get("value") for e in container["env"]}
-        claims = {
-            v["name"]: v["persistentVolumeClaim"]["claimName"]
-            for v in pod["volumes"]
-            if "persistentVolumeClaim" in v
-        }
-        if who == "scheduler":
-            assert "envFrom" not in container
-            assert not claims
-            continue
-        assert env["AWS_ENDPOINT_URL"] == "http://weed:8333"
-        assert env["AWS_DEFAULT_REGION"] == "eu-west-1"
-        assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
-        assert claims == {"data": "claim"}
-        assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
-
-
-# --- wrong values -------------------------------------------------------------------------------
-
-
-def test_nothing_is_switched_off_by_a_null(tmp_path: Path) -> None:
-    values: Json = yaml.safe_load((CHART / "values.yaml").read_text())
-    of_none = {"nodeSelector", "affinity", "tolerations"}  # null says the same as nothing
-    given = {"out", "inline"}
-    nulls = {
-        section: dict.fromkeys(set(keys) - given)
-        for section, keys in values.items()
-        if section != "logs"
-    }
-    (tmp_path / "nulls.yaml").write_text(yaml.safe_dump(nulls))
-    with pytest.raises(ValueError, match="is required") as refused:
-        render("-f", str(tmp_path / "nulls.yaml"))
-    expected = [
-        f"{section}: {key} is required"
-        for section, keys in nulls.items()
-        for key in keys.keys() - of_none
-        if values[section][key] is not None
-    ]
-    assert [one for one in expected if one not in str(refused.value)] == []
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ("worker.resources.requests.cpu=3,worker.resources.limits.cpu=500m", "asks for 3 cores"),
-        ("worker.nodeSelector.bad key!=x", "worker.nodeSelector"),
-        ("worker.tolerations[0].kye=spot", "kye is not allowed"),
-        ("worker.affinity.nodeAffinty.x=1", "nodeAffinty is not allowed"),
-        ("run.out=file:///data/x", "pods can write to s3://bucket/run"),
-        ("run.out=memory://x/y", "pods can write to"),
-        ("run.out=http://host/x", "pods can write to"),
-        ("run.out=gs://bucket/x", "pods can write to"),
-        ("run.out=s3://B_ucket/x", "names no bucket"),
-        ("run.out=s3://bucket/a//b", "//"),
-        ("run.out=s3://bucket/a/./b", "//"),
-        ("run.out=s3://bucket/a/..", "//"),
-        ("run.out=s3://bucket/$(HOME)", "Kubernetes puts variables"),
-        ("volume.existingClaim=c,run.out=/data/../etc/x", "give the folder without"),
-        ("volume.mountPath=//usr", "volume.mountPath"),
-        ("volume.mountPath=/data/../usr", "volume.mountPath"),
-        ("volume.mountPath=/da:ta", "volume.mountPath"),
-        ("image.tag=-v1", "image.tag"),
-        ("worker.image=foo:", "worker.image"),
-        ("s3.endpoint=http://a b", "s3.endpoint"),
-        (f"s3.existingSecret={'a' * 254}", "s3.existingSecret"),
-        ("run.activeDeadlineSeconds=99999999999", "activeDeadlineSeconds"),
-        ("experiment.key=..", "experiment.key"),
-        ("worker.resources.requests.memory=1M", "requests.memory"),
-        ("experiment.inline.cluster.kind=local", "take the section out"),
-        ("networkPolicy.operatorNamespace=", "operatorNamespace"),
-    ],
-)
-def test_wrong_values_are_refused_by_name(wrong: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
-        render("--set", wrong)
-
-
-@pytest.mark.parametrize(
-    ("right", "out"),
-    [
-        ("volume.existingClaim=c", "/data/runs/x"),
-        ("worker.tolerations[0].key=cloud.google.com/gke-spot,worker.tolerations[0].operator=Exists",
-         "s3://bucket/a.b/c/"),
-        ("worker.resources.limits.cpu=1500m,image.repository=registry.example.org:5000/a/b-c",
-         "s3://bucket/run"),
-        ("s3.endpoint=https://storage.googleapis.com", "s3://bucket/run"),
-        (r"worker.nodeSelector.eks\.amazonaws\.com/capacityType=SPOT", "s3://bucket/run"),
-    ],
-)  # fmt: skip
-def test_right_values_are_not_refused(right: str, out: str) -> None:
-    documents = render("--set", right, out=out)
-    assert cluster_of(documents)["metadata"]["name"] == cluster_name(out)
-
-
-def test_a_full_affinity_is_let_through() -> None:
-    expression: Json = {"key": "pool", "operator": "In", "values": ["spot"]}
-    affinity: dict[str, Any] = {
-        "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [{"matchExpressions": [expression]}]
-            }
-        },
-        "podAntiAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {
-                    "weight": 1,
-                    "podAffinityTerm": {
-                        "topologyKey": "kubernetes.io/hostname",
-                        "labelSelector": {"matchLabels": {"dask.org/component": "worker"}},
-                    },
-                }
-            ]
-        },
-    }
-    documents = render("--set-json", f"worker.affinity={json.dumps(affinity)}")
-    assert pods_of(documents)["worker"]["affinity"] == affinity
-    assert "affinity" not in pods_of(documents)["scheduler"]
