@@ -86,7 +86,6 @@ WORKERS: Json = {
     "labelSelector": {"matchLabels": {"dask.org/component": "worker"}, "matchExpressions": [SPOT]},
     "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]},
     "namespaces": ["lenses"],
-    "matchLabelKeys": ["dask.org/cluster-name"],
 }
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -99,7 +98,7 @@ AFFINITY: Json = {
     "podAffinity": PODS,
     "podAntiAffinity": PODS,
 }
-"""Every field that the API has."""
+"""Every field that the API has; a DaskCluster loses ``matchLabelKeys``, so they are refused."""
 TOLERATIONS: list[Json] = [
     {"operator": "Exists"},
     {"key": "example.org/spot", "operator": "Exists", "effect": "NoSchedule"},
@@ -125,18 +124,29 @@ FIXED: dict[str, tuple[Any, Places]] = {
     "run.backoffLimit": same(3, "job spec backoffLimit"),
     "run.activeDeadlineSeconds": same(31_536_000, "job spec activeDeadlineSeconds"),
     "run.ttlSecondsAfterFinished": same(7, "job spec ttlSecondsAfterFinished"),
+    # As text: a DaskCluster takes no numbers.
     "driver.resources": each(
         {
             "requests": {"cpu": 0.5, "memory": "2Gi", "ephemeral-storage": "1Gi", "nvidia.com/gpu": 1},
-            "limits": {"cpu": "1500m", "memory": "2048Mi", "ephemeral-storage": "1Gi", "nvidia.com/gpu": "1"},
+            "limits": {"cpu": 2, "memory": "2048Mi", "ephemeral-storage": "1Gi", "nvidia.com/gpu": "1"},
         },
         "resources", "driver", "selftest",
+        lands={
+            "requests": {"cpu": "0.5", "memory": "2Gi", "ephemeral-storage": "1Gi", "nvidia.com/gpu": "1"},
+            "limits": {"cpu": "2", "memory": "2048Mi", "ephemeral-storage": "1Gi", "nvidia.com/gpu": "1"},
+        },
     ),
-    "scheduler.resources": same(
-        {"requests": {"cpu": "1.5", "memory": "3Gi"}, "limits": {"memory": "3Gi"}}, "scheduler resources"
+    "scheduler.resources": (
+        {"requests": {"cpu": 2, "memory": "3Gi"}, "limits": {"memory": "3Gi"}},
+        {"scheduler resources": {"requests": {"cpu": "2", "memory": "3Gi"}, "limits": {"memory": "3Gi"}}},
     ),
-    "worker.resources": same(
-        {"requests": {"cpu": ".25", "memory": "5Gi"}, "limits": {"memory": "5Gi"}}, "worker resources"
+    "worker.resources": (
+        {"requests": {"cpu": 1.5, "memory": "5Gi"}, "limits": {"cpu": "1500m", "memory": "5Gi"}},
+        {
+            "worker resources": {
+                "requests": {"cpu": "1.5", "memory": "5Gi"}, "limits": {"cpu": "1500m", "memory": "5Gi"},
+            },
+        },
     ),
     "driver.gracePeriodSeconds": same(31, "driver terminationGracePeriodSeconds"),
     "worker.gracePeriodSeconds": same(32, "worker terminationGracePeriodSeconds"),
@@ -209,11 +219,15 @@ ADAPTIVE: dict[str, tuple[Any, Places]] = {
     "networkPolicy.notebookNamespaces": (
         ["notebooks"], {f"policies scheduler spec ingress 2 from 1 {NAMED}": "notebooks"},
     ),
-    "networkPolicy.monitoringNamespace": same(
+    "networkPolicy.monitoringNamespace": (
         "watch",
-        f"policies driver spec ingress 0 from 0 {NAMED}",
-        f"policies scheduler spec ingress 3 from 0 {NAMED}",
-        f"policies worker spec ingress 1 from 0 {NAMED}",
+        {
+            f"policies {who} spec ingress {i}": {
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}],
+                "ports": [{"protocol": "TCP", "port": port}],
+            }
+            for who, i, port in (("driver", 0, 8791), ("scheduler", 3, 8787), ("worker", 1, 8790))
+        },
     ),
 }  # fmt: skip
 """The same of values that exclude one of the others."""
@@ -461,6 +475,6 @@ def test_nothing_is_switched_off_by_a_null() -> None:
 
 
 def test_a_path_on_a_claim_is_a_folder() -> None:
-    out = "/data/runs/x"
-    made = render_values(nested({"run.out": out, "experiment.inline": {"name": "x"}, **CLAIM}))
-    assert cluster_of(made)["metadata"]["name"] == cluster_name(out)
+    given = {"run.out": "/data/runs/x", "experiment.inline": {"name": "x"}, **CLAIM}
+    made = render_values(nested(given | {"volume.mountPath": "/data/"}))
+    assert cluster_of(made)["metadata"]["name"] == cluster_name("/data/runs/x")

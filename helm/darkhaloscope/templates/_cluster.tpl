@@ -79,7 +79,7 @@ spec:
             periodSeconds: 20
             timeoutSeconds: 10
             failureThreshold: 6
-          resources: {{- toYaml .Values.scheduler.resources | nindent 12 }}
+          resources: {{- include "dhs.resources" .Values.scheduler.resources | trim | nindent 12 }}
           securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
@@ -135,7 +135,7 @@ spec:
           lifecycle:
             preStop:
               exec: {command: [/usr/local/bin/entrypoint, python, -m, darkhaloscope.cluster.retire]}
-          resources: {{- toYaml .Values.worker.resources | nindent 12 }}
+          resources: {{- include "dhs.resources" .Values.worker.resources | trim | nindent 12 }}
           securityContext: {{- include "dhs.containerSecurity" . | nindent 12 }}
           volumeMounts:
             {{- include "dhs.mounts" . | nindent 12 }}

@@ -63,7 +63,7 @@ spec:
       ports:
         - {name: metrics, containerPort: 8791}
       terminationMessagePolicy: FallbackToLogsOnError
-      resources: {{- toYaml .Values.driver.resources | nindent 8 }}
+      resources: {{- include "dhs.resources" .Values.driver.resources | trim | nindent 8 }}
       securityContext: {{- include "dhs.containerSecurity" . | nindent 8 }}
       volumeMounts:
         {{- include "dhs.mounts" . | nindent 8 }}

@@ -59,6 +59,17 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Amounts as text: the operator's DaskCluster takes no numbers. */}}
+{{- define "dhs.resources" -}}
+{{- $resources := . }}
+{{- range $kind := list "requests" "limits" }}
+{{ $kind }}:
+{{- range $name, $amount := get $resources $kind }}
+  {{ $name }}: {{ $amount | toString | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "dhs.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
