@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 
 import darkhaloscope
+from darkhaloscope import cluster
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import UserError
@@ -26,21 +28,74 @@ def test_tls_of_a_local_cluster_is_a_mistake() -> None:
         ClusterSection(tls=True)
 
 
-def test_connecting_to_a_local_run_is_a_mistake(tmp_path: Path) -> None:
+def a_run(folder: Path, cluster: str) -> str:
+    """A run's folder that says where the run works."""
+    folder.mkdir(exist_ok=True)
     text = "survey: {root: x}\ntargets: {positions: [[1, 2]]}\nlens: {theta_e: 1}\n"
-    (tmp_path / "experiment.yaml").write_text(text)
+    (folder / "experiment.yaml").write_text(f"{text}cluster: {cluster}\n")
+    return str(folder)
+
+
+ON_KUBERNETES = "{kind: kubernetes, manifest: m}"
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses to which clients were made."""
+    addresses: list[str] = []
+    monkeypatch.setattr(cluster, "Client", lambda address, **_: addresses.append(address))
+    return addresses
+
+
+def test_a_run_on_kubernetes_is_looked_for_in_its_namespace(
+    tmp_path: Path, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is given, else that of the environment, else that of the pod's service account."""
+    run = a_run(tmp_path / "run", ON_KUBERNETES)
+    (tmp_path / "namespace").write_text("of-the-pod\n")
+    monkeypatch.setattr(kubernetes, "_ACCOUNT_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setenv("DHS_NAMESPACE", "lenses")
+    darkhaloscope.connect(run, namespace="another")
+    darkhaloscope.connect(f"{run}/")
+    monkeypatch.delenv("DHS_NAMESPACE")
+    darkhaloscope.connect(run)
+    host = f"{kubernetes.cluster_name(run)}-scheduler"
+    assert called == [
+        f"tcp://{host}.{namespace}.svc.cluster.local:8786"
+        for namespace in ("another", "lenses", "of-the-pod")
+    ]
+
+
+def test_a_run_with_tls_and_one_of_ones_own_scheduler(tmp_path: Path, called: list[str]) -> None:
+    run = a_run(tmp_path / "run", "{kind: kubernetes, manifest: m, tls: true}")
+    with dask.config.set(dict.fromkeys(kubernetes.CERTIFICATES, "/somewhere")):
+        darkhaloscope.connect(run, namespace="lenses")
+    assert called.pop().startswith("tls://dhs-")
+    darkhaloscope.connect(a_run(tmp_path / "own", "{address: 'tcp://10.0.0.1:8786'}"))
+    assert called == ["tcp://10.0.0.1:8786"]
+
+
+def test_a_scheduler_that_does_not_answer_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        raise OSError("Timed out")
+
+    monkeypatch.setattr(cluster, "Client", nobody)
+    with pytest.raises(
+        UserError, match=r"answers at tcp://dhs-.*: Timed out; the run may have end"
+    ):
+        darkhaloscope.connect(a_run(tmp_path, ON_KUBERNETES), namespace="lenses")
+
+
+def test_connecting_to_a_local_run_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="local cluster"):
-        darkhaloscope.connect(str(tmp_path))
+        darkhaloscope.connect(a_run(tmp_path, "{}"))
 
 
 def test_connecting_to_a_run_on_kubernetes_from_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DHS_NAMESPACE", raising=False)
-    text = (
-        "survey: {root: x}\ntargets: {positions: [[1, 2]]}\nlens: {theta_e: 1}\n"
-        "cluster: {kind: kubernetes, manifest: m}\n"
-    )
-    (tmp_path / "experiment.yaml").write_text(text)
     with pytest.raises(UserError, match="namespace"):
-        darkhaloscope.connect(str(tmp_path))
+        darkhaloscope.connect(a_run(tmp_path, ON_KUBERNETES))

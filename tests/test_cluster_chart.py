@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import yaml
-from chart import CHART, HELM, render
+from chart import CHART, HELM, container_of, pods_of, render
 
+from darkhaloscope.cluster import _SETTINGS as SETTINGS
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.cluster.kubernetes import Driver
 from darkhaloscope.config import ClusterSection
@@ -35,12 +37,23 @@ def test_the_chart_and_the_driver_give_a_run_the_same_name(out: str, tmp_path: P
 
 
 def test_adaptive_makes_an_autoscaler_of_the_same_owner(tmp_path: Path) -> None:
-    given = ["--set", "worker.adaptive.enabled=true", "--set", "worker.adaptive.maximum=9"]
-    section = manifest(render(*given), tmp_path)
+    """Between its limits; the cluster begins with the least."""
+    given = "worker.adaptive.enabled=true,worker.adaptive.minimum=3,worker.adaptive.maximum=9"
+    section = manifest(render("--set", f"{given},worker.replicas=7"), tmp_path)
     cluster, scaler = kubernetes.manifest_of(section, "s3://bucket/run", DRIVER)
-    assert scaler["spec"]["cluster"] == cluster["metadata"]["name"] == scaler["metadata"]["name"]
-    assert scaler["spec"]["maximum"] == 9
+    assert cluster["spec"]["worker"]["replicas"] == 3
+    name = cluster["metadata"]["name"]
+    assert scaler["spec"] == {"cluster": name, "minimum": 3, "maximum": 9}
+    assert scaler["metadata"]["name"] == name
     assert scaler["metadata"]["ownerReferences"] == cluster["metadata"]["ownerReferences"]
+
+
+def test_a_scheduler_in_a_pod_is_set_as_one_of_a_local_run() -> None:
+    """No stealing, three deaths, patience with long calls, and little memory for developers."""
+    environment = container_of(pods_of(render())["scheduler"])["env"]
+    given = dask.config.collect_env({one["name"]: one["value"] for one in environment})
+    there = {key: dask.config.get(key, config=given) for key in SETTINGS}
+    assert there == SETTINGS
 
 
 @pytest.mark.parametrize(

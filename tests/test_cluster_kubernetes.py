@@ -253,6 +253,29 @@ def test_an_api_server_that_is_away_for_a_moment_costs_nothing(
     assert not api.kinds
 
 
+AWAY = [ServerError(500), ServerError(503), ServerError(429), TimeoutError(), httpx.ReadError("")]
+
+
+@pytest.mark.parametrize("error", AWAY, ids=repr)
+def test_an_api_server_that_is_away_is_asked_for_a_minute(error: Exception, api: Api) -> None:
+    api.answers["get"] = [error] * 99
+    with pytest.raises(Incomplete, match=r"does not answer.*resumes"):
+        asking.asked(lambda: api.answer("get"))
+    assert asking.time.monotonic() == 60
+    assert len(api.asked) == 7
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+def test_what_an_api_server_refuses_is_not_asked_again(status: int, api: Api) -> None:
+    api.answers["get"] = [ServerError(status)] * 2
+    with pytest.raises(UserError, match=f"refused: status {status}"):
+        asking.asked(lambda: api.answer("get"))
+    with pytest.raises(ServerError):
+        asking.asked(lambda: api.answer("get"), known=(status,))
+    assert len(api.asked) == 2
+    assert asking.time.monotonic() == 0
+
+
 def test_an_api_server_that_stays_away_ends_a_try_and_not_the_run(api: Api, tmp_path: Path) -> None:
     api.answers["list"] = [ServerError(503) for _ in range(99)]
     with pytest.raises(Incomplete, match="does not answer"):
