@@ -67,7 +67,7 @@ def test_workers_are_forked_from_one_thread_and_have_the_environment_of_their_ru
 def test_a_scheduler_that_closes_a_new_connection_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as there:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as there:
         closed = iter([CommClosedError("Stream is closed"), CommClosedError("Stream is closed")])
 
         def client(address: str, timeout: str) -> Client:
@@ -107,7 +107,7 @@ def test_a_scheduler_that_was_seen_is_lost_and_no_mistake(
 
 
 def test_a_scheduler_without_the_workers_that_were_seen_has_lost_them() -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as there:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as there:
         address = there.scheduler_address
         with (
             pytest.raises(Incomplete, match="lost its workers"),

@@ -53,6 +53,9 @@ def test_the_image_runs_as_a_user_and_installs_what_is_locked() -> None:
         ("dhs-0123456789ab-scheduler", True),
         ("dhs-0123456789ab-scheduler.lenses.svc.cluster.local", True),
         ("dhs-0123456789ab-scheduler.evil.example.com", False),
+        ("dhs-0123456789ab-scheduler.com", False),
+        ("dhs-0123456789ab-scheduler.lenses.svc.cluster.local.evil.com", False),
+        ("DHS-0123456789ab-scheduler", False),
         ("example.com", False),
     ],
 )
