@@ -212,6 +212,21 @@ def test_a_foreign_folder_is_refused(dhs: Callable[..., Answer], tmp_path: Path)
     assert_one_sentence(answer, "thesis.tex", "--out")
 
 
+def test_a_chain_of_addresses_is_one_sentence(dhs: Callable[..., Answer], tmp_path: Path) -> None:
+    """fsspec knows how to open one; what is below it, or read by ranges of it, nobody does."""
+    chain, out = "simplecache::s3://bucket/x", tmp_path / "out"
+    targets = {"path": f"{chain}.parquet"}
+    for arguments in (
+        ("run", write_experiment(tmp_path), "--out", chain),
+        ("run", write_experiment(tmp_path), "--out", out, "--set", f"survey.root={chain}"),
+        ("run", write_experiment(tmp_path, targets=targets), "--out", out),
+        ("run", write_experiment(tmp_path, survey={"root": chain}), "--out", out),
+        ("audit", chain, "--out", out),
+        ("targets", chain, "--out", out),
+    ):
+        assert_one_sentence(dhs(*arguments), chain, "'::'")
+
+
 def test_an_unreachable_scheduler_is_one_sentence(
     dhs: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,16 @@ def test_absent_and_unreadable(tmp_path: Path) -> None:
         storage.read("nosuch://bucket/key")
 
 
+@pytest.mark.parametrize("url", ["simplecache::s3://b/x", "zip://a::s3://b/x", "runs/a::b"])
+def test_a_chain_of_addresses_is_one_sentence(url: str) -> None:
+    for ask in (storage.absolute, storage.read, storage.exists, storage.names, storage.sizes):
+        with pytest.raises(StorageError, match=r"'::' in it.* give one path or URL") as caught:
+            ask(url)
+        assert url in str(caught.value)
+        assert not caught.value.passes
+    assert isinstance(storage.stat_all([url])[0], StorageError)
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
     """Answers with the status that the path names; /short promises more bytes than it sends."""

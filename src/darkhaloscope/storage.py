@@ -83,11 +83,37 @@ def join(url: str, *parts: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """The same place whatever a process's working directory: a local path made absolute."""
+    """The same place whatever a process's working directory: a local path made absolute.
+
+    Raises
+    ------
+    StorageError
+        As :func:`check_address`.
+    """
+    check_address(url)
     return url if "://" in url else os.path.abspath(url)
 
 
+def check_address(url: str) -> None:
+    """See that an address is one, and not a chain of them, as ``simplecache::s3://bucket/run``.
+
+    Nothing is below a folder that is inside a file, and fsspec would take ``runs/a::b`` for ``runs/a``.
+
+    Raises
+    ------
+    StorageError
+        It has ``::`` in it.
+    """
+    if "::" in url:
+        raise StorageError(
+            f"{url} has '::' in it, which makes a chain of addresses, and chains are not opened here; give "
+            "one path or URL without it, as s3://bucket/folder",
+            "mistaken",
+        )
+
+
 def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    check_address(url)
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed

@@ -16,6 +16,7 @@ import xxhash
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
+from darkhaloscope import storage
 from darkhaloscope.errors import UserError
 from darkhaloscope.survey import bricks as tiling
 from darkhaloscope.survey.targets import (
@@ -135,6 +136,7 @@ def _limit(text: str) -> tuple[str, tuple[float | None, float | None]]:
 def _catalogues(source: str) -> list[str]:
     if PurePosixPath(source).suffix.lower() in (".fits", ".fit", ".gz", ".csv", ".parquet", ".pq"):
         return [source]
+    storage.check_address(source)
     try:
         filesystem, path = fsspec.url_to_fs(source)
         found = [
