@@ -236,6 +236,36 @@ def test_a_chain_of_addresses_is_one_sentence(url: str) -> None:
     assert isinstance(storage.stat_all([url])[0], StorageError)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("http://me:hunter2@127.0.0.1:9", "a user or a password"),
+        ("https://me:hunter2@127.0.0.1:99999", "no address"),
+        ("http://127.0.0.1:hunter2", "no address"),
+        ("me:hunter2@127.0.0.1:9", "no address"),
+        ("127.0.0.1:9", "no address"),
+        ("s3://hunter2", "no address"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_that_is_none_is_one_sentence_without_it(
+    endpoint: str, says: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(StorageError, match=f"{variable} .*{says}") as caught:
+        storage.exists("s3://bucket/key")
+    assert "hunter2" not in str(caught.value)
+    assert not caught.value.passes
+
+
+def test_a_cause_holds_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an endpoint that a profile in a file gives, or of a proxy."""
+    error = OSError("cannot connect to http://me:hunter2@proxy:3128/x of http://host")
+    monkeypatch.setattr(storage, "_open", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(StorageError, match="to http://proxy:3128/x of http://host; check"):
+        storage.read("s3://bucket/key")
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
     """Answers with the status that the path names; /short promises more bytes than it sends."""

@@ -13,11 +13,13 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
@@ -112,8 +114,38 @@ def check_address(url: str) -> None:
         )
 
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "FSSPEC_S3_ENDPOINT_URL")
+"""Variables of the environment that say where the S3 server is."""
+
+
+def _check_endpoints() -> None:
+    """See that they are addresses. What they say is not repeated: it may hold a password."""
+    for name in _ENDPOINTS:
+        if wrong := _wrong_with(os.environ.get(name) or "http://none"):
+            raise StorageError(f"{name} {wrong}", "mistaken")
+
+
+def _wrong_with(endpoint: str) -> str:
+    """What is wrong with the address of a server, and what to do; nothing is an empty text."""
+    no_address = "is no address of a server; write it as https://host or http://host:9000"
+    try:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            return no_address
+    except ValueError:  # the port is no number, or too large
+        return no_address
+    if parts.username is None:
+        return ""
+    return (
+        "holds a user or a password, which no signed request takes; take them out, and give keys as "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )
+
+
 def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     check_address(url)
+    if url.startswith(("s3://", "s3a://")):
+        _check_endpoints()
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
@@ -170,7 +202,7 @@ def _status(error: BaseException) -> int:
 
 def _cause(error: BaseException) -> str:
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-    return text.splitlines()[0]
+    return re.sub(r"//[^/@\s]*@", "//", text.splitlines()[0])  # no password of an address
 
 
 def read(url: str) -> bytes:
