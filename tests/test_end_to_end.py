@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -22,7 +25,7 @@ import zarr
 from distributed import LocalCluster
 from rich.console import Console
 
-from darkhaloscope import cluster, commands
+from darkhaloscope import audit, cluster, commands, report
 from darkhaloscope.errors import Incomplete, UserError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -176,7 +179,11 @@ def test_one_worker_and_two_give_the_same_bytes(
 
 
 def test_resume_makes_only_what_is_missing(
-    real_run: commands.Outcome, scheduler: str, tmp_path: Path, quiet: Console
+    real_run: commands.Outcome,
+    scheduler: str,
+    tmp_path: Path,
+    quiet: Console,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(real_run.folder, folder)
@@ -184,10 +191,30 @@ def test_resume_makes_only_what_is_missing(
     before = kept.stat().st_mtime_ns
     (folder / "blocks" / "000001.json").unlink()
     (folder / "stamps.zarr" / "arc" / "c" / "1" / "0" / "0" / "0").write_bytes(b"half a sha")
-    again = commands.run(EXPERIMENT, out=str(folder), cluster=scheduler, console=quiet)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    scrapes: list[str] = []
+    for module, name in ((audit, "conclude"), (report, "write_report")):  # late steps
+        scraping = _scraped_before(getattr(module, name), port, scrapes)
+        monkeypatch.setattr(module, name, scraping)
+    again = commands.run(
+        EXPERIMENT, out=str(folder), cluster=scheduler, metrics_port=port, console=quiet
+    )
+    for page, stage in zip(scrapes, ("audit", "report"), strict=True):
+        assert f'darkhaloscope_stage{{stage="{stage}"}} 1.0' in page
+        assert 'darkhaloscope_rows_total{reason="ok"} 240.0' in page
     assert digests(str(folder / "stamps.zarr")) == digests(f"{real_run.folder}/stamps.zarr")
     assert kept.stat().st_mtime_ns == before
     assert again.verdict == real_run.verdict
+
+
+def _scraped_before(call: Callable[..., Any], port: int, scrapes: list[str]) -> Callable[..., Any]:
+    def scraping(*args: Any, **options: Any) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            scrapes.append(page.read().decode())
+        return call(*args, **options)
+
+    return scraping
 
 
 def test_killed_run_resumes_to_the_same_bytes(real_run: commands.Outcome, tmp_path: Path) -> None:

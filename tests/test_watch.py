@@ -112,9 +112,12 @@ def _counts(run: str, *blocks: int) -> dict[str, int]:
 
 
 def test_prometheus_reads_the_metrics(told: Told) -> None:
-    found = _samples(told.scrapes[-1])
-    assert found["darkhaloscope_rows_planned"] == 64 * BLOCKS
-    assert found["darkhaloscope_blocks_planned"] == BLOCKS
+    first, last = (_samples(told.scrapes[i]) for i in (0, -1))
+    assert first["darkhaloscope_stageplan"] == 1, "it serves before it reads anything"
+    assert last["darkhaloscope_stageplan"] == 0
+    assert last["darkhaloscope_stageblocks"] == 1
+    assert last["darkhaloscope_rows_planned"] == 64 * BLOCKS
+    assert last["darkhaloscope_blocks_planned"] == BLOCKS
 
 
 PROGRESS = {
@@ -128,8 +131,9 @@ PROGRESS = {
 def page() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with metrics.served(port, 640, BLOCKS) as hear:
-        hear(PROGRESS)
+    with metrics.served(port) as watched:
+        watched.stage = "blocks"
+        watched.hear(PROGRESS)
         url = f"http://127.0.0.1:{port}/metrics"
         yield urllib.request.urlopen(url, timeout=10).read().decode()
     with pytest.raises(OSError, match="refused"):
@@ -158,12 +162,27 @@ def test_metrics_say_what_the_driver_says(page: str) -> None:
     assert found["darkhaloscope_tries_again_total"] == 1
 
 
+def test_what_is_of_now_ends_with_the_blocks() -> None:
+    """An audit of an hour is no driver that hangs, nor one that works at a rate."""
+    collector = metrics.Collector()
+    collector.hear(PROGRESS)
+    said = {}
+    for stage in metrics.STAGES:
+        collector.stage = stage
+        said[stage] = {family.name for family in collector.collect()}
+    assert {stage for stage, names in said.items() if SIGN in names} == {"blocks"}
+    assert all({"darkhaloscope_rows", "darkhaloscope_blocks_whole"} <= n for n in said.values())
+
+
+SIGN = "darkhaloscope_last_sign_timestamp_seconds"
+
+
 def test_a_port_that_is_taken_is_a_sentence() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         with (
             pytest.raises(UserError, match=f"port {port}: .*choose another --metrics-port"),
-            metrics.served(port, 1, 1),
+            metrics.served(port),
         ):
             pass
 

@@ -6,7 +6,7 @@ Numbers are of the whole run, also of what an earlier call has made; rates and `
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from darkhaloscope.errors import Reason, UserError
@@ -17,29 +17,28 @@ Progress = Mapping[str, Any]
 PREFIX = "darkhaloscope"
 
 
+STAGES = ("plan", "workers", "blocks", "audit", "report")
+"""Of a call of ``dhs run``, in order: the plan is read and tried, workers are waited for, blocks are made,
+the audit judges, the report is drawn."""
+
+
 @contextlib.contextmanager
-def served(port: int | None, rows: int, blocks: int) -> Iterator[Callable[[Progress], None]]:
-    """Serve what is told, on all addresses of this machine, for the time of a run.
+def served(port: int | None) -> Iterator[Collector]:
+    """Serve what the collector is told, on all addresses of this machine, for the time of a command.
 
     Parameters
     ----------
     port : int or None
         Where ``/metrics`` is; with None nothing is served.
-    rows, blocks : int
-        What the run is planned to have.
-
-    Yields
-    ------
-    callable
-        Takes a driver's progress.
 
     Raises
     ------
     UserError
         prometheus-client is not installed, or the port is taken.
     """
+    collector = Collector()
     if port is None:
-        yield lambda _: None
+        yield collector
         return
     try:
         import prometheus_client
@@ -48,7 +47,6 @@ def served(port: int | None, rows: int, blocks: int) -> Iterator[Callable[[Progr
             "--metrics-port needs `pip install 'darkhaloscope[kubernetes]'` (prometheus-client)"
         ) from None
     registry = prometheus_client.CollectorRegistry(auto_describe=False)
-    collector = Collector(rows, blocks)
     registry.register(collector)
     try:
         server, thread = prometheus_client.start_http_server(port, registry=registry)
@@ -57,7 +55,7 @@ def served(port: int | None, rows: int, blocks: int) -> Iterator[Callable[[Progr
             f"cannot serve metrics on port {port}: {error.strerror}; choose another --metrics-port"
         ) from None
     try:
-        yield collector.hear
+        yield collector
     finally:
         server.shutdown()
         server.server_close()
@@ -65,10 +63,19 @@ def served(port: int | None, rows: int, blocks: int) -> Iterator[Callable[[Progr
 
 
 class Collector:
-    """The last progress that a driver told, as Prometheus reads it."""
+    """What a run told of itself last, as Prometheus reads it.
 
-    def __init__(self, rows: int, blocks: int) -> None:
-        self._planned = {"rows": rows, "blocks": blocks}
+    Attributes
+    ----------
+    stage : str
+        Of ``STAGES``.
+    planned : mapping of str to int
+        Rows and blocks of the run; empty until they are known.
+    """
+
+    def __init__(self) -> None:
+        self.stage = STAGES[0]
+        self.planned: Mapping[str, int] = {}
         self._said: Progress | None = None
 
     def hear(self, progress: Progress) -> None:
@@ -82,7 +89,11 @@ class Collector:
         def gauge(name: str, says: str, value: float) -> Any:
             return GaugeMetricFamily(f"{PREFIX}_{name}", says, value=value)
 
-        for what, number in self._planned.items():
+        stages = GaugeMetricFamily(f"{PREFIX}_stage", "1 for what is done now.", labels=["stage"])
+        for stage in STAGES:
+            stages.add_metric([stage], stage == self.stage)
+        yield stages
+        for what, number in self.planned.items():
             yield gauge(f"{what}_planned", f"{what.capitalize()} of the run.", number)
         said = self._said
         if said is None:
@@ -100,10 +111,12 @@ class Collector:
         yield CounterMetricFamily(
             f"{PREFIX}_tries_again", "Blocks that were submitted once more.", value=said["again"]
         )
+        yield gauge("blocks_whole", "Blocks that are written.", said["blocks_whole"])
+        if self.stage != "blocks":  # what follows is of now
+            return
         spent = max(said["written"] - said["started"], 1e-9)
         yield gauge("rows_per_second", "Of this call of dhs run.", said["rows_fresh"] / spent)
         yield gauge("bytes_per_second", "Of this call of dhs run.", said["bytes_fresh"] / spent)
-        yield gauge("blocks_whole", "Blocks that are written.", said["blocks_whole"])
         running = said["running"]
         bricks, done = (sum(one[name] for one in running) for name in ("bricks", "bricks_done"))
         yield gauge("blocks_in_flight", "Blocks that workers are at.", len(running))

@@ -41,8 +41,10 @@ from darkhaloscope.commands.tiers import require_passed, run_below
 from darkhaloscope.config import Experiment
 from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.plan import Plan
 from darkhaloscope.prepare import AuditSettings
 from darkhaloscope.progress import Bar
+from darkhaloscope.store import Layout
 
 DEMO_SKY = 5
 """Seed of the demo's sky: it has a brick without g files, one with empty ones, and ends of footprints."""
@@ -97,7 +99,7 @@ def run(
     brake : Brake, optional
         Pulled from elsewhere, it stops the run once the blocks in flight are whole.
     metrics_port : int, optional
-        Where Prometheus finds ``/metrics`` while blocks are made.
+        Where Prometheus finds ``/metrics`` for the time of this call.
 
     Raises
     ------
@@ -108,67 +110,89 @@ def run(
     console = console or Console()
     exp = prepare.experiment_of(experiment, with_cluster(overrides, cluster, workers))
     folder = storage.absolute((out or f"runs/{exp.name}").rstrip("/"))
-    if (below := run_below(exp, folder, require_gate)) is not None:
-        require_passed(below, exp)
-        console.print(f"gate: {below} passed", soft_wrap=True, highlight=False)
-    made = prepare.plan_of(exp)
-    layout = prepare.layout_of(made)
-    document = exp.identity_document(made.contents)
-    store.check_run(folder, layout, document)  # before a brick is read, or a cluster started
-    prepare.check_plan(folder, made)
-    reading = prepare.preflight(made)
-    spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
-    if made.targets.first[-1] <= COUNTED_TARGETS:
-        say_splits(made.regions, made.splits(), console)
-    else:
-        console.print(f"{made.n_regions} regions; dhs plan counts targets by split")
-    with connect(exp.cluster, folder) as client:  # first: without workers nothing is begun
-        console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
-        console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
-        resumed = store.create_run(folder, layout, exp.to_yaml(), document, __version__)
-        if resumed:
-            if (last := status.writes_now(folder)) is not None:
-                console.print(
-                    f"a run gave a sign of life here {last:.0f} s ago; if it is not dead, both make the "
-                    "same files",
-                    soft_wrap=True,
-                    highlight=False,
-                )
-            prepare.complete_plan(folder, made)
-        if made.joint is not None:
-            store.write_joint(folder, made.joint)
-        drop_conclusions(folder)
-        with (
-            metrics.served(metrics_port, layout.rows, layout.blocks) as on_progress,
-            Bar(console, "inject and write", layout.rows, "rows") as bar,
-        ):
-
-            def on_block(block: int, was_there: bool) -> None:
-                rows = layout.rows_of(block)
-                bar.advance(rows.stop - rows.start, skipped=was_there)
-
-            markers = driver.run_blocks(
-                client,
-                folder,
-                made,
-                layout,
-                spec,
-                on_block,
-                bricks_per_task=exp.cluster.fixed_bricks_per_task,
-                brake=brake,
-                on_progress=on_progress,
-            )
-        same_spec = all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers)
-        if same_spec:
-            stats = workflow.reduce_run(client, folder, markers, spec)
+    with metrics.served(metrics_port) as watched:
+        if (below := run_below(exp, folder, require_gate)) is not None:
+            require_passed(below, exp)
+            console.print(f"gate: {below} passed", soft_wrap=True, highlight=False)
+        made = prepare.plan_of(exp)
+        layout = prepare.layout_of(made)
+        watched.planned = {"rows": layout.rows, "blocks": layout.blocks}
+        # Before a brick is read, or a cluster started.
+        store.check_run(folder, layout, exp.identity_document(made.contents))
+        prepare.check_plan(folder, made)
+        reading = prepare.preflight(made)
+        spec = prepare.spec_of(exp, prepare.planned_strata(made), n_regions=made.n_regions)
+        if made.targets.first[-1] <= COUNTED_TARGETS:
+            say_splits(made.regions, made.splits(), console)
         else:
-            console.print("the audit section changed: finished blocks are measured again")
-            stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
-        # No column stays in memory: the driver's does not grow with the survey.
-        columns = store.open_dataset(folder, cache=False)
-        result = _conclude(client, columns, folder, stats, spec, exp, console)
-    notes = sorted({note for marker in markers for note in marker["notes"]})
-    return _finish(folder, folder, result, _outcomes(markers), exp, notes, console)
+            console.print(f"{made.n_regions} regions; dhs plan counts targets by split")
+        watched.stage = "workers"
+        with connect(exp.cluster, folder) as client:  # first: without workers nothing is begun
+            console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
+            console.print(f"reading: {reading}", soft_wrap=True, highlight=False)
+            _begin(folder, made, layout, console)
+            watched.stage = "blocks"
+            markers = _make_blocks(client, folder, made, layout, spec, brake, watched, console)
+            watched.stage = "audit"
+            if all(m["statistics_spec"] == workflow.spec_digest(spec) for m in markers):
+                stats = workflow.reduce_run(client, folder, markers, spec)
+            else:
+                console.print("the audit section changed: finished blocks are measured again")
+                stats = workflow.measure_dataset(client, prepare.StoredPairs(folder), spec)
+            # No column stays in memory: the driver's does not grow with the survey.
+            columns = store.open_dataset(folder, cache=False)
+            result = _conclude(client, columns, folder, stats, spec, exp, console)
+        watched.stage = "report"
+        notes = sorted({note for marker in markers for note in marker["notes"]})
+        return _finish(folder, folder, result, _outcomes(markers), exp, notes, console)
+
+
+def _begin(folder: str, made: Plan, layout: Layout, console: Console) -> None:
+    """Make the run's folder, or take up the one that is there; of an earlier verdict nothing is left."""
+    exp = made.experiment
+    document = exp.identity_document(made.contents)
+    if store.create_run(folder, layout, exp.to_yaml(), document, __version__):
+        if (last := status.writes_now(folder)) is not None:
+            console.print(
+                f"a run gave a sign of life here {last:.0f} s ago; if it is not dead, both make the "
+                "same files",
+                soft_wrap=True,
+                highlight=False,
+            )
+        prepare.complete_plan(folder, made)
+    if made.joint is not None:
+        store.write_joint(folder, made.joint)
+    drop_conclusions(folder)
+
+
+def _make_blocks(
+    client: Client,
+    folder: str,
+    made: Plan,
+    layout: Layout,
+    spec: AuditSpec,
+    brake: Brake | None,
+    watched: metrics.Collector,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Make the blocks that are not there yet, with a bar; gives what is kept of all markers."""
+    with Bar(console, "inject and write", layout.rows, "rows") as bar:
+
+        def on_block(block: int, was_there: bool) -> None:
+            rows = layout.rows_of(block)
+            bar.advance(rows.stop - rows.start, skipped=was_there)
+
+        return driver.run_blocks(
+            client,
+            folder,
+            made,
+            layout,
+            spec,
+            on_block,
+            bricks_per_task=made.experiment.cluster.fixed_bricks_per_task,
+            brake=brake,
+            on_progress=watched.hear,
+        )
 
 
 def audit_dataset(
