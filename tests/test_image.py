@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +47,66 @@ def test_the_image_runs_as_a_user_and_installs_what_is_locked() -> None:
     for line in installed:
         assert "--require-hashes" in line or "--no-deps" in line, line
     assert len(installed) == 3
+
+
+ENTRYPOINT = ROOT / "docker" / "entrypoint"
+
+
+@pytest.fixture
+def enter(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The entrypoint with its folders below ``tmp_path``, as a pod has it: ``cache``, and ``tmp``."""
+    script = ENTRYPOINT.read_text()
+    for folder in ("/opt/numba-cache", "/tmp/"):
+        assert folder in script
+    script = script.replace("/opt/numba-cache", f"{tmp_path}/cache")
+    script = script.replace("=/tmp/", f"={tmp_path}/tmp/")
+    (tmp_path / "cache" / "a").mkdir(parents=True)
+    (tmp_path / "cache" / "a" / "x.nbc").write_text("compiled")
+
+    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], **environment}
+        return subprocess.run(
+            ["sh", "-c", script, "entrypoint", *command],
+            env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+SEE = ("sh", "-c", "cat $NUMBA_CACHE_DIR/a/x.nbc; exit 3")
+
+
+def test_the_entrypoint_copies_the_cache_once_and_is_the_command(
+    enter: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    for _ in range(2):
+        done = enter(*SEE)
+        assert (done.returncode, done.stdout, done.stderr) == (3, "compiled", "")
+    made = {str(path.relative_to(tmp_path / "tmp")) for path in (tmp_path / "tmp").rglob("*")}
+    assert made == {"numba-cache", "numba-cache/a", "numba-cache/a/x.nbc"}
+    given = enter("sh", "-c", "echo $NUMBA_CACHE_DIR", NUMBA_CACHE_DIR="/mine")
+    assert given.stdout == "/mine\n"
+
+
+def test_a_cache_that_cannot_be_copied_is_tried_again(
+    enter: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Exit code 1 is a verdict, after which a Job is not tried again."""
+    done = enter(*SEE)  # there is no folder tmp, as on a read-only root without a volume
+    assert (done.returncode, done.stdout) == (70, "")
+    assert done.stderr.startswith("dhs: numba's cache cannot be copied: ")
+    assert len(done.stderr.splitlines()) == 1
+    full = tmp_path / "bin" / "cp"
+    full.parent.mkdir()
+    full.write_text("#!/bin/sh\nmkdir $3\nfor i in 1 2; do echo cp: no space >&2; done\nexit 1\n")
+    full.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    done = enter(*SEE, PATH=f"{full.parent}:{os.environ['PATH']}")
+    assert done.returncode == 70
+    assert done.stderr.count("cp: no space") == 1
+    assert enter(*SEE).stdout == "compiled", "half a cache was taken for a whole one"
+    assert not list((tmp_path / "tmp").glob("*.part"))
 
 
 @pytest.mark.parametrize(
