@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -30,23 +31,65 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
     assert lock.count("--hash=sha256:") > len(locked)
 
 
-def test_image_and_makefile_have_one_cpu_baseline() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    wanted = dict(re.findall(r"^export (N[A-Z_]+) := ?(.*)$", makefile, re.MULTILINE))
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    given = {name: re.search(rf'{name}="?([^"\\\n]*)"?', dockerfile) for name in wanted}
-    assert len(wanted) == 3
-    assert {name: found and found[1].strip() for name, found in given.items()} == wanted
-
-
-def test_the_image_runs_as_a_user_and_installs_what_is_locked() -> None:
+@pytest.fixture(scope="module")
+def steps() -> list[tuple[str, str]]:
+    """The instructions of the image's last stage, in order, each with what it is told."""
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     last = dockerfile.rsplit("\nFROM ", 1)[1]
-    assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["1000:100"]
+    return re.findall(r"^([A-Z]+) +(.*)$", last, re.MULTILINE)
+
+
+def test_image_and_makefile_have_one_cpu_baseline(steps: list[tuple[str, str]]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    wanted = dict(re.findall(r"^export (N[A-Z_]+) := ?(.*)$", makefile, re.MULTILINE))
+    given = _environment(steps)
+    assert len(wanted) == 3
+    assert {name: given.get(name) for name in wanted} == wanted
+
+
+def _environment(steps: list[tuple[str, str]]) -> dict[str, str]:
+    told = [word for name, said in steps if name == "ENV" for word in shlex.split(said)]
+    return dict(word.split("=", 1) for word in told)
+
+
+def test_the_image_runs_as_a_user_and_installs_what_is_locked(
+    steps: list[tuple[str, str]],
+) -> None:
+    assert [said for name, said in steps if name == "USER"] == ["1000:100"]
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     installed = [line for line in re.findall(r"pip .*", dockerfile) if " install " in line]
     for line in installed:
         assert "--require-hashes" in line or "--no-deps" in line, line
     assert len(installed) == 3
+
+
+def test_the_last_stage_is_the_base_and_what_was_made_before(steps: list[tuple[str, str]]) -> None:
+    """No compiler, no package manager's doing: of the stage that builds the package, the package alone."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r"^ARG BASE=(.*)$", dockerfile, re.MULTILINE) == ["python:3.13-slim-trixie"]
+    assert re.findall(r"^FROM +(.*)$", dockerfile, re.MULTILINE)[-1] == "${BASE}"
+    copied = [said for name, said in steps if name == "COPY" and "--from" in said]
+    assert copied == [
+        "--from=dependencies /opt/venv /opt/venv",
+        "--from=package /package /opt/venv",
+    ]
+    done = [said for name, said in steps if name in ("RUN", "ADD")]
+    programs = {one.split()[0] for said in done for one in re.split(r"&&|;|\|", said)}
+    assert programs == {"useradd", "NUMBA_CACHE_DIR=/opt/numba-cache", "rm"}
+
+
+def test_the_cache_is_filled_for_the_baseline_where_the_entrypoint_looks(
+    steps: list[tuple[str, str]],
+) -> None:
+    """What is compiled for other instructions, or of another package, is compiled again in every pod."""
+    (warmed,) = (i for i, (name, said) in enumerate(steps) if "python /opt/warm.py" in said)
+    (folder,) = re.findall(r"NUMBA_CACHE_DIR=(\S+) python /opt/warm\.py", steps[warmed][1])
+    assert f"cp -R {folder} " in ENTRYPOINT.read_text()
+    assert {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"} <= _environment(steps[:warmed]).keys()
+    copies = [i for i, (name, said) in enumerate(steps) if name == "COPY" and "--from" in said]
+    assert max(copies) < warmed
+    assert ("ENTRYPOINT", '["/usr/local/bin/entrypoint"]') in steps
+    assert ("COPY", "docker/entrypoint /usr/local/bin/entrypoint") in steps
 
 
 ENTRYPOINT = ROOT / "docker" / "entrypoint"
