@@ -7,8 +7,13 @@ FROM ${BASE} AS dependencies
 ARG PIP_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements/ /requirements/
+# What takes room and nobody imports: the tests of the large ones. Not those of astropy and h5py, which import
+# theirs, nor of tornado and distributed, whose helpers read files there.
 RUN python -m venv --without-pip /opt/venv \
- && python -m pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r /requirements/image.txt
+ && python -m pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r /requirements/image.txt \
+ && for name in dask matplotlib numba numpy pandas pyarrow scipy sklearn xarray; do \
+      find /opt/venv/lib/python3.*/site-packages/"$name" -type d -name tests -prune -exec rm -r {} +; \
+    done
 
 FROM dependencies AS package
 RUN python -m venv /opt/build \
