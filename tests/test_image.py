@@ -152,6 +152,15 @@ def test_a_cache_that_cannot_be_copied_is_tried_again(
     assert not list((tmp_path / "tmp").glob("*.part"))
 
 
+def test_the_operator_of_the_docs_is_the_one_that_is_tested() -> None:
+    (tested,) = re.findall(
+        r"dask-kubernetes==(\S+)", (ROOT / "tests" / "cluster" / "Dockerfile").read_text()
+    )
+    docs = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"helm install dask-operator dask-kubernetes-operator --version {tested} " in docs
+    assert f"Version {tested} is the one that we test with" in docs
+
+
 @pytest.mark.parametrize(
     ("host", "shown"),
     [
