@@ -26,6 +26,7 @@ from darkhaloscope.mapping import load_mapping
 from darkhaloscope.status import status_of, writes_now
 from darkhaloscope.storage import read_objects
 from darkhaloscope.store import Verification, export_tables, repair_run, verify_run
+from darkhaloscope.trouble import Trouble
 from darkhaloscope.views import Reading
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -346,7 +347,7 @@ def test_a_place_that_gives_no_listings_is_opened_with_a_warning(
     run: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
 ) -> None:
     def refused(url: str) -> list[str]:
-        trouble: storage.Trouble = "passing" if passes else "lasting"
+        trouble: Trouble = "passing" if passes else "lasting"
         raise storage.StorageError(f"cannot list {url}: Access Denied", trouble)
 
     monkeypatch.setattr(storage, "names", refused)

@@ -8,75 +8,23 @@ one sentence.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import fsspec
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
 from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
 from darkhaloscope import partial, signed
-from darkhaloscope.errors import UserError
-
-Trouble = Literal["passing", "mistaken", "lasting"]
-"""``passing``: a store that is away, overburdened or slow. ``mistaken``: the address or the credentials; a
-block waits all the same, since a worker's machine may be without word of its credentials for a moment.
-``lasting``: waiting does not help, as with no permission or no space."""
-
-
-class StorageError(UserError):
-    """Something is, or may be, at that address, but it is out of reach; one sentence says why."""
-
-    def __init__(self, message: str, trouble: Trouble = "passing") -> None:
-        super().__init__(message)
-        self.trouble: Trouble = trouble
-
-    @property
-    def passes(self) -> bool:
-        """Whether the same command again may go on with nothing mended."""
-        return self.trouble == "passing"
-
-
-_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
-
-_MISTAKEN = (
-    IsADirectoryError,
-    ValueError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ParamValidationError,
-)
-_MISTAKEN_CODES = frozenset(
-    ("NoSuchBucket", "InvalidBucketName", "InvalidToken", "AuthorizationHeaderMalformed",
-     "PermanentRedirect", "301", "400", "405")
-)  # fmt: skip
-"""What S3 says of requests that it will never understand; a number where an answer has no body."""
-
-
-# ValueError: an address that the client cannot make sense of, such as a port that is no number.
-_OUT_OF_REACH = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
-"""What a filesystem of fsspec raises when an object is out of reach."""
+from darkhaloscope.trouble import StorageError, cause_of, code_of, said_plainly
 
 
 def join(url: str, *parts: str) -> str:
@@ -149,60 +97,9 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **({} if "://" in url else {"auto_mkdir": True}))
     except (ValueError, ImportError) as error:  # a protocol that nobody knows, or not installed
-        text = f"{url} is no address that can be opened: {_cause(error)}"
+        text = f"{url} is no address that can be opened: {cause_of(error)}"
         raise StorageError(text, "mistaken") from None
     return fs, path
-
-
-@contextlib.contextmanager
-def _said_plainly(url: str, verb: str) -> Iterator[None]:
-    """Turn a storage error into one sentence; a missing object stays a FileNotFoundError."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except _OUT_OF_REACH as error:
-        cause: BaseException = error
-        if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
-            # fsspec's web server says so of whatever went wrong, and keeps what it was.
-            answer = error.__cause__
-            if not isinstance(answer, aiohttp.ClientError) or _status(answer) in (404, 410):
-                raise
-            cause = answer
-        raise StorageError(
-            f"cannot {verb} {url}: {_cause(cause)}; check the address, the credentials and the space",
-            _trouble(cause),
-        ) from error
-
-
-def _trouble(error: BaseException) -> Trouble:
-    """Whether waiting helps."""
-    status = _status(error)
-    if isinstance(error, aiohttp.ClientError):
-        refused = status in (401, 403)
-    else:  # s3fs says PermissionError, without a number, of whatever the store refuses.
-        numbered = isinstance(error, OSError) and error.errno in _LASTING
-        refused = numbered or isinstance(error, PermissionError)
-    if refused:
-        return "lasting"
-    if isinstance(
-        error, HTTPClientError
-    ):  # of a request that cannot be sent: a key with a line's end
-        error = error.kwargs.get("error") or error
-    misheard = 400 <= status < 500 and status not in (408, 425, 429)
-    if misheard or isinstance(error, _MISTAKEN) or _code(error) in _MISTAKEN_CODES:
-        return "mistaken"
-    return "passing"
-
-
-def _status(error: BaseException) -> int:
-    """What a web server answered; 0 where it did not."""
-    return error.status if isinstance(error, aiohttp.ClientResponseError) else 0
-
-
-def _cause(error: BaseException) -> str:
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-    return re.sub(r"//[^/@\s]*@", "//", text.splitlines()[0])  # no password of an address
 
 
 def read(url: str) -> bytes:
@@ -216,7 +113,7 @@ def read(url: str) -> bytes:
         It cannot be read: permission, credentials, unknown host, refused connection, or time-outs
         that outlast the library's own retries.
     """
-    with _said_plainly(url, "read"):
+    with said_plainly(url, "read"):
         fs, path = _open(url)
         return bytes(fs.cat_file(path))
 
@@ -229,7 +126,7 @@ def read_objects(folder: str, objects: Sequence[str]) -> dict[str, bytes | None]
     StorageError
         One is, or may be, there, and cannot be read.
     """
-    with _said_plainly(folder, "read from"):
+    with said_plainly(folder, "read from"):
         fs, path = _open(folder)
         paths = [f"{path}/{name}" for name in objects]
         # By ranges, whole as they are: ``cat`` would take a bracket in a path for a pattern.
@@ -347,7 +244,7 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]
 def _answer(url: str, ask: Callable[[], T]) -> T | Missing:
     """What ``ask`` gives, or the error as a value."""
     try:
-        with _said_plainly(url, "read"):
+        with said_plainly(url, "read"):
             return ask()
     except (FileNotFoundError, StorageError) as error:
         return error
@@ -355,7 +252,7 @@ def _answer(url: str, ask: Callable[[], T]) -> T | Missing:
 
 def exists(url: str) -> bool:
     """Whether an object or a folder is there."""
-    with _said_plainly(url, "look at"):
+    with said_plainly(url, "look at"):
         fs, path = _open(url)
         fs.invalidate_cache()
         return bool(fs.exists(path))
@@ -363,7 +260,7 @@ def exists(url: str) -> bool:
 
 def names(url: str) -> list[str]:
     """The names of the objects in a folder, sorted; none where there is no folder."""
-    with _said_plainly(url, "list"):
+    with said_plainly(url, "list"):
         fs, path = _open(url)
         fs.invalidate_cache()
         try:
@@ -381,7 +278,7 @@ def write(url: str, data: bytes) -> None:
 
 def write_all(folder: str, objects: Mapping[str, bytes]) -> None:
     """Write objects below a folder, all at once where the store can; each appears whole."""
-    with _said_plainly(folder, "write to"):
+    with said_plainly(folder, "write to"):
         fs, path = _open(folder)
         if not isinstance(fs, LocalFileSystem):
             fs.pipe({f"{path}/{name}": data for name, data in objects.items()})
@@ -402,17 +299,19 @@ def create(url: str, data: bytes) -> None:
     FileExistsError
         Other bytes are there.
     """
-    with _said_plainly(url, "write"):
+    with said_plainly(url, "write"):
         fs, path = _open(url)
         for pause in (*_CONFLICT_PAUSES_S, None):
             try:
                 _put_new(fs, path, data)
                 return
             except OSError as error:
-                if _code(error) == "ConditionalRequestConflict" and pause is not None:
+                if code_of(error) == "ConditionalRequestConflict" and pause is not None:
                     time.sleep(pause)
                     continue
-                if not (isinstance(error, FileExistsError) or _code(error) == "PreconditionFailed"):
+                if not (
+                    isinstance(error, FileExistsError) or code_of(error) == "PreconditionFailed"
+                ):
                     raise
                 fs.invalidate_cache()
                 try:
@@ -456,18 +355,9 @@ def _put_new(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         os.unlink(finished)
 
 
-def _code(error: BaseException) -> str | None:
-    """What S3 calls the trouble."""
-    answer = error if isinstance(error, ClientError) else error.__cause__
-    if not isinstance(answer, ClientError):
-        return None
-    code: str | None = answer.response.get("Error", {}).get("Code")
-    return code
-
-
 def sizes(url: str) -> dict[str, int]:
     """Bytes of every object below a folder, by path relative to it, from one listing."""
-    with _said_plainly(url, "list"):
+    with said_plainly(url, "list"):
         fs, path = _open(url)
         if isinstance(fs, LocalFileSystem):
             return _local_sizes(path)
@@ -507,7 +397,7 @@ def sizes_of(urls: Sequence[str]) -> Iterator[dict[str, int]]:
 
 def remove(url: str) -> None:
     """Take one object away; none there is fine."""
-    with _said_plainly(url, "remove"), contextlib.suppress(FileNotFoundError):
+    with said_plainly(url, "remove"), contextlib.suppress(FileNotFoundError):
         fs, path = _open(url)
         fs.rm_file(path)
 
@@ -518,7 +408,7 @@ def sweep(url: str) -> int:
     A file whose writer may live (a process of this machine that runs, or of another machine, within
     the hour) is left alone. An object store has none: an object that was not put whole is not there.
     """
-    with _said_plainly(url, "tidy"):
+    with said_plainly(url, "tidy"):
         fs, path = _open(url)
         if not isinstance(fs, LocalFileSystem):
             return 0
