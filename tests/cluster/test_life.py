@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,20 +16,20 @@ pytestmark = pytest.mark.cluster
 RELEASE = "life"
 
 KNOCK = """
-import socket
+import itertools, socket
 from concurrent.futures import ThreadPoolExecutor
 
-def knock(port):
+def knock(door):
     try:
-        socket.create_connection(({host!r}, port), timeout=3).close()
+        socket.create_connection(door, timeout=3).close()
         return "answers"
     except OSError as error:
         return type(error).__name__
 
-ports = range(8786, 8792)
-with ThreadPoolExecutor(len(ports)) as pool:
-    for port, said in zip(ports, pool.map(knock, ports), strict=True):
-        print(port, said)
+doors = list(itertools.product({hosts!r}, range(8786, 8792)))
+with ThreadPoolExecutor(len(doors)) as pool:
+    for door, said in zip(doors, pool.map(knock, doors), strict=True):
+        print(*door, said)
 """
 
 
@@ -53,30 +54,34 @@ def release(values: dict[str, Any], runs: str) -> Iterator[str]:
     kube.uninstall(RELEASE, runs)
 
 
-def _answers(name: str, namespace: str, host: str) -> list[int]:
-    printed = kube.python(name, namespace, KNOCK.format(host=host))
+def _answers(name: str, namespace: str, *hosts: str) -> list[list[int]]:
+    """The ports, a list a host, that answer to who knocks from a pod."""
+    printed = kube.python(name, namespace, KNOCK.format(hosts=hosts))
     lines = [line.split() for line in printed.splitlines()]
-    return [int(port) for port, said in lines if said == "answers"]
+    return [
+        [int(port) for at, port, said in lines if (at, said) == (host, "answers")] for host in hosts
+    ]
 
 
 def test_strangers_get_no_answer_and_a_notebook_does(
     release: str, runs: str, notebook: str
 ) -> None:
-    scheduler = kube.dask_pods(release, runs, "scheduler")[0]["status"]["podIP"]
-    worker = kube.dask_pods(release, runs, "worker")[0]["status"]["podIP"]
-    driver = kube.drivers(release, runs)[-1]["status"]["podIP"]
+    driver = kube.drivers(release, runs)[-1]
+    pods = [kube.dask_pods(release, runs, of)[0] for of in ("scheduler", "worker")] + [driver]
+    hosts = [one["status"]["podIP"] for one in pods]
     for namespace in (runs, STORE):
         kube.apply(pod("stranger", namespace, IMAGE, ["sleep", "infinity"]))
+    # Only what listens can be closed to others: the driver knocks at the other two, and at itself.
+    inside = functools.partial(_answers, driver["metadata"]["name"], runs, *hosts)
+    served = ({8786}, {8788, 8789, 8790}, {8791})
+    kube.wait_until("all listen", lambda: all(map(set.issubset, served, inside())), 90)
     for namespace in (runs, STORE):
         kube.kubectl(
             "wait", "-n", namespace, "--for=condition=Ready", "pod/stranger", "--timeout=60s"
         )
-        for host in (scheduler, worker, driver):
-            assert _answers("stranger", namespace, host) == []
-        kube.kubectl("delete", "pod", "-n", namespace, "stranger")
-    assert _answers(notebook, runs, scheduler) == [8786, 8787]
-    for host in (worker, driver):
-        assert _answers(notebook, runs, host) == []
+        assert _answers("stranger", namespace, *hosts) == [[], [], []]
+        kube.kubectl("delete", "pod", "-n", namespace, "stranger", "--wait=false")
+    assert _answers(notebook, runs, *hosts) == [[8786, 8787], [], []]
 
 
 def test_a_notebook_connects_by_the_runs_folder(release: str, runs: str, notebook: str) -> None:
