@@ -95,20 +95,46 @@ print(client.submit(sum, [40, 2]).result())
     assert kube.python(notebook, runs, code).split() == ["2", "workers", "42"]
 
 
+HOLD = """
+import secrets
+from distributed import Client
+
+with Client("localhost:8786") as client:
+    here = {{"workers": [{worker!r}], "allow_other_workers": True, "priority": 1}}
+    held = client.map(lambda _: secrets.token_hex(), range(20), pure=False, **here)
+    client.publish_dataset(held=held)
+    print(client.gather(held))
+"""
+HANDED_ON = """
+from distributed import Client
+
+with Client("localhost:8786") as client:
+    print(client.gather(client.get_dataset("held")))
+    client.unpublish_dataset("held")
+    said = [event for _, event in client.get_events({worker!r})]
+    (end,) = [event for event in said if event.get("action") == "remove-worker"]
+    print(list(end["lost-computed-tasks"]))
+"""
+"""Results that no second call would give; which of them, and of the run's own, went with their worker."""
+
+
 def test_a_worker_of_a_drained_node_hands_on_what_it_holds(release: str, runs: str) -> None:
-    """One worker may be taken at a time, the scheduler never."""
+    """One worker may be taken at a time, the scheduler never. No task that was done is done again."""
     found = kube.dask_pods(release, runs, "worker")[0]
-    worker, address = found["metadata"]["name"], found["status"]["podIP"]
+    name, worker = found["metadata"]["name"], f"tcp://{found['status']['podIP']}:8788"
     scheduler = kube.dask_pods(release, runs, "scheduler")[0]["metadata"]["name"]
     with pytest.raises(AssertionError, match="disruption budget"):
         kube.evict(scheduler, runs)
-    kube.evict(worker, runs)
+    held = kube.python(scheduler, runs, HOLD.format(worker=worker)).splitlines()
+    kube.evict(name, runs)
     log = ("logs", "-n", runs, scheduler)
     kube.wait_until(
         "the scheduler has retired it",
-        lambda: f"Retired worker 'tcp://{address}:8788'" in kube.kubectl(*log),
+        lambda: f"Retired worker '{worker}'" in kube.kubectl(*log),
     )
-    about = f"involvedObject.name={worker},reason=FailedPreStopHook"
+    there = kube.python(scheduler, runs, HANDED_ON.format(worker=worker)).splitlines()
+    assert there == [*held, "[]"]
+    about = f"involvedObject.name={name},reason=FailedPreStopHook"
     kube.wait_until(
         "two workers are there",
         lambda: kube.workers_ready(release, runs) == 2,
