@@ -23,6 +23,7 @@ from setting import (
     SECRET,
     STORE,
     TOOLS,
+    Local,
     credentials,
     pod,
 )
@@ -206,15 +207,14 @@ def _make_sky(notebook: str, runs: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def local(once: Once, notebook: str, runs: str, sky: str) -> tuple[dict[str, str], int]:
-    """Hashes and exit code of the small experiment in one pod, without any cluster."""
+def local(once: Once, notebook: str, runs: str, sky: str) -> Local:
+    """The small experiment in one pod."""
 
-    def run() -> tuple[dict[str, str], int]:
+    def run() -> Local:
         code = kube.run_in_a_pod(notebook, runs, EXPERIMENT, "s3://dhs/local")
-        return kube.hashes(notebook, runs, "local"), code
+        return Local(kube.hashes(notebook, runs, "local"), code, kube.compiled(notebook, runs))
 
-    hashes, code = once("local", run)
-    return hashes, code
+    return Local(*once("local", run))
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,25 @@ def python(pod: str, namespace: str, code: str, seconds: float = 300) -> str:
     return kubectl(*command, given=code, seconds=seconds)
 
 
+SUMS = """
+cd {folder}
+find . -type f -print0 | sort -z | xargs -0 sha256sum
+"""
+
+
+def compiled(pod: str, namespace: str) -> list[str]:
+    """Files of numba's cache in a pod that are not the image's: what was compiled there.
+
+    By name alone one would not see what was made again because numba thought the image's too old.
+    """
+    baked, now = (
+        kubectl("exec", "-i", "-n", namespace, pod, "--", "sh", "-eu", given=SUMS.format(folder=f))
+        for f in ("/opt/numba-cache", "/tmp/numba-cache")
+    )
+    assert baked.count(".nbc\n") > 40, "renderer and integrator"
+    return sorted(set(now.splitlines()) - set(baked.splitlines()))
+
+
 LISTED = """
 import json, urllib.error, urllib.request
 url = "http://127.0.0.1:8888/buckets/dhs/{run}/blocks/?limit=100000"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 IMAGE = os.environ.get("DHS_TEST_IMAGE", "darkhaloscope:dev")
 TOOLS = os.environ.get("DHS_TEST_TOOLS", "dhs-test-tools:dev")
@@ -67,3 +67,12 @@ EXPERIMENT = {
     "store": {"block": 64},
     "audit": {"cap": 100, "whole_cap": 100, "closure": 10},
 }
+
+
+class Local(NamedTuple):
+    """What the small experiment comes to in one pod, without any cluster."""
+
+    hashes: dict[str, str]
+    exit_code: int
+    compiled: list[str]
+    """Files of numba's cache that the image had not."""

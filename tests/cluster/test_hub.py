@@ -18,7 +18,7 @@ import kube
 import pytest
 from hub import Hub, Person
 from prometheus_client.parser import text_string_to_metric_families
-from setting import SLOWLY, STORE
+from setting import SLOWLY, STORE, Local
 
 from darkhaloscope.cluster.kubernetes import cluster_name
 
@@ -80,7 +80,7 @@ def test_the_dashboard_through_the_hubs_proxy(person: Person, release: str, runs
     assert person.server.get("/proxy/s3.dhs-store:8333/").status_code == 403
 
 
-def test_the_notebooks_of_a_finished_run(person: Person, local: tuple[dict[str, str], int]) -> None:
+def test_the_notebooks_of_a_finished_run(person: Person, local: Local) -> None:
     for name, pictures in (("explore_a_run", 2), ("audit_a_foreign_set", 0)):
         shown = person.run_notebook(f"notebooks/kubernetes/{name}.ipynb", DHS_RUN="s3://dhs/local")
         assert shown.count("image/png") == pictures

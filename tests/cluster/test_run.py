@@ -8,6 +8,7 @@ from typing import Any
 
 import kube
 import pytest
+from setting import Local
 
 pytestmark = pytest.mark.cluster
 
@@ -33,16 +34,16 @@ DASK = f"darkhaloscope.io/release={RELEASE},dask.org/cluster-name"
 
 
 def test_the_bytes_of_a_local_run(
-    values: dict[str, Any], notebook: str, runs: str, local: tuple[dict[str, str], int]
+    values: dict[str, Any], notebook: str, runs: str, local: Local
 ) -> None:
-    expected, code = local
+    assert local.compiled == []
     given = copy.deepcopy(values)
     given["run"]["out"] = "s3://dhs/undisturbed"
     said = kube.install(RELEASE, runs, given)
     assert said.count(f"kubectl -n {runs}") == 3  # the notes
     try:
-        ends_with(code, runs)
-        assert kube.hashes(notebook, runs, "undisturbed") == expected
+        ends_with(local.exit_code, runs)
+        assert kube.hashes(notebook, runs, "undisturbed") == local.hashes
         gone(runs)
     finally:
         kube.uninstall(RELEASE, runs)
@@ -75,11 +76,10 @@ def _kill(component: str) -> Callable[[str], None]:
 
 
 def test_kills_do_not_change_a_byte(
-    values: dict[str, Any], notebook: str, runs: str, local: tuple[dict[str, str], int]
+    values: dict[str, Any], notebook: str, runs: str, local: Local
 ) -> None:
     """The driver is told to stop, and a worker, the driver and the scheduler are killed in turn, each
     once some blocks were written."""
-    expected, code = local
     given = copy.deepcopy(values)
     given["run"]["out"] = "s3://dhs/killed"
     kube.install(RELEASE, runs, given)
@@ -94,8 +94,8 @@ def test_kills_do_not_change_a_byte(
             done = kube.blocks_done("killed")
             assert kube.ended(RELEASE, runs) is None, f"ended before the {component} was killed"
             (_told_to_stop if component == "told to stop" else _kill(component))(runs)
-        ends_with(code, runs)
-        assert kube.hashes(notebook, runs, "killed") == expected
+        ends_with(local.exit_code, runs)
+        assert kube.hashes(notebook, runs, "killed") == local.hashes
         gone(runs)
     finally:
         kube.uninstall(RELEASE, runs)
