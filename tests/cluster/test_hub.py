@@ -72,11 +72,19 @@ def test_the_notebook_that_watches_a_run(person: Person, release: str, runs: str
     assert re.search(r"[1-9][0-9]* of [0-9]+ rows", shown), shown
 
 
+def _dashboard(runs: str) -> str:
+    return f"{cluster_name(RUN)}-scheduler.{runs}.svc.cluster.local:8787"
+
+
 def test_the_dashboard_through_the_hubs_proxy(person: Person, release: str, runs: str) -> None:
-    scheduler = f"{cluster_name(RUN)}-scheduler.{runs}.svc.cluster.local"
-    page = person.server.get(f"/proxy/{scheduler}:8787/status")
+    """The page, and the websocket without which it stays as it came."""
+    path = f"proxy/{_dashboard(runs)}/status"
+    page = person.server.get(path)
     assert page.status_code == 200, page.text
     assert "Dask" in page.text
+    (token,) = re.findall(r'"token":"([^"]+)"', page.text)
+    with person.websocket(f"{path}/ws", "bokeh", token) as connection:
+        assert connection.receive_json(timeout=30)["msgtype"] == "ACK"
     assert person.server.get("/proxy/s3.dhs-store:8333/").status_code == 403
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,11 @@ class Person:
         assert httpx.delete(url, headers=self._headers, timeout=60).status_code in (202, 204)
         kube.wait_until("the server has stopped", lambda: not self._model()["servers"], 90)
 
+    def websocket(self, path: str, *protocols: str) -> AbstractContextManager[Any]:
+        """A websocket below the server's address."""
+        url = f"{self.server.base_url}{path}".replace("http", "ws", 1)
+        return httpx_ws.connect_ws(url, self.server, subprotocols=list(protocols) or None)
+
     def run_notebook(self, path: str, seconds: float = 240, **env: str) -> str:
         """Open a notebook of the home folder and run its cells in a kernel; gives what they show."""
         found = self.server.get(f"/api/contents/{path}")
@@ -200,10 +206,9 @@ class Person:
         cells = [c for c in found.json()["content"]["cells"] if c["cell_type"] == "code"]
         where = {"name": "python3", "path": path}
         kernel = self.server.post("/api/kernels", json=where).json()["id"]
-        url = f"{self.server.base_url}api/kernels/{kernel}/channels".replace("http", "ws", 1)
         shown = []
         try:
-            with httpx_ws.connect_ws(url, self.server) as socket_:
+            with self.websocket(f"api/kernels/{kernel}/channels") as socket_:
                 first = f"import os; os.environ.update({env!r})"
                 for code in [first, *("".join(cell["source"]) for cell in cells)]:
                     shown.append(_execute(socket_, code, seconds))
