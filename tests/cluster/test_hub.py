@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,21 @@ def test_the_dashboard_through_the_hubs_proxy(person: Person, release: str, runs
     with person.websocket(f"{path}/ws", "bokeh", token) as connection:
         assert connection.receive_json(timeout=30)["msgtype"] == "ACK"
     assert person.server.get("/proxy/s3.dhs-store:8333/").status_code == 403
+
+
+def test_jupyterlab_has_dasks_panel(person: Person, release: str, runs: str) -> None:
+    """What a browser loads of it is there; what it asks the server about a dashboard is answered."""
+    page = person.server.get("/lab").text
+    configured = re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert configured is not None, page
+    loaded = {one["name"]: one["load"] for one in json.loads(configured[1])["federated_extensions"]}
+    script = person.server.get(f"/lab/extensions/dask-labextension/{loaded['dask-labextension']}")
+    assert script.status_code == 200
+    assert person.server.get("/dask/clusters").json() == []
+    dashboard = urllib.parse.quote(f"http://{_dashboard(runs)}/", safe="")
+    seen = person.server.get(f"/dask/dashboard-check/{dashboard}").json()
+    assert seen["isActive"]
+    assert "Individual Task Stream" in seen["plots"]
 
 
 def test_the_notebooks_of_a_finished_run(person: Person, local: Local) -> None:
