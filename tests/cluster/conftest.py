@@ -222,7 +222,8 @@ def values(sky: str) -> Values:
     """Values of a small run; ``run.out`` is the caller's."""
 
     def small(memory: str) -> dict[str, Any]:
-        return {"requests": {"cpu": "50m", "memory": memory}, "limits": {"memory": memory}}
+        # A number, as the chart's own: of a DaskCluster's amounts the API server takes text alone.
+        return {"requests": {"cpu": 0.05, "memory": memory}, "limits": {"memory": memory}}
 
     name, tag = IMAGE.rsplit(":", 1)
     return {
