@@ -99,6 +99,21 @@ def test_a_dependence_is_found_and_named(
         assert ours == pytest.approx(theirs.statistic, abs=1e-9)
 
 
+@pytest.mark.parametrize("seeing", [1.3, 2.0])
+def test_controls_of_another_seeing_are_a_shortcut(seeing: float) -> None:
+    """Also where the classes never mix: every resample then says 1, and that is no want of an error."""
+    columns = _columns()
+    controls = columns["lens_model"].values == 0
+    columns["psfsize"].values[controls] *= seeing
+    found = selection(columns, _spec(columns))
+    assert (float(found.table["auc"].iloc[0]) == 1.0) is (seeing == 2.0)
+    (cause,) = judged(found.tests(0.02, 20))[1]
+    assert cause.name == "selection_shortcut"
+    assert "psfsize" in cause.says
+    alone = found.table.set_index("column")
+    assert alone.loc["psfsize r", "p"] < 1e-3
+
+
 def test_strange_psf_widths_are_listed() -> None:
     columns = _columns()
     columns["psfsize"].values[7, 0] = 0.508

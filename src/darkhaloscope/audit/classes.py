@@ -19,7 +19,7 @@ from darkhaloscope.audit.intervals import region_interval
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.looks import CORNERS, NOISE, Looks, look_names, looks
 from darkhaloscope.audit.measure import Arrays
-from darkhaloscope.audit.selection import FEWEST, class_auc
+from darkhaloscope.audit.selection import FEWEST, auc_error, class_auc
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import BUG
 from darkhaloscope.variables import NEGATIVE_KINDS, without_data
@@ -70,9 +70,7 @@ def class_tests(
             if min(known) < FEWEST:
                 continue
             value, replicates, n = class_auc(score, label, region, seed)
-            # What chance does to the AUC of so few (Mann & Whitney 1947): a bootstrap of ties is too good.
-            chance = float(np.sqrt((sum(known) + 1) / (12.0 * known[0] * known[1])))
-            error = max(float(np.nanstd(replicates, ddof=1)) * np.sqrt(n / (n - 1)), chance)
+            error = auc_error(replicates, n, *known)
             auc = 0.5 + abs(value - 0.5)
             lo, hi = region_interval(auc, replicates, n)
             limit, few = 0.5 + APART, min(counts)

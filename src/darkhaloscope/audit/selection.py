@@ -187,7 +187,8 @@ def _line(
 ) -> tuple[tuple[Any, ...], float]:
     value, replicates, n = class_auc(score, label, region, seed)
     lo, hi = region_interval(value, replicates, n)
-    error = float(np.nanstd(replicates, ddof=1)) * np.sqrt(n / (n - 1)) if n > 1 else np.nan
+    known = label[np.isfinite(score)]
+    error = auc_error(replicates, n, int(known.sum()), int((~known).sum()))
     p = 2.0 * min(p_above(value, 0.5, error, n), p_above(-value, -0.5, error, n))
     counts = int(label.sum()), int((~label).sum())
     return (name, value, max(lo, 0.0), min(hi, 1.0), min(p, 1.0), *counts, n), error
@@ -213,3 +214,15 @@ def class_auc(
     drawn = ((weights @ wins) * weights).sum(axis=1)
     replicates = np.divide(drawn, pairs, out=np.full(len(drawn), np.nan), where=pairs > 0)
     return (float(wins.sum() / whole) if whole else float("nan")), replicates, n
+
+
+def auc_error(replicates: Floats, n: int, positives: int, negatives: int) -> float:
+    """Standard error of :func:`class_auc` of ``n`` regions; missing for one, and without a class.
+
+    At least what chance does to an AUC of so few (Mann & Whitney 1947): where all is tied, or the classes
+    never mix, every resample is alike.
+    """
+    if n < 2 or min(positives, negatives) == 0:
+        return float("nan")
+    chance = np.sqrt((positives + negatives + 1) / (12.0 * positives * negatives))
+    return max(float(np.nanstd(replicates, ddof=1) * np.sqrt(n / (n - 1))), float(chance))
