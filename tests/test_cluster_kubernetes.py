@@ -207,7 +207,7 @@ def test_a_quota_that_is_full_for_a_moment_ends_nothing(
         patched.setattr(kubernetes.time, "sleep", free)
         run(a_section(tmp_path), tmp_path)
     api.pods, api.deployments = [SCHEDULER], [REFUSED]
-    with pytest.raises(UserError, match=r"no worker after 300 s .*exceeded quota"):
+    with pytest.raises(UserError, match=r"no worker after 300 s: .*exceeded quota"):
         run(a_section(tmp_path), tmp_path)
     assert not api.kinds
 

@@ -74,7 +74,7 @@ def test_the_notebook_that_watches_a_run(person: Person, release: str, runs: str
 
 
 def _dashboard(runs: str) -> str:
-    return f"{cluster_name(RUN)}-scheduler.{runs}.svc.cluster.local:8787"
+    return f"{cluster_name(RUN)}-scheduler.{runs}.svc:8787"
 
 
 def test_the_dashboard_through_the_hubs_proxy(person: Person, release: str, runs: str) -> None:

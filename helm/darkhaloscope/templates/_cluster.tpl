@@ -123,7 +123,7 @@ spec:
             - {name: DHS_LOG, value: {{ .Values.logs }}}
             {{- if $tls }}
             # The operator gives a worker an address of its own making, unless there is one.
-            - {name: DASK_SCHEDULER_ADDRESS, value: "tls://{{ include "dhs.cluster" . }}-scheduler.{{ .Release.Namespace }}.svc.cluster.local:8786"}
+            - {name: DASK_SCHEDULER_ADDRESS, value: "tls://{{ include "dhs.cluster" . }}-scheduler.{{ .Release.Namespace }}.svc:8786"}
             {{- include "dhs.tlsEnv" . | trim | nindent 12 }}
             {{- end }}
             {{- with include "dhs.storageEnv" . }}{{ . | trim | nindent 12 }}{{ end }}

@@ -80,7 +80,7 @@ def scheduler_address(run: str, namespace: str, *, tls: bool = False) -> str:
             f"the scheduler of {run} speaks TLS, and Dask knows no certificate here: its keys "
             f"{', '.join(CERTIFICATES)} name files (docs/kubernetes.md)"
         )
-    host = f"{cluster_name(run)}-scheduler.{namespace}.svc.cluster.local"
+    host = f"{cluster_name(run)}-scheduler.{namespace}.svc"
     return f"{'tls' if tls else 'tcp'}://{host}:{PORT}"
 
 
@@ -305,9 +305,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
                     "run, or does not watch this namespace"
                 )
         if now - began > patience:
-            raise NoWorkerError(
-                f"no worker after {patience:.0f} s (cluster.patience): {watch.why(pods)}"
-            )
+            raise NoWorkerError(f"no worker after {patience:.0f} s: {watch.why(pods)}")
         time.sleep(POLL_S)
 
 
