@@ -178,6 +178,16 @@ def test_what_a_store_refuses_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     unsendable = ValueError("Forbidden control character detected in headers.")
     answers += [(botocore.exceptions.HTTPClientError(error=unsendable), "mistaken")]
     answers += [(botocore.exceptions.HTTPClientError(error=OSError("broken pipe")), "passing")]
+    # An https:// of a server that speaks http; a certificate of nobody known; a line that breaks.
+    ssl_says = {
+        "WRONG_VERSION_NUMBER": "mistaken",
+        "CERTIFICATE_VERIFY_FAILED": "mistaken",
+        "EOF": "passing",
+    }
+    for said, trouble in ssl_says.items():
+        answers += [
+            (botocore.exceptions.SSLError(endpoint_url="x", error=f"[SSL: {said}]"), trouble)
+        ]
     for error, trouble in answers:
         monkeypatch.setattr(storage, "_open", lambda _, e=error: (_ for _ in ()).throw(e))
         with pytest.raises(storage.StorageError) as caught:

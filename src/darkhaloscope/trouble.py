@@ -17,6 +17,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
 )
 
 from darkhaloscope.errors import UserError
@@ -56,6 +57,9 @@ _MISTAKEN_CODES = frozenset(
 )  # fmt: skip
 """What S3 says of requests that it will never understand; a number where an answer has no body."""
 
+
+_NEVER_TLS = re.compile("WRONG_VERSION_NUMBER|CERTIFICATE_VERIFY_FAILED")
+"""OpenSSL's names of what no later try mends: a server of plain HTTP, one that nobody vouches for."""
 
 # ValueError: an address that the client cannot make sense of, such as a port that is no number.
 _OUT_OF_REACH = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
@@ -101,6 +105,8 @@ def _trouble_of(error: BaseException) -> Trouble:
         return "lasting"
     if isinstance(error, HTTPClientError):  # a request that cannot be sent: a key with a line's end
         error = error.kwargs.get("error") or error
+    if isinstance(error, SSLError | aiohttp.ClientSSLError) and _NEVER_TLS.search(str(error)):
+        return "mistaken"
     misheard = 400 <= status < 500 and status not in (408, 425, 429)
     if misheard or isinstance(error, _MISTAKEN) or code_of(error) in _MISTAKEN_CODES:
         return "mistaken"
