@@ -88,7 +88,10 @@ def test_the_three_commands_find_what_they_name(
     plain: list[Json], noted: Callable[..., list[str]]
 ) -> None:
     begun, logs, dashboard, state = noted()
-    assert begun == f"The run s3://bucket/run has begun; its Dask cluster is {NAME}."
+    assert (
+        begun
+        == f"The run s3://bucket/run has begun; its Dask cluster, there in a minute, is {NAME}."
+    )
     job = job_of(plain)
     labels = [job["spec"]["template"]["metadata"]["labels"], job["metadata"]["labels"]]
     # The operator gives them to its pods.

@@ -305,14 +305,11 @@ WRONG: dict[str, list[Any]] = {
     "worker.resources.limits.memory": ["0", "0Gi", "1M", 4],
     "worker.resources.limits.ephemeral-storage": ["0", "0Gi", 1],
     "worker.scratch": ["0Gi"],
-    "worker.image": ["foo:"],
+    "worker.image": ["foo:", "host:5/a:"],
     "worker.nodeSelector": [{"bad key!": "x"}, {"pool": True}, {"pool": 3}, {"a..b/c": "x"}],
     "driver.affinity": [{"nodeAffinty": {}}],
     "cluster.bricksPerTask": ["all", 0, 1.5, "3"],
-    "s3.endpoint": [
-        "https://user:pw@host", "https://token@host", "https://host:99999", "https://host:abc",
-        "https://host/?key=x", "https://host/#x", "http://a b", "ftp://host",
-    ],
+    "image.repository": ["registry/x y"],
     "s3.existingSecret": ["a" * 254],
     "volume.mountPath": ["/", "data", "//usr", "/data/../usr", "/da:ta", "/data//"],
     "networkPolicy.operatorNamespace": [""],
@@ -410,6 +407,10 @@ def _resources(name: str, asked: Any, limit: Any) -> Json:
 
 
 CLAIM = {"volume.existingClaim": "c"}
+NO_ADDRESS = [
+    "minio:9000", "ftp://host", "https://", "https://host:abc", "https://host:0", "https://-h", "http://a b",
+    "https://user:pw@host", "https://token@host:99x", "https://h/?key=x", "https://h/#x", "https://h/$(X)",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -429,6 +430,10 @@ CLAIM = {"volume.existingClaim": "c"}
         ({"run.out": "/data/x"}, "is a path in a pod, which is gone with it"),
         ({"run.out": "/data2/x", **CLAIM}, 'is not below volume.mountPath "/data"'),
         ({"run.out": "/data/../etc/x", **CLAIM}, "give the folder without"),
+        ({"image.repository": "x:5"}, '"x:5" is no name of an image without its tag'),
+        ({"image.repository": "r.org/x:v1"}, "the tag goes to image.tag"),
+        *[({"s3.endpoint": one}, "s3.endpoint is no address of a server") for one in NO_ADDRESS],
+        ({"s3.endpoint": "https://host:99999/x"}, "a port above 65535"),
         ({"volume.mountPath": "/etc/darkhaloscope"}, "would hide what the image has"),
         ({"volume.mountPath": "/libx32"}, "would hide what the image has"),
         ({"experiment.inline.cluster.kind": "local"}, "take the section out"),

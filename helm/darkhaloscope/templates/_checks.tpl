@@ -23,6 +23,18 @@
 {{- if contains "$(" $v.run.out }}
 {{- fail (printf "run.out %q has $( in it, where Kubernetes puts variables" $v.run.out) }}
 {{- end }}
+{{- $part := "[a-z0-9]+([._-]+[a-z0-9]+)*" }}
+{{- if not (regexMatch (printf "^(%s(:[0-9]+)?/)?%s(/%s)*$" $part $part $part) $v.image.repository) }}
+{{- fail (printf "image.repository %q is no name of an image without its tag, as registry.example.org/darkhaloscope: the tag goes to image.tag" $v.image.repository) }}
+{{- end }}
+{{- /* What it says is not repeated: it may hold a password. */}}
+{{- $host := "([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])" }}
+{{- if not (regexMatch (printf "^(https?://%s(:[1-9][0-9]{0,4})?(/[^[:space:]?#@$]*)?)?$" $host) $v.s3.endpoint) }}
+{{- fail "s3.endpoint is no address of a server, as https://host or http://host:9000, with no user, query or $ in it: keys are for the Secret that s3.existingSecret names" }}
+{{- end }}
+{{- if gt (regexFind ":[0-9]+(/|$)" $v.s3.endpoint | trimAll ":/" | default "1" | int) 65535 }}
+{{- fail "s3.endpoint has a port above 65535" }}
+{{- end }}
 {{- if regexMatch "^/(bin|boot|dev|etc|home|lib[^/]*|opt|proc|root|run|sbin|sys|tmp|usr|var)(/|$)" $v.volume.mountPath }}
 {{- fail (printf "volume.mountPath %q would hide what the image has there: give another, as /data" $v.volume.mountPath) }}
 {{- end }}
