@@ -79,7 +79,13 @@ class Api:
                 api.answer(f"create {kind}")
                 if (kind, self.name) in api.objects:
                     raise ServerError(409)
+                self.metadata |= {"uid": f"{kind} {len(api.asked)}"}
                 api.objects[kind, self.name] = self
+                if kind == "DaskAutoscaler":  # the operator makes it a child of its cluster
+                    (owner,) = (
+                        c.metadata["uid"] for (k, _), c in api.objects.items() if k == "DaskCluster"
+                    )
+                    self.metadata |= {"ownerReferences": [{"uid": owner}]}
 
             def refresh(self) -> None:
                 api.answer("refresh")
@@ -164,6 +170,16 @@ def test_an_adopted_cluster_gets_the_autoscaler_that_it_lacks(api: Api, tmp_path
         assert api.kinds == {"DaskCluster", "DaskAutoscaler"}
 
 
+def test_a_driver_that_comes_back_adopts_its_autoscaler(api: Api, tmp_path: Path) -> None:
+    """Which is its cluster's by then."""
+    section = a_section(tmp_path, adaptive=True)
+    with pytest.raises(Incomplete):
+        run(section, tmp_path, Incomplete("evicted"))
+    with kubernetes.run_cluster(section, str(tmp_path / "run")):
+        pass
+    assert api.asked.count("create DaskAutoscaler") == 1
+
+
 def test_what_a_former_upgrade_left_is_waited_for_and_not_taken_for_ours(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,9 +202,9 @@ def test_what_a_former_upgrade_left_is_waited_for_and_not_taken_for_ours(
 
     monkeypatch.setattr(kubernetes.time, "sleep", go_in_time)
     with kubernetes.run_cluster(a_section(tmp_path, adaptive=True), run_of):
-        assert [one.metadata["ownerReferences"][0]["uid"] for one in api.objects.values()] == [
-            "5e7a", "5e7a",
-        ]  # fmt: skip
+        made = {kind: one.metadata for (kind, _), one in api.objects.items()}
+    owners = [made[kind]["ownerReferences"][0]["uid"] for kind in ("DaskCluster", "DaskAutoscaler")]
+    assert owners == ["5e7a", made["DaskCluster"]["uid"]]
 
 
 def test_a_quota_that_is_full_for_a_moment_ends_nothing(

@@ -140,10 +140,11 @@ def run_cluster(section: ClusterSection, run: str) -> Iterator[str]:
     """
     driver = Driver.of_this_pod()
     manifest = manifest_of(section, run, driver)
-    cluster = _create_or_adopt(manifest[0], driver)
+    cluster = _create_or_adopt(manifest[0], driver, {driver.uid})
     try:
         for document in manifest[1:]:
-            _create_or_adopt(document, driver)
+            # The operator gives a DaskAutoscaler the cluster for its owner.
+            _create_or_adopt(document, driver, {driver.uid, cluster.metadata["uid"]})
         watch = Watch(cluster)
         address = scheduler_address(run, driver.namespace, tls=section.tls)
         try:
@@ -179,8 +180,9 @@ def manifest_of(section: ClusterSection, run: str, driver: Driver) -> list[dict[
     return documents
 
 
-def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
-    """The run's DaskCluster, or what belongs to it: the one that is there if it is ours, else a new one."""
+def _create_or_adopt(document: dict[str, Any], driver: Driver, ours: set[str]) -> Any:
+    """The run's DaskCluster, or what belongs to it: the one that is there if one of ``ours`` owns it, else a
+    new one."""
     kr8s = api.installed_kr8s()
     kind, name = document["kind"], document["metadata"]["name"]
     dask_object = api.dask_object(kind)
@@ -192,9 +194,9 @@ def _create_or_adopt(document: dict[str, Any], driver: Driver) -> Any:
             if (made := _create(document, driver)) is not None:
                 return made
             continue  # somebody was faster, or a try before that went through: see who
-        owners = [owner["uid"] for owner in found.metadata.get("ownerReferences", [])]
+        owners = {owner["uid"] for owner in found.metadata.get("ownerReferences", [])}
         going = "deletionTimestamp" in found.metadata
-        if driver.uid in owners and not going:
+        if owners & ours and not going:
             logger.info("adopting the %s %s", kind, name)
             return found
         if time.monotonic() - began > (GOING_S if going else OPERATOR_S):
