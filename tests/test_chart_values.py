@@ -212,7 +212,7 @@ ADAPTIVE: dict[str, tuple[Any, Places]] = {
     "worker.adaptive.enabled": (True, {"scaler kind": "DaskAutoscaler"}),
     "worker.adaptive.minimum": same(3, "scaler spec minimum", "cluster spec worker replicas"),
     "worker.adaptive.maximum": same(9, "scaler spec maximum"),
-    "cluster.idleTimeoutSeconds": same(99, "cluster spec idleTimeout"),
+    "cluster.idleTimeoutSeconds": same(999, "cluster spec idleTimeout"),
     "networkPolicy.operatorNamespace": same(
         "dask", f"policies scheduler spec ingress 1 from 0 {NAMED}"
     ),
@@ -442,6 +442,7 @@ NO_ADDRESS = [
         ({"experiment.set.stamp": {"size": 96}}, "experiment.set.stamp is a section"),
         ({"experiment.inline.seed": 2**53}, "is not below 2^53"),
         ({"experiment.set.seed": 2**53}, "is not below 2^53"),
+        ({"cluster.patienceSeconds": 1800}, "would be taken away while its workers come"),
         (_resources("memory", "2Gi", "4Gi"), "asks for 2Gi of memory and is limited to 4Gi"),
         (_resources("cpu", 3, "500m"), "asks for 3 of cpu and is limited to 500m"),
         (_resources("cpu", "1500m", 1), "asks for 1500m of cpu and is limited to 1"),

@@ -362,14 +362,37 @@ def test_a_scheduler_without_workers_is_said_with_the_pods_trouble_first(
         raise OSError
 
     monkeypatch.setattr(kubernetes, "Client", no_client)
-    cluster = SimpleNamespace(name="dhs-x", namespace="runs")
+    there = [True]
+
+    def refresh() -> None:
+        if not there[0]:
+            raise NotFoundError
+
+    cluster = SimpleNamespace(name="dhs-x", namespace="runs", refresh=refresh)
     with pytest.raises(kubernetes.NoWorkerError, match="networkPolicy"):
         WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    api.pods = [SCHEDULER, pod("worker", reason="Evicted", message="exceeds the limit 1M")]
+    with pytest.raises(kubernetes.NoWorkerError, match="a worker was evicted: exceeds the limit"):
+        WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    there[0] = False
+    with pytest.raises(Incomplete, match="dhs-x was taken away before it had a worker"):
+        WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    there[0] = True
     watch = kubernetes.Watch(cluster)
     watch.look()
     api.pods = [SCHEDULER, pod("worker", **ended(1, reason="OOMKilled"))]
     with pytest.raises(UserError, match="want of memory"):
         WAIT_FOR_A_WORKER("tcp://x", watch, 60)
+
+
+def test_what_is_waited_for_is_said_once_a_minute(
+    api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.pods, api.deployments = [SCHEDULER], [REFUSED]
+    with caplog.at_level("INFO", "darkhaloscope.cluster"), pytest.raises(UserError):
+        run(a_section(tmp_path), tmp_path)
+    said = [m for m in caplog.messages if "0 of 1 workers are ready: a pod is refused" in m]
+    assert len(said) == 4
 
 
 def test_restarts_count_from_when_one_looks_on(api: Api) -> None:

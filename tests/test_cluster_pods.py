@@ -76,6 +76,11 @@ def test_there_is_hope_while_a_pod_starts() -> None:
     assert trouble_of([pod("worker", **starting), pod("scheduler", **twice)]) is None
 
 
+def test_a_worker_that_was_evicted_says_why() -> None:
+    gone = pod("worker", reason="Evicted", message="Usage of EmptyDir volume tmp exceeds the limit")
+    assert why_pending([SCHEDULER, gone], []).endswith("evicted: " + gone["status"]["message"])
+
+
 def test_a_pod_without_a_node_says_why() -> None:
     condition = {
         "type": "PodScheduled",

@@ -200,6 +200,25 @@ def logged() -> Iterator[io.StringIO]:
         one.setLevel(level)
 
 
+def test_text_says_what_is_waited_for_on_kubernetes_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    waits, other = map(
+        logging.getLogger, ("darkhaloscope.cluster.kubernetes", "darkhaloscope.some")
+    )
+    before = waits.parent and waits.parent.level
+    try:
+        logs.to_text()
+        waits.info("created the DaskCluster %s", "dhs-x")
+        other.info("a block")
+    finally:
+        logging.getLogger("darkhaloscope.cluster").setLevel(before or logging.NOTSET)
+        assert logging.lastResort is not None
+        logging.lastResort.setLevel(logging.WARNING)
+    assert capsys.readouterr().err == "created the DaskCluster dhs-x\n"
+
+
 def test_a_record_keeps_its_text_and_its_fields(logged: io.StringIO) -> None:
     logger = logging.getLogger("darkhaloscope.some")
     try:

@@ -66,6 +66,13 @@ def are_json() -> bool:
     return os.environ.get(VARIABLE) == "json"
 
 
+def to_text() -> None:
+    """Have what a run waits for on Kubernetes said in words, on stderr: minutes may pass."""
+    logging.getLogger("darkhaloscope.cluster").setLevel(logging.INFO)
+    if logging.lastResort is not None:  # where nobody has asked for another
+        logging.lastResort.setLevel(logging.INFO)
+
+
 def to_json(stream: TextIO | None = None, **known: str) -> None:
     """Have everything that this process logs written as JSON lines, ours from INFO on."""
     handler = logging.StreamHandler(stream or sys.stderr)

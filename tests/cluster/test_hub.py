@@ -182,3 +182,23 @@ def test_a_picture_of_the_dashboard(release: str, runs: str, tmp_path: Path) -> 
         (Path(PICTURES or tmp_path) / "dashboard.png").write_bytes(taken)
     finally:
         forward.terminate()
+
+
+def test_the_driver_of_an_adaptive_run_is_followed_by_another(release: str, runs: str) -> None:
+    """Which adopts the cluster, and its autoscaler."""
+    before = {pod["metadata"]["name"] for pod in kube.drivers(release, runs)}
+    (cluster,) = kube.items("daskclusters", runs, f"darkhaloscope.io/release={release}")
+    kube.evict(kube.drivers(release, runs)[-1]["metadata"]["name"], runs)
+
+    def another_works() -> bool:
+        new = [p for p in kube.drivers(release, runs) if p["metadata"]["name"] not in before]
+        log = ("logs", "-n", runs)
+        return any('"block"' in kube.kubectl(*log, p["metadata"]["name"]) for p in new if _runs(p))
+
+    kube.wait_until("another driver tells of a block", another_works, 150)
+    (after,) = kube.items("daskclusters", runs, f"darkhaloscope.io/release={release}")
+    assert after["metadata"]["uid"] == cluster["metadata"]["uid"]
+
+
+def _runs(pod: dict[str, Any]) -> bool:
+    return bool(pod["status"]["phase"] == "Running")

@@ -25,7 +25,7 @@ def orphans(values: dict[str, Any], tls: dict[str, str], runs: str) -> Iterator[
         given["run"]["out"] = f"s3://dhs/{release}"
         given["experiment"]["inline"]["plan"]["repeats"] = 400
         given["worker"]["replicas"] = 1
-        given["cluster"]["idleTimeoutSeconds"] = 60
+        given["cluster"] |= {"idleTimeoutSeconds": 60, "patienceSeconds": 50}
         given["tls"] = section
         kube.install(release, runs, given)
     for release in RELEASES:

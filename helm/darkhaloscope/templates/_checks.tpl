@@ -85,6 +85,9 @@
 {{- if and $v.worker.adaptive.enabled $v.tls.existingSecret }}
 {{- fail "worker.adaptive.enabled with tls.existingSecret: the operator, which chooses the number of workers, cannot speak TLS with the scheduler; give worker.replicas" }}
 {{- end }}
+{{- if le (int $v.cluster.idleTimeoutSeconds) (int $v.cluster.patienceSeconds) }}
+{{- fail "cluster.idleTimeoutSeconds is not above cluster.patienceSeconds: an idle cluster would be taken away while its workers come" }}
+{{- end }}
 {{- if and $v.worker.adaptive.enabled (gt (int $v.worker.adaptive.minimum) (int $v.worker.adaptive.maximum)) }}
 {{- fail "worker.adaptive.minimum is above worker.adaptive.maximum" }}
 {{- end }}

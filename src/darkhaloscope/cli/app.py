@@ -77,3 +77,5 @@ def _options(
         said = cast("TextIO", logs.Lines(logging.getLogger("darkhaloscope.cli")))
         for one in (console, errors):
             one.file, one.soft_wrap = said, True
+    else:
+        logs.to_text()

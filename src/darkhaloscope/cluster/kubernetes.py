@@ -52,6 +52,8 @@ OPERATOR_S = 60.0
 """How long the operator has to say anything of a new cluster, and another job to leave this one's name."""
 GOING_S = 180.0
 """How long what was deleted has to go: the operator, looking at it by a timer, keeps it for a minute."""
+SAY_EVERY_S = 60.0
+"""How often one says what is waited for: nodes that must be bought take minutes."""
 STRAGGLERS_S = 60.0
 """How long a run with at least one worker waits for the others before it begins."""
 _NO_OPERATOR = (
@@ -272,6 +274,21 @@ class Watch:
             raise UserError(trouble)
         return pods
 
+    def check_there(self) -> None:
+        """See that the cluster is still there.
+
+        Raises
+        ------
+        Incomplete
+            Its idle time-out took it away, or somebody did.
+        """
+        try:
+            api.asked(self.cluster.refresh)
+        except api.installed_kr8s().NotFoundError:
+            raise Incomplete(
+                f"the Dask cluster {self.cluster.name} was taken away before it had a worker"
+            ) from None
+
     def why(self, pods: list[Json]) -> str:
         """What is known of a cluster of these pods that does not come up."""
         return why_pending(pods, api.asked(lambda: api.listed("Deployment", self.cluster)))
@@ -283,6 +300,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
     wanted = int(cluster.spec.worker.get("replicas", 1))
     began = time.monotonic()
     first_worker: float | None = None
+    said = began
     while True:
         pods = watch.look()
         scheduler = count_ready(pods, "scheduler")
@@ -295,12 +313,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
             logger.info("%d of %d workers are ready", workers, wanted)
             return
         if not pods and now - began > OPERATOR_S:
-            try:
-                api.asked(cluster.refresh)
-            except api.installed_kr8s().NotFoundError:
-                raise Incomplete(
-                    f"the Dask cluster {cluster.name} was taken away before it had a worker"
-                ) from None
+            watch.check_there()
             if "phase" not in cluster.raw.get("status", {}):
                 raise UserError(
                     f"nobody answers to the Dask cluster {cluster.name}: the Dask operator does not "
@@ -308,6 +321,9 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
                 )
         if now - began > patience:
             raise NoWorkerError(f"no worker after {patience:.0f} s: {watch.why(pods)}")
+        if now - said > SAY_EVERY_S:
+            logger.info("%d of %d workers are ready: %s", workers, wanted, watch.why(pods))
+            said = now
         time.sleep(POLL_S)
 
 
@@ -320,8 +336,13 @@ def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
                 client.wait_for_workers(1, timeout=WORKER_S)
             return
         except (OSError, TimeoutError) as error:
-            watch.look()
+            pods = watch.look()
+            watch.check_there()
             if time.monotonic() > until:
+                if not count_ready(pods, "worker"):
+                    raise NoWorkerError(
+                        f"no worker after {patience:.0f} s: {watch.why(pods)}"
+                    ) from error
                 raise NoWorkerError(
                     f"pods are ready, but after {patience:.0f} s the scheduler {address} knows no "
                     "worker; may the driver and the workers reach it (networkPolicy)?"

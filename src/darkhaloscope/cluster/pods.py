@@ -127,6 +127,9 @@ def why_pending(pods: Iterable[Json], deployments: Iterable[Json]) -> str:
     if not any(component_of(pod) == "worker" for pod in pods):
         return "the Dask operator made no pod of a worker, and its log says why"
     for pod in pods:
+        if pod.get("status", {}).get("reason") == "Evicted":
+            return f"a {component_of(pod)} was evicted: {pod['status'].get('message', 'no reason given')}"
+    for pod in pods:
         scheduled = _conditions(pod).get("PodScheduled", {})
         if scheduled.get("status") == "False":
             return f"a {component_of(pod)} finds no node: {scheduled.get('message', 'no reason given')}"
