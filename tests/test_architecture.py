@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 
 ROOMS = (
-    "compiled", "logs", "errors", "draw", "variables", "partial", "signed", "trouble", "storage", "progress",
+    "compiled", "logs", "tls", "errors", "draw", "variables", "partial", "signed", "trouble", "storage",
+    "progress",
     "config", "geometry", "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store",
     "views", "audit", "trial", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report",
     "study", "completeness", "detect", "commands", "cli",

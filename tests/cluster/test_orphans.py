@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 
 pytestmark = pytest.mark.cluster
 
-RELEASES = {"orphan": {}, "orphan-tls": {"existingSecret": "tls"}}
+TLS = "orphan-tls"
+RELEASES = {"orphan": {}, TLS: {"existingSecret": "tls"}}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,19 @@ def test_only_who_has_a_certificate_is_answered(
     code = KNOCK.format(run="s3://dhs/orphan-tls", namespace=runs, other=other, ours=tls)
     said = kube.python(notebook, runs, code).split("\n")
     assert said[:3] == ["plain refused", "other refused", "ours 42"]
+
+
+def test_a_worker_that_joins_by_tls_takes_none_away(orphans: None, runs: str) -> None:
+    chosen = f"darkhaloscope.io/release={TLS}"
+    (there,) = kube.items("daskclusters", runs, chosen)
+    more = json.dumps({"spec": {"worker": {"replicas": 2}}})
+    name = there["metadata"]["name"]
+    kube.kubectl("patch", "daskcluster", "-n", runs, name, "--type=merge", "-p", more)
+    scheduler = kube.dask_pods(TLS, runs, "scheduler")[0]["metadata"]["name"]
+    log = functools.partial(kube.kubectl, "logs", "-n", runs, scheduler)
+    kube.wait_until("two joined", lambda: log().count("Register worker") == 2, 120)
+    time.sleep(3)  # those that went were gone in a third of a second
+    assert "Remove worker" not in log()
 
 
 def test_a_cluster_without_a_driver_goes_when_it_is_idle(orphans: None, runs: str) -> None:

@@ -42,6 +42,7 @@ spec:
             - --protocol=tls
             - --idle-timeout={{ .Values.cluster.idleTimeoutSeconds }}s
             - --preload=darkhaloscope.cluster.guard
+            - --preload=darkhaloscope.tls
             {{- end }}
           env:
             {{- if $tls }}
@@ -116,6 +117,10 @@ spec:
             - --dashboard-address=:8790
             - --local-directory=/tmp
             - --preload=darkhaloscope.cluster.preload
+            {{- if $tls }}
+            - --preload=darkhaloscope.tls
+            - --preload-nanny=darkhaloscope.tls
+            {{- end }}
           env:
             - name: MEMORY_LIMIT
               valueFrom:

@@ -20,7 +20,7 @@ from distributed.comm.core import CommClosedError, FatalCommClosedError
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import get_mp_context
 
-from darkhaloscope import __version__, storage
+from darkhaloscope import __version__, storage, tls
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.config import ClusterSection, load_experiment
 from darkhaloscope.driver import Warm
@@ -182,6 +182,7 @@ def _remote(address: str, *, seen: bool = False) -> Iterator[Client]:
 
 def _reach(address: str, timeout: str) -> Client:
     """A client; a scheduler that closes what it has just let in, as one that begins, is asked again."""
+    tls.clear_errors_first()
     until = time.monotonic() + parse_timedelta(CONNECT_TIMEOUT)
     while True:
         try:

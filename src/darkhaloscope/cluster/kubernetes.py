@@ -22,7 +22,7 @@ import dask
 import yaml
 from distributed import Client
 
-from darkhaloscope import store
+from darkhaloscope import store, tls
 from darkhaloscope.cluster import api
 from darkhaloscope.cluster.pods import (
     Json,
@@ -195,7 +195,13 @@ def _create_or_adopt(document: dict[str, Any], driver: Driver, ours: set[str]) -
         except kr8s.NotFoundError:
             if (made := _create(document, driver)) is not None:
                 return made
-            continue  # somebody was faster, or a try before that went through: see who
+            # Somebody was faster, or a try before that went through: see who.
+            if time.monotonic() - began > GOING_S:
+                raise Incomplete(
+                    f"the API server makes no {kind} {name}, which it says is there, and gives none"
+                ) from None
+            time.sleep(POLL_S)
+            continue
         owners = {owner["uid"] for owner in found.metadata.get("ownerReferences", [])}
         going = "deletionTimestamp" in found.metadata
         if owners & ours and not going:
@@ -329,6 +335,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
 
 def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
     """Until a worker has told the scheduler of itself, which is later than its pod is ready."""
+    tls.clear_errors_first()
     until = time.monotonic() + patience
     while True:
         try:
