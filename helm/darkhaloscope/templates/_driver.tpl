@@ -13,6 +13,9 @@ metadata:
   annotations:
     darkhaloscope.io/experiment: {{ toYaml .Values.experiment | sha256sum | trunc 16 | quote }}
     darkhaloscope.io/cluster: {{ include "dhs.clusterManifest" . | sha256sum | trunc 16 | quote }}
+    {{- with .Values.serviceAccount.annotations }}
+    darkhaloscope.io/account: {{ toYaml . | sha256sum | trunc 16 | quote }}
+    {{- end }}
     {{- /* Found where helm asks a cluster: an upgrade after a change of it makes a new Job. */}}
     {{- with .Values.experiment.existingConfigMap }}
     {{- with lookup "v1" "ConfigMap" $.Release.Namespace . }}
