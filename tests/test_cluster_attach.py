@@ -23,6 +23,11 @@ def test_a_client_without_certificates_is_told_of_them() -> None:
     assert address.startswith("tls://dhs-")
 
 
+def test_runs_that_differ_in_case_have_their_own_clusters() -> None:
+    """As they have their own objects."""
+    assert kubernetes.cluster_name("s3://b/Run") != kubernetes.cluster_name("s3://b/run")
+
+
 def test_tls_of_a_local_cluster_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="tls://host"):
         ClusterSection(tls=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -47,6 +48,7 @@ class Api:
         self.answers: dict[str, list[Exception]] = {}
         self.pods: list[dict[str, Any]] = [SCHEDULER, pod("worker", **READY)]
         self.deployments: list[dict[str, Any]] = []
+        self.status: dict[str, Any] = {}
         self.asked: list[str] = []
 
     def answer(self, what: str) -> None:
@@ -58,18 +60,20 @@ class Api:
         api = self
 
         class Made(SimpleNamespace):
-            def __init__(self, document: dict[str, Any], **_: Any) -> None:
+            def __init__(self, document: dict[str, Any], namespace: str) -> None:
+                assert namespace == "runs"
                 worker = document["spec"].get("worker", {"replicas": 1})
                 super().__init__(
                     metadata=document["metadata"],
                     name=document["metadata"]["name"],
-                    namespace="runs",
+                    namespace=namespace,
                     spec=SimpleNamespace(worker=worker),
                     raw=document,
                 )
 
             @staticmethod
-            def get(name: str, **_: Any) -> Any:
+            def get(name: str, namespace: str) -> Any:
+                assert namespace == "runs"
                 api.answer("get")
                 if (kind, name) not in api.objects:
                     raise NotFoundError
@@ -89,6 +93,7 @@ class Api:
 
             def refresh(self) -> None:
                 api.answer("refresh")
+                self.raw["status"] = api.status
 
             def delete(self) -> None:
                 api.answer("delete")
@@ -149,6 +154,11 @@ def run(at: ClusterSection, tmp_path: Path, within: Exception | None = None) -> 
 def test_a_run_makes_its_cluster_and_takes_it_away(api: Api, tmp_path: Path) -> None:
     with kubernetes.run_cluster(a_section(tmp_path, adaptive=True), str(tmp_path / "run")):
         assert api.kinds == {"DaskCluster", "DaskAutoscaler"}
+        (cluster,) = (one for (kind, _), one in api.objects.items() if kind == "DaskCluster")
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "small-1234", "uid": "5e7a"}
+        assert cluster.metadata["ownerReferences"] == [owner], (
+            "else Kubernetes takes it for an orphan"
+        )
     assert "DaskCluster" not in api.kinds
 
 
@@ -187,7 +197,8 @@ def test_what_a_former_upgrade_left_is_waited_for_and_not_taken_for_ours(
     run_of = str(tmp_path / "run")
     for kind in ("DaskCluster", "DaskAutoscaler"):
         name = kubernetes.cluster_name(run_of)
-        old = api.new_class(kind, "v1")({"kind": kind, "metadata": {"name": name}, "spec": {}})
+        document = {"kind": kind, "metadata": {"name": name}, "spec": {}}
+        old = api.new_class(kind, "v1")(document, "runs")
         old.metadata |= {"deletionTimestamp": "now", "ownerReferences": [{"uid": "old"}]}
         api.objects[kind, name] = old
     polls = []
@@ -257,6 +268,9 @@ def test_an_operator_that_is_not_there_is_said(api: Api, tmp_path: Path) -> None
     with pytest.raises(UserError, match="the Dask operator does not run"):
         run(a_section(tmp_path), tmp_path)
     assert not api.kinds
+    api.status = {"phase": "Created"}  # it does, and makes no pods
+    with pytest.raises(UserError, match="made no pod of a worker"):
+        run(a_section(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -314,7 +328,7 @@ def test_a_create_that_went_through_unheard_is_ours(api: Api, tmp_path: Path) ->
     """A first answer is lost: the second says that the cluster is there."""
     at = a_section(tmp_path)
     (document,) = kubernetes.manifest_of(at, str(tmp_path / "run"), DRIVER)
-    made = api.new_class("DaskCluster", "v1")(document)
+    made = api.new_class("DaskCluster", "v1")(document, "runs")
     api.answers["get"] = [NotFoundError()]
     api.objects["DaskCluster", made.name] = made
     run(at, tmp_path)
@@ -371,6 +385,7 @@ def test_a_scheduler_without_workers_is_said_with_the_pods_trouble_first(
     cluster = SimpleNamespace(name="dhs-x", namespace="runs", refresh=refresh)
     with pytest.raises(kubernetes.NoWorkerError, match="networkPolicy"):
         WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
+    assert 60 < kubernetes.time.monotonic() < 70
     api.pods = [SCHEDULER, pod("worker", reason="Evicted", message="exceeds the limit 1M")]
     with pytest.raises(kubernetes.NoWorkerError, match="a worker was evicted: exceeds the limit"):
         WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(cluster), 60)
@@ -393,6 +408,39 @@ def test_what_is_waited_for_is_said_once_a_minute(
         run(a_section(tmp_path), tmp_path)
     said = [m for m in caplog.messages if "0 of 1 workers are ready: a pod is refused" in m]
     assert len(said) == 4
+
+
+def test_a_run_begins_once_the_scheduler_knows_a_worker(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod is ready before."""
+    answers: list[Exception | None] = [OSError(), TimeoutError(), None]
+
+    def wait_for_workers(number: int, **_: Any) -> None:
+        assert number == 1
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    client = SimpleNamespace(wait_for_workers=wait_for_workers)
+    monkeypatch.setattr(kubernetes, "Client", lambda *_, **__: contextlib.nullcontext(client))
+    WAIT_FOR_A_WORKER("tcp://x", kubernetes.Watch(SimpleNamespace(refresh=dict)), 60)
+    assert answers == []
+
+
+def test_a_run_waits_a_minute_for_the_workers_after_the_first(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.pods = [SCHEDULER]
+    sleep = kubernetes.time.sleep
+
+    def come(seconds: float) -> None:
+        sleep(seconds)
+        if kubernetes.time.monotonic() == 120.0:
+            api.pods = [SCHEDULER, pod("worker", **READY)]
+
+    monkeypatch.setattr(kubernetes.time, "sleep", come)
+    run(a_section(tmp_path, replicas=2), tmp_path)
+    assert 180 < kubernetes.time.monotonic() < 190
 
 
 def test_restarts_count_from_when_one_looks_on(api: Api) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from some_pods import READY, REFUSED, SCHEDULER, UNPULLED, container, ended, pod
 
+from darkhaloscope.cluster import api
 from darkhaloscope.cluster.pods import count_ready, trouble_of, why_pending
 
 
@@ -14,6 +17,8 @@ from darkhaloscope.cluster.pods import count_ready, trouble_of, why_pending
     ("status", "says"),
     [
         (UNPULLED, "repo/dhs:1 of a worker"),
+        (container(state={"waiting": {"reason": "InvalidImageName"}}), "repo/dhs:1 of a worker"),
+        (container(state={"waiting": {"reason": "ErrImageNeverPull"}}), "repo/dhs:1 of a worker"),
         (
             container(
                 state={
@@ -88,3 +93,22 @@ def test_a_pod_without_a_node_says_why() -> None:
         "message": "0/3 nodes: Insufficient memory",
     }
     assert "Insufficient memory" in why_pending([pod("worker", conditions=[condition])], [])
+
+
+def test_a_container_that_waits_says_for_what() -> None:
+    waits = container(state={"waiting": {"reason": "ContainerCreating", "message": "no volume c"}})
+    pods = [SCHEDULER, pod("worker", **waits)]
+    assert why_pending(pods, []) == "a worker waits: no volume c"
+
+
+def test_only_what_belongs_to_the_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    kind = SimpleNamespace(list=lambda **how: asked.append(how) or [SimpleNamespace(raw=SCHEDULER)])
+    kr8s: Any = ModuleType("kr8s")
+    kr8s.objects = SimpleNamespace(Pod=kind, new_class=lambda *what, **_: what)
+    monkeypatch.setitem(sys.modules, "kr8s", kr8s)
+    monkeypatch.setitem(sys.modules, "kr8s.objects", kr8s.objects)
+    cluster = SimpleNamespace(name="dhs-x", namespace="runs")
+    assert api.listed("Pod", cluster) == [SCHEDULER]
+    assert asked == [{"namespace": "runs", "label_selector": {"dask.org/cluster-name": "dhs-x"}}]
+    assert api.dask_object("DaskCluster") == ("DaskCluster", "kubernetes.dask.org/v1")
