@@ -33,6 +33,14 @@ def plain() -> list[Json]:
     return render()
 
 
+@pytest.fixture(scope="module")
+def full() -> list[Json]:
+    """The chart in the namespace ``lenses`` with what the plain one has not."""
+    given = "tls.existingSecret=tls,volume.existingClaim=c,run.ttlSecondsAfterFinished=0"
+    metrics = "metrics.annotations=true,metrics.podMonitor=true"
+    return render("-n", "lenses", "--set", f"{given},{metrics}")
+
+
 def job_of(documents: list[Json]) -> Json:
     (job,) = of_kind(documents, "Job").values()
     return job
@@ -49,10 +57,41 @@ def test_a_job_ends_where_a_retry_would_give_the_same(plain: list[Json]) -> None
     assert failed["action"] == "FailJob"
     codes = {"containerName": "driver", "operator": "In", "values": [1, 2, 3, 5]}
     assert failed["onExitCodes"] == codes
+    assert spec["podReplacementPolicy"] == "Failed"  # or two drivers at once
     assert spec["backoffLimit"] == 20
     assert spec["activeDeadlineSeconds"] == 604800
     assert "ttlSecondsAfterFinished" not in spec
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    driver = container_of(pods_of(plain)["driver"])
+    assert driver["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_a_job_that_nobody_keeps_goes_at_once(full: list[Json]) -> None:
+    assert job_of(full)["spec"]["ttlSecondsAfterFinished"] == 0
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    """It would leave out podReplacementPolicy."""
+    with pytest.raises(ValueError, match=r"1\.29"):
+        render("--kube-version", "1.28.9")
+
+
+def test_a_driver_knows_its_job_and_finds_its_files(plain: list[Json]) -> None:
+    pod = pods_of(plain)["driver"]
+    driver = container_of(pod)
+    fields = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in driver["env"]}
+    assert fields == {
+        "DHS_NAMESPACE": "metadata.namespace",
+        "DHS_JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+        "DHS_JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
+    }
+    maps = {d["metadata"]["name"]: d["data"] for d in plain if d["kind"] == "ConfigMap"}
+    volumes = {v["name"]: v.get("configMap", {}).get("name") for v in pod["volumes"]}
+    mounts = {m["mountPath"]: maps.get(volumes[m["name"]], {}) for m in driver["volumeMounts"]}
+    files = re.findall(r"/etc/\S+", " ".join(driver["args"]))
+    assert len(files) == 2
+    for folder, _, name in (one.rpartition("/") for one in files):
+        assert name in mounts[folder]
 
 
 def test_keys_of_the_experiment_arrive_as_json() -> None:
@@ -143,7 +182,11 @@ def test_a_long_releases_names_are_its_own() -> None:
 
 def test_helm_test_is_the_selftest(plain: list[Json]) -> None:
     pod = of_kind(plain, "Pod")["selftest"]
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["metadata"]["annotations"] == {
+        "helm.sh/hook": "test",
+        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+    }
+    assert pod["metadata"]["labels"]["darkhaloscope.io/component"] == "selftest"
     assert container_of(pod["spec"])["args"] == ["dhs", "selftest"]
 
 
@@ -210,9 +253,16 @@ def test_the_driver_may_do_what_it_does_and_no_more(adaptive: bool) -> None:
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
     ]
-    (binding,) = of_kind(documents, "RoleBinding").values()
-    (subject,) = binding["subjects"]
-    assert subject["name"] == pods_of(documents)["driver"]["serviceAccountName"]
+
+
+def test_roles_are_given_to_the_pods_that_need_them(full: list[Json]) -> None:
+    bindings, roles = of_kind(full, "RoleBinding"), of_kind(full, "Role")
+    assert bindings.keys() == roles.keys() == {"driver", "scheduler"}
+    for who, binding in bindings.items():
+        role = {"kind": "Role", "name": roles[who]["metadata"]["name"]}
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io"} | role
+        account = {"kind": "ServiceAccount", "name": pods_of(full)[who]["serviceAccountName"]}
+        assert binding["subjects"] == [account | {"namespace": "lenses"}]
 
 
 def test_only_who_asks_the_api_server_has_a_token(plain: list[Json]) -> None:
@@ -229,15 +279,40 @@ def test_every_pod_is_restricted(plain: list[Json]) -> None:
     for pod in pods:
         # Variables of every service in the namespace, and Dask reads those that begin as its own.
         assert pod["enableServiceLinks"] is False
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 100,
+            "fsGroup": 100, "fsGroupChangePolicy": "OnRootMismatch",  # a volume is ours to write
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }  # fmt: skip
         assert container_of(pod)["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-def test_certificates_are_read_by_our_group_alone() -> None:
-    for pod in pods_of(render("--set", "tls.existingSecret=tls")).values():
+def test_certificates_are_read_by_our_group_alone(full: list[Json]) -> None:
+    for pod in pods_of(full).values():
         (secret,) = [v["secret"] for v in pod["volumes"] if "secret" in v]
         assert secret["defaultMode"] == 0o440
+        env = {e["name"]: e.get("value") for e in container_of(pod)["env"]}
+        named = {k.rpartition("__TLS__")[2]: v for k, v in env.items() if "__TLS__" in k}
+        roles = ("SCHEDULER", "WORKER", "CLIENT")
+        assert named == {
+            "CA_FILE": "/etc/darkhaloscope/tls/ca.crt",
+            **{f"{role}__CERT": "/etc/darkhaloscope/tls/tls.crt" for role in roles},
+            **{f"{role}__KEY": "/etc/darkhaloscope/tls/tls.key" for role in roles},
+        }
+
+
+def test_pods_mount_nothing_of_their_node_and_write_where_they_must(full: list[Json]) -> None:
+    read_only = {
+        "emptyDir": False, "persistentVolumeClaim": False, "configMap": True, "secret": True,
+    }  # fmt: skip
+    for pod in (*pods_of(full).values(), of_kind(full, "Pod")["selftest"]["spec"]):
+        kinds = {v["name"]: (v.keys() - {"name"}).pop() for v in pod["volumes"]}
+        mounts = {m["name"]: m for m in container_of(pod)["volumeMounts"]}
+        assert mounts.keys() == kinds.keys()
+        found = {kinds[name]: mount.get("readOnly", False) for name, mount in mounts.items()}
+        assert found.items() <= read_only.items()
+        (tmp,) = [mounts[name]["mountPath"] for name, kind in kinds.items() if kind == "emptyDir"]
+        assert tmp == "/tmp"  # what the entrypoint and Dask write to, of a root that is read-only
 
 
 # --- what goes where ----------------------------------------------------------------------------
@@ -249,7 +324,32 @@ def test_a_worker_knows_its_memory_and_hands_on_what_it_holds(plain: list[Json])
     (limit,) = [e["valueFrom"] for e in worker["env"] if e["name"] == "MEMORY_LIMIT"]
     assert limit == {"resourceFieldRef": {"containerName": "worker", "resource": "limits.memory"}}
     stop = worker["lifecycle"]["preStop"]["exec"]["command"]
-    assert stop[-2:] == ["-m", "darkhaloscope.cluster.retire"]
+    assert stop == ["/usr/local/bin/entrypoint", "python", "-m", "darkhaloscope.cluster.retire"]
+    # It is retired by the operator's name for it.
+    assert {"--name=$(DASK_WORKER_NAME)", "--local-directory=/tmp"} <= set(worker["args"])
+
+
+def test_dask_loads_what_is_ours(full: list[Json]) -> None:
+    """A worker is warm before it is known; a scheduler with TLS takes its idle cluster away."""
+    scheduler, worker = (container_of(pods_of(full)[who]) for who in ("scheduler", "worker"))
+    assert "--preload=darkhaloscope.cluster.preload" in worker["args"]
+    assert "--preload=darkhaloscope.cluster.guard" in scheduler["args"]
+    own = {e["name"]: e["value"] for e in scheduler["env"] if e["name"].startswith("DHS_")}
+    assert own == {"DHS_CLUSTER": NAME, "DHS_NAMESPACE": "lenses"}
+
+
+def test_the_service_of_a_scheduler_leads_to_it_and_stays_inside(full: list[Json]) -> None:
+    service = cluster_of(full)["spec"]["scheduler"]["service"]
+    assert service["type"] == "ClusterIP"
+    assert service["selector"] == {
+        "dask.org/cluster-name": NAME,
+        "dask.org/component": "scheduler",
+    }
+    there = {
+        p["name"]: p["containerPort"] for p in container_of(pods_of(full)["scheduler"])["ports"]
+    }
+    assert there == {"tcp-comm": 8786, "http-dashboard": 8787}
+    assert {p["targetPort"]: p["port"] for p in service["ports"]} == there
 
 
 def test_budgets_are_of_pods_that_there_are(plain: list[Json]) -> None:
@@ -274,6 +374,10 @@ def test_the_scheduler_is_ready_when_it_answers_and_moves_no_task(plain: list[Js
     env = {e["name"].removeprefix("DASK_DISTRIBUTED__"): e["value"] for e in scheduler["env"]}
     routes = yaml.safe_load(env.pop("SCHEDULER__HTTP__ROUTES"))
     assert "distributed.http.scheduler.api" in routes  # which the operator asks
+    assert {"distributed.http.health", "distributed.http.scheduler.prometheus"} <= set(routes)
+    alive = scheduler["livenessProbe"]
+    assert alive["timeoutSeconds"] >= 5  # a long call holds the scheduler's answer up
+    assert alive["periodSeconds"] * alive["failureThreshold"] >= 60
     assert env == {
         "SCHEDULER__WORK_STEALING": "False",
         "SCHEDULER__WORKER_TTL": "15 minutes",
@@ -288,3 +392,22 @@ def test_an_adaptive_cluster_asks_for_workers_however_short_its_blocks(plain: li
     for made, value in ((plain, None), (adaptive, "100ms")):
         env = container_of(pods_of(made)["scheduler"])["env"]
         assert {e["name"]: e.get("value") for e in env}.get(name) == value
+
+
+def test_metrics_are_where_prometheus_is_told(full: list[Json]) -> None:
+    (monitor,) = of_kind(full, "PodMonitor").values()
+    assert {one["path"] for one in monitor["spec"]["podMetricsEndpoints"]} == {"/metrics"}
+    spec = cluster_of(full)["spec"]
+    for told in (job_of(full)["spec"]["template"], spec["scheduler"], spec["worker"]):
+        marks = told["metadata"]["annotations"]
+        assert marks["prometheus.io/scrape"] == "true"
+        assert marks["prometheus.io/path"] == "/metrics"
+
+
+def test_the_hubs_notebooks_reach_a_run() -> None:
+    hub = yaml.safe_load((CHART.parent / "jupyterhub-values.yaml").read_text())["singleuser"]
+    assert ATTACH["podSelector"]["matchLabels"].items() <= hub["extraLabels"].items()
+    (egress,) = hub["networkPolicy"]["egress"]
+    assert egress["ports"] == ports(8786, 8787)
+    assert egress["to"][0]["podSelector"]["matchLabels"] == {"dask.org/component": "scheduler"}
+    assert (hub["uid"], hub["fsGid"]) == (1000, 100)  # of the image

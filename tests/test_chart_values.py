@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,8 +138,8 @@ FIXED: dict[str, tuple[Any, Places]] = {
         },
     ),
     "scheduler.resources": (
-        {"requests": {"cpu": 2, "memory": "3Gi"}, "limits": {"memory": "3Gi"}},
-        {"scheduler resources": {"requests": {"cpu": "2", "memory": "3Gi"}, "limits": {"memory": "3Gi"}}},
+        {"requests": {"cpu": 2, "memory": "3000M"}, "limits": {"memory": "3G"}},
+        {"scheduler resources": {"requests": {"cpu": "2", "memory": "3000M"}, "limits": {"memory": "3G"}}},
     ),
     "worker.resources": (
         {"requests": {"cpu": 1.5, "memory": "5Gi"}, "limits": {"cpu": "1500m", "memory": "5Gi"}},
@@ -297,6 +298,7 @@ def test_every_value_is_seen_to_arrive() -> None:
 
 WRONG: dict[str, list[Any]] = {
     "image.tag": ["-v1"],
+    "image.digest": ["sha256:abc"],
     "experiment.key": [".."],
     "experiment.set": [{"cluster.kind": "local"}],
     "run.activeDeadlineSeconds": [99_999_999_999],
@@ -314,6 +316,38 @@ WRONG: dict[str, list[Any]] = {
     "volume.mountPath": ["/", "data", "//usr", "/data/../usr", "/da:ta", "/data//"],
     "networkPolicy.operatorNamespace": [""],
 }  # fmt: skip
+
+
+def schemas(schema: Json, place: str = "") -> Iterator[tuple[str, set[str], Json]]:
+    """Every schema in that of the values: the keys on the way to it, its types, and itself."""
+    types = schema.get("type", [])
+    yield place, {types} if isinstance(types, str) else set(types), schema
+    for key, one in schema.items():
+        if isinstance(one, dict):
+            parents = "" if key in ("properties", "definitions") else f"{key} "
+            yield from schemas(one, f"{place} {parents}".strip())
+
+
+FREE = {"global", "experiment inline", "experiment set"}
+ANY_NUMBER = {"cpu", "tolerationSeconds", "patternProperties"}  # the last are of devices
+
+
+def test_no_section_takes_unknown_keys_and_no_number_is_without_bounds() -> None:
+    found = list(schemas(json.loads((CHART / "values.schema.json").read_text())))
+    takes_any = {
+        place
+        for place, types, schema in found
+        if "object" in types and schema.get("additionalProperties", True) is True
+    }
+    assert takes_any == FREE
+    unbounded = [
+        place
+        for place, types, schema in found
+        if types & {"integer", "number"}
+        and not {"minimum", "maximum"} <= schema.keys()
+        and not ANY_NUMBER & set(place.split())
+    ]
+    assert unbounded == []
 
 
 def named(values: Json) -> list[str]:
@@ -435,6 +469,8 @@ NO_ADDRESS = [
         *[({"s3.endpoint": one}, "s3.endpoint is no address of a server") for one in NO_ADDRESS],
         ({"s3.endpoint": "https://host:99999/x"}, "a port above 65535"),
         ({"volume.mountPath": "/etc/darkhaloscope"}, "would hide what the image has"),
+        ({"volume.mountPath": "/tmp"}, "would hide what the image has"),
+        ({"volume.mountPath": "/home/dhs"}, "would hide what the image has"),
         ({"volume.mountPath": "/libx32"}, "would hide what the image has"),
         ({"experiment.inline.cluster.kind": "local"}, "take the section out"),
         ({"experiment.existingConfigMap": "c"}, "are both given"),
@@ -481,6 +517,6 @@ def test_nothing_is_switched_off_by_a_null() -> None:
 
 
 def test_a_path_on_a_claim_is_a_folder() -> None:
-    given = {"run.out": "/data/runs/x", "experiment.inline": {"name": "x"}, **CLAIM}
+    given = {"run.out": "/data/Runs/x", "experiment.inline": {"name": "x"}, **CLAIM}
     made = render_values(nested(given | {"volume.mountPath": "/data/"}))
-    assert cluster_of(made)["metadata"]["name"] == cluster_name("/data/runs/x")
+    assert cluster_of(made)["metadata"]["name"] == cluster_name("/data/Runs/x")
