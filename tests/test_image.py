@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from darkhaloscope.cluster import _MALLOC
+from darkhaloscope.config.physics import SHAPE_KEYS, PsfSection
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +53,17 @@ def test_image_and_makefile_have_one_cpu_baseline(steps: list[tuple[str, str]]) 
     assert {name: given.get(name) for name in wanted} == wanted
 
 
+def test_processes_of_the_image_are_told_what_local_workers_are(
+    steps: list[tuple[str, str]],
+) -> None:
+    """Memory and threads of a worker; and where they may write, on a root that is read-only."""
+    given = _environment(steps)
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    wanted = {**_MALLOC, **dict.fromkeys(threads, "1"), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert {name: given.get(name) for name in wanted} == wanted
+    assert given["MPLCONFIGDIR"].startswith("/tmp/")
+
+
 def _environment(steps: list[tuple[str, str]]) -> dict[str, str]:
     told = [word for name, said in steps if name == "ENV" for word in shlex.split(said)]
     return dict(word.split("=", 1) for word in told)
@@ -56,6 +73,7 @@ def test_the_image_runs_as_a_user_and_installs_what_is_locked(
     steps: list[tuple[str, str]],
 ) -> None:
     assert [said for name, said in steps if name == "USER"] == ["1000:100"]
+    assert any("useradd --uid 1000 --gid 100 " in said for _, said in steps)
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     installed = [line for line in re.findall(r"pip .*", dockerfile) if " install " in line]
     for line in installed:
@@ -92,6 +110,30 @@ def test_the_cache_is_filled_for_the_baseline_where_the_entrypoint_looks(
     assert ("COPY", "docker/entrypoint /usr/local/bin/entrypoint") in steps
 
 
+def test_the_package_is_as_old_for_numba_and_python_as_its_layer_says() -> None:
+    """Layers keep whole seconds, numba's cache compares all of the time, and pods write no bytecode."""
+    made = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").rsplit("\nFROM ", 1)[0]
+    *_, installed, dated, compiled = made.rsplit("\nRUN ", 1)[1].split("&&")
+    assert "--prefix /package" in installed
+    assert re.match(r" find /package -exec touch -d \S+Z \{\} \+ ", dated)
+    assert "compileall -q -f --invalidation-mode unchecked-hash /package" in compiled
+
+
+def test_every_kind_of_source_and_psf_is_compiled_before() -> None:
+    kinds = runpy.run_path(str(ROOT / "docker" / "warm.py"))["KINDS"]
+    assert {kind.get("source", {}).get("model", "sersic") for kind in kinds} == SHAPE_KEYS.keys()
+    psfs = {kind["psf.model"] for kind in kinds if "psf.model" in kind}
+    assert psfs == set(get_args(PsfSection.model_fields["model"].annotation))
+
+
+def test_what_others_look_for_lies_where_they_look(steps: list[tuple[str, str]]) -> None:
+    hub = yaml.safe_load((ROOT / "helm" / "jupyterhub-values.yaml").read_text())["singleuser"]
+    *_, copied = hub["lifecycleHooks"]["postStart"]["exec"]["command"]
+    assert f"cp -r --update=none /opt/notebooks {hub['storage']['homeMountPath']}/" == copied
+    assert ("COPY", "notebooks/ /opt/notebooks/") in steps
+    assert ("COPY", "docker/jupyter_server_config.py /opt/venv/etc/jupyter/") in steps
+
+
 ENTRYPOINT = ROOT / "docker" / "entrypoint"
 
 
@@ -103,6 +145,7 @@ def enter(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         assert folder in script
     script = script.replace("/opt/numba-cache", f"{tmp_path}/cache")
     script = script.replace("=/tmp/", f"={tmp_path}/tmp/")
+    script += "\necho between the kubelet and the command, which gets no SIGTERM"  # after exec
     (tmp_path / "cache" / "a").mkdir(parents=True)
     (tmp_path / "cache" / "a" / "x.nbc").write_text("compiled")
 
