@@ -134,7 +134,8 @@ def page() -> Iterator[str]:
     with metrics.served(port) as watched:
         watched.stage = "blocks"
         watched.hear(PROGRESS)
-        url = f"http://127.0.0.1:{port}/metrics"
+        # Prometheus comes from elsewhere; that is any address of the machine but the usual one.
+        url = f"http://127.0.0.{2 if sys.platform == 'linux' else 1}:{port}/metrics"
         yield urllib.request.urlopen(url, timeout=10).read().decode()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=10)
@@ -156,6 +157,8 @@ def test_metrics_say_what_the_driver_says(page: str) -> None:
     assert found["darkhaloscope_rows_per_second"] == pytest.approx(12.8)
     assert found["darkhaloscope_bytes_per_second"] == pytest.approx(500)
     assert found["darkhaloscope_blocks_whole"] == 3
+    assert found["darkhaloscope_blocks_in_flight"] == 1
+    assert found[SIGN] == PROGRESS["written"]
     assert found["darkhaloscope_bricks_in_flight"] == 7
     assert found["darkhaloscope_bricks_in_flight_injected"] == 2
     assert found["darkhaloscope_workers"] == 2
@@ -172,6 +175,14 @@ def test_what_is_of_now_ends_with_the_blocks() -> None:
         said[stage] = {family.name for family in collector.collect()}
     assert {stage for stage, names in said.items() if SIGN in names} == {"blocks"}
     assert all({"darkhaloscope_rows", "darkhaloscope_blocks_whole"} <= n for n in said.values())
+
+
+def test_rows_that_are_well_are_said_before_there_are_any() -> None:
+    """A rate over them has no gap."""
+    collector = metrics.Collector()
+    collector.hear(PROGRESS | {"rows_by_reason": {}})
+    said = {s.labels.get("reason"): s.value for f in collector.collect() for s in f.samples}
+    assert said["ok"] == 0
 
 
 SIGN = "darkhaloscope_last_sign_timestamp_seconds"
