@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import darkhaloscope
 from darkhaloscope import cluster
 from darkhaloscope.cluster import kubernetes
 from darkhaloscope.config import ClusterSection
-from darkhaloscope.errors import UserError
+from darkhaloscope.driver import Warm
+from darkhaloscope.errors import Incomplete, UserError
 
 
 def test_a_client_without_certificates_is_told_of_them() -> None:
@@ -103,3 +106,45 @@ def test_connecting_to_a_run_on_kubernetes_from_nowhere(
     monkeypatch.delenv("DHS_NAMESPACE", raising=False)
     with pytest.raises(UserError, match="namespace"):
         darkhaloscope.connect(a_run(tmp_path, ON_KUBERNETES))
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is done with a scheduler of one worker that is there."""
+    done: list[Any] = []
+
+    class There(contextlib.nullcontext[Any]):
+        def __enter__(self) -> There:
+            return self
+
+        def scheduler_info(self) -> dict[str, Any]:
+            return {"workers": {"tcp://w": {}}}
+
+        def run(self, function: Any, **_: Any) -> dict[str, Any]:
+            done.append(function.__name__)
+            return {"tcp://w": function()}
+
+        def register_plugin(self, plugin: Any, name: str) -> None:
+            done.append(name)
+
+    def client(address: str, timeout: str) -> There:
+        done.append(timeout)
+        return There()
+
+    monkeypatch.setattr(cluster, "Client", client)
+    return done
+
+
+OWN = ClusterSection(address="tcp://10.0.0.1:8786")
+
+
+def test_workers_are_looked_at_and_a_lost_scheduler_has_time_to_come_back(
+    reached: list[Any],
+) -> None:
+    with cluster.connect(OWN, "run"):
+        assert reached == ["20s", "what_is_here", "10 minutes", Warm.name]
+
+
+def test_what_a_lost_scheduler_forgot_is_no_bug_of_ours(reached: list[Any]) -> None:
+    with pytest.raises(Incomplete, match="the scheduler was lost"), cluster.connect(OWN, "run"):
+        raise CancelledError("write-000003")
