@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from small_run import Setting, digests
 
 from darkhaloscope import logs, metrics, store
+from darkhaloscope.driver.signs import Signs
 from darkhaloscope.errors import UserError
 
 BLOCKS = 10
@@ -85,6 +86,17 @@ def test_what_sigterm_stopped_resumes_to_the_same_bytes(
     told.setting.make(threads, run)
     told.setting.make(threads, tmp_path / "undisturbed")
     assert digests(run) == digests(tmp_path / "undisturbed")
+    before, after = (store.read_progress(str(one)) or {} for one in (told.run, run))
+    blocks = list(range(BLOCKS))
+    markers = list(
+        store.read_markers(str(run), blocks, (store.read_run(str(run)) or {})["identity"])
+    )
+    size = sum(one["bytes"] for marker in markers for one in marker["objects"].values() if one)
+    assert after["bytes"] == size
+    assert before["bytes"] == before["bytes_fresh"] == size - after["bytes_fresh"]
+    assert before["rows_fresh"] + after["rows_fresh"] == 64 * BLOCKS
+    assert after["rows_fresh"] == 64 * (BLOCKS - before["blocks_whole"])
+    assert before["again"] == after["again"] == 0
 
 
 def test_the_log_is_objects_with_block_and_brick(told: Told) -> None:
@@ -186,6 +198,13 @@ def test_rows_that_are_well_are_said_before_there_are_any() -> None:
 
 
 SIGN = "darkhaloscope_last_sign_timestamp_seconds"
+
+
+def test_bricks_of_another_run_on_the_scheduler_are_not_ours() -> None:
+    signs = Signs("run", {}, lambda _: None)
+    for run in ("run", "another"):
+        signs._hear((0.0, {"run": run, "block": 4, "bricks": ["0001m002"]}))
+    assert signs.injected == {4: 1}
 
 
 def test_a_port_that_is_taken_is_a_sentence() -> None:
