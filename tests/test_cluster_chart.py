@@ -170,6 +170,7 @@ def test_the_jobs_name_changes_with_what_it_runs() -> None:
         "worker.replicas=5",
         "image.tag=v2",
         "cluster.patienceSeconds=99",
+        "serviceAccount.annotations.role=reader",
     ]
     assert len({job(), *(job("--set", change) for change in changes)}) == len(changes) + 1
 

@@ -138,5 +138,14 @@ def test_a_run_is_watched_and_steered(
     assert (
         'kubectl -n lenses patch job $JOB --type=merge -p \'{"spec": {"suspend": true}}\'' in said
     )
+    largest = (
+        f"patch daskautoscaler {name} --type=merge -p '{json.dumps({'spec': {'maximum': 8}})}'"
+    )
+    assert largest in said
+    assert f"get daskcluster {name} -o jsonpath='{{.metadata.ownerReferences[0].name}}')" in said
+    assert (
+        'patch job $JOB --type=merge -p \'{"spec": {"suspend": false}}\''
+        in said.split("# go on:")[1]
+    )
     exec(close, names)
     assert names["client"].status == "closed"
