@@ -69,7 +69,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "FSSPEC_S3_ENDPOINT_URL
 def _check_endpoints() -> None:
     """See that they are addresses. What they say is not repeated: it may hold a password."""
     for name in _ENDPOINTS:
-        if wrong := _wrong_with(os.environ.get(name) or "http://none"):
+        if (said := os.environ.get(name)) and (wrong := _wrong_with(said)):
             raise StorageError(f"{name} {wrong}", "mistaken")
 
 
