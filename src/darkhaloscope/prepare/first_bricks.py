@@ -35,8 +35,8 @@ def preflight(made: Plan) -> str:
         rows of the trial are wrong (:mod:`darkhaloscope.trial`).
     """
     exp = made.experiment
-    has_widths = any(f"psfsize_{band}" in made.targets.columns for band in exp.survey.bands)
-    if "psfsize" in exp.survey.absent and not has_widths:
+    needed = {"maskbits"} if _targets_have_widths(made) else {"maskbits", "psfsize"}
+    if "psfsize" in needed & set(exp.survey.absent):
         raise UserError(
             "survey.absent names psfsize and the target table has no column psfsize_"
             f"{exp.survey.reference}: no PSF width is known anywhere; add that column (arcsec)"
@@ -45,10 +45,7 @@ def preflight(made: Plan) -> str:
         check_names(exp.survey.bad_bits, {})
     bricks = [str(b) for b in made.bricks[:PREFLIGHT_BRICKS]]
     first = _first_with_coadds(exp, bricks)
-    needed = (
-        {"maskbits", "psfsize"} - set(exp.survey.absent) - ({"psfsize"} if has_widths else set())
-    )
-    for kind in sorted(needed):
+    for kind in sorted(needed - set(exp.survey.absent)):
         _check_some_has(exp, bricks, kind)
     checksums = survey_of(exp).checksums_url(first)
     if exp.read.checksums and not _may_be_there(checksums, True):
@@ -138,9 +135,14 @@ def widths_known(made: Plan) -> str:
         said = [f"{band} in {count}" for band, count in lacking.items() if count]
         text = f"; {exp.survey.bricks_table} gives the PSF widths of {len(known)} bricks"
         return text + (f", but not {', '.join(said)} of them" if said else "")
-    if any(f"psfsize_{band}" in made.targets.columns for band in exp.survey.bands):
+    if _targets_have_widths(made):
         return ""
     return (
         f"; no PSF widths of bricks (survey.bricks_table): where a map has none, "
         f"that of {exp.survey.reference} is taken"
     )
+
+
+def _targets_have_widths(made: Plan) -> bool:
+    """Whether the target table has PSF widths of its own, of any band."""
+    return any(f"psfsize_{band}" in made.targets.columns for band in made.experiment.survey.bands)
