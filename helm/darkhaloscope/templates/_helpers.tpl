@@ -61,10 +61,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 
 {{/* Amounts as text: the operator's DaskCluster takes no numbers. */}}
 {{- define "dhs.resources" -}}
-{{- $resources := . }}
 {{- range $kind := list "requests" "limits" }}
 {{ $kind }}:
-{{- range $name, $amount := get $resources $kind }}
+{{- range $name, $amount := get $ $kind }}
   {{ $name }}: {{ $amount | toString | quote }}
 {{- end }}
 {{- end }}

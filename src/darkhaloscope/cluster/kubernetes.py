@@ -295,6 +295,10 @@ class Watch:
                 f"the Dask cluster {self.cluster.name} was taken away before it had a worker"
             ) from None
 
+    def no_worker(self, pods: list[Json], patience: float) -> NoWorkerError:
+        """What is raised where none of these pods is a worker in time."""
+        return NoWorkerError(f"no worker after {patience:.0f} s: {self.why(pods)}")
+
     def why(self, pods: list[Json]) -> str:
         """What is known of a cluster of these pods that does not come up."""
         return why_pending(pods, api.asked(lambda: api.listed("Deployment", self.cluster)))
@@ -326,7 +330,7 @@ def _wait_for_pods(watch: Watch, patience: float) -> None:
                     "run, or does not watch this namespace"
                 )
         if now - began > patience:
-            raise NoWorkerError(f"no worker after {patience:.0f} s: {watch.why(pods)}")
+            raise watch.no_worker(pods, patience)
         if now - said > SAY_EVERY_S:
             logger.info("%d of %d workers are ready: %s", workers, wanted, watch.why(pods))
             said = now
@@ -347,9 +351,7 @@ def _wait_for_a_worker(address: str, watch: Watch, patience: float) -> None:
             watch.check_there()
             if time.monotonic() > until:
                 if not count_ready(pods, "worker"):
-                    raise NoWorkerError(
-                        f"no worker after {patience:.0f} s: {watch.why(pods)}"
-                    ) from error
+                    raise watch.no_worker(pods, patience) from error
                 raise NoWorkerError(
                     f"pods are ready, but after {patience:.0f} s the scheduler {address} knows no "
                     "worker; may the driver and the workers reach it (networkPolicy)?"
