@@ -31,19 +31,20 @@ import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from distributed import Client, LocalCluster, Worker, get_worker
+from distributed import Client, LocalCluster, Worker
 from rich.console import Console
 from rich.table import Table
+from sleepers import idle_inject, idle_write, sleepy_inject, sleepy_write, slept
 
-from darkhaloscope import driver, prepare, store, workflow
+from darkhaloscope import driver, prepare, store
 from darkhaloscope.cluster import _SETTINGS
 from darkhaloscope.config import parse_experiment
 from darkhaloscope.workflow import Kernels
 
 SURVEY_BRICKS, TARGETS_PER_BRICK = 180_152, 59
-BRICK_S = 0.2
+BRICK_S = 0.24
 """Seconds that a brick takes on one core, load to rounding."""
-WRITE_S = 1.3
+WRITE_S = 3.4
 """Seconds that a block takes on one core to be measured, encoded and written."""
 QUIET = {
     "distributed.worker.profile.enabled": False,
@@ -102,49 +103,6 @@ def survey_plan(targets: str) -> Any:
             }
         )
     )
-
-
-def idle_inject(run: str, experiment: Any, work: Any, block: int, *, final: bool) -> int:
-    """Do nothing, but tell of it."""
-    workflow.tell(run, block, [one.brick for one in work])
-    return len(work)
-
-
-def idle_write(run: str, layout: Any, block: int, made: Any, spec: Any) -> dict[str, Any]:
-    """A marker of a block that nobody wrote."""
-    return {"block": block, "counts": {"all": {}}, "statistics": "", "statistics_spec": "", "notes": [],
-            "objects": {}}  # fmt: skip
-
-
-async def sleep(seconds: float) -> str:
-    """Sleep as a worker, which notes from when and for how long; gives its address."""
-    worker = get_worker()
-    vars(worker).setdefault("slept", []).append((time.time(), seconds))
-    await asyncio.sleep(seconds)
-    return str(worker.address)
-
-
-def slept(dask_worker: Worker) -> list[tuple[float, float]]:
-    """What a worker has slept: beginnings and seconds."""
-    return list(vars(dask_worker).get("slept", []))
-
-
-async def sleepy_inject(
-    brick_s: float, run: str, experiment: Any, work: Any, block: int, *, final: bool
-) -> tuple[str, int]:
-    """Take a brick's time for each brick; gives where, and how many."""
-    where = await sleep(brick_s * len(work))
-    workflow.tell(run, block, [one.brick for one in work])
-    return where, len(work)
-
-
-async def sleepy_write(
-    write_s: float, run: str, layout: Any, block: int, made: Any, spec: Any
-) -> dict[str, Any]:
-    """Take the time of writing a block; in the marker, how many of its bricks came from other workers."""
-    here = await sleep(write_s)
-    crossed = sum(bricks for where, bricks in made if where != here)
-    return {**idle_write(run, layout, block, made, spec), "statistics": (time.time(), crossed)}
 
 
 def cpu_here() -> tuple[int, float]:

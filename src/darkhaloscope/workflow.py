@@ -15,10 +15,11 @@ import functools
 import io
 import json
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import dask
 import numpy as np
@@ -65,6 +66,58 @@ class Work(NamedTuple):
     rows: slice
     set_apart: bool
     """In quarantine: its rows fail, its files are not touched."""
+
+
+class Packed(Sequence[Work]):
+    """The work of bricks that follow each other, their targets as bytes until somebody looks at them. A
+    scheduler makes objects of a graph, and messages of its objects: it is to do neither with tables."""
+
+    def __init__(self, bricks: Sequence[tuple[str, int, slice, bool]], targets: bytes) -> None:
+        self._bricks, self._targets = bricks, targets
+
+    @classmethod
+    def of(
+        cls,
+        pieces: Sequence[Piece],
+        targets: pd.DataFrame,
+        first: Sequence[int],
+        set_apart: frozenset[str],
+    ) -> Packed:
+        """Of pieces whose targets lie in a table: where each one's begin, and where the last one's end."""
+        bricks = [
+            (piece.brick, stop - start, piece.rows, piece.brick in set_apart)
+            for piece, start, stop in zip(pieces, first[:-1], first[1:], strict=True)
+        ]
+        return cls(bricks, pickle.dumps(targets.iloc[first[0] : first[-1]]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (self._bricks, self._targets)
+
+    @property
+    def bricks(self) -> list[str]:
+        """Their names."""
+        return [brick for brick, *_ in self._bricks]
+
+    @functools.cached_property
+    def _work(self) -> list[Work]:
+        targets = pickle.loads(self._targets)  # noqa: S301 (the driver's own, out of its task)
+        work, start = [], 0
+        for brick, count, rows, set_apart in self._bricks:
+            work.append(Work(brick, targets.iloc[start : start + count], rows, set_apart))
+            start += count
+        return work
+
+    def __len__(self) -> int:
+        return len(self._bricks)
+
+    @overload
+    def __getitem__(self, which: int) -> Work: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[Work]: ...
+
+    def __getitem__(self, which: int | slice) -> Work | list[Work]:
+        return self._work[which]
 
 
 class Kernels(NamedTuple):
@@ -278,13 +331,16 @@ def block_graph(
         Bricks whose rows fail as ``quarantined``.
     """
     text = plan.experiment.model_dump_json()
-    work = work_of(plan, plan.pieces(block), set_apart)
+    pieces = plan.pieces(block)
+    table, first = plan.table_of(pieces)
     write = key("write", f"{block:06d}", mark)
     graph: dict[Key, Any] = {}
-    for group in groups(work, bricks_per_task):
-        name = key("inject", f"{block:06d}", brick_range([one.brick for one in group]), mark)
+    for group in groups(range(len(pieces)), bricks_per_task):
+        some = [pieces[i] for i in group]
+        name = key("inject", f"{block:06d}", brick_range([one.brick for one in some]), mark)
+        work = Packed.of(some, table, first[group[0] : group[-1] + 2], set_apart)
         # What a task is given is in its function: Dask looks for tasks in arguments, at length.
-        graph[name] = (functools.partial(kernels.inject, run, text, group, block, final=final),)
+        graph[name] = (functools.partial(kernels.inject, run, text, work, block, final=final),)
     graph[write] = (kernels.write, run, layout, block, list(graph), spec)
     return write, HighLevelGraph.from_collections(write, graph)
 

@@ -102,8 +102,9 @@ class ParquetTargets:
         self._group = functools.lru_cache(maxsize=2)(self._read_group)
         self.bricks, self.first = self._index()
 
-    def _read_group(self, number: int) -> pa.Table:
-        return self._file.read_row_group(number, columns=self._read, use_threads=False)
+    def _read_group(self, number: int) -> pd.DataFrame:
+        group = self._file.read_row_group(number, columns=self._read, use_threads=False).to_pandas()
+        return group.assign(brick=group["brick"].astype(object))
 
     def _index(self) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
         """Names of the bricks and places of their first targets, from one pass; checks the order."""
@@ -144,12 +145,10 @@ class ParquetTargets:
         parts = []
         for number in groups:
             low, high = int(self._starts[number]), int(self._starts[number + 1])
-            part = self._group(number).slice(
-                max(start, low) - low, min(stop, high) - max(start, low)
-            )
-            parts.append(part.to_pandas())
-        frame = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-        return frame.assign(brick=frame["brick"].astype(object))
+            parts.append(self._group(number).iloc[max(start, low) - low : min(stop, high) - low])
+        if len(parts) > 1:
+            return pd.concat(parts, ignore_index=True)
+        return parts[0].reset_index(drop=True)
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         start = 0

@@ -159,13 +159,16 @@ class Plan:
         """The targets of each brick of some pieces that follow each other, read at once."""
         if not pieces:
             return []
+        table, first = self.table_of(pieces)
+        return [table.iloc[start:stop] for start, stop in itertools.pairwise(first)]
+
+    def table_of(self, pieces: Sequence[Piece]) -> tuple[pd.DataFrame, list[int]]:
+        """The targets of all bricks of some pieces that follow each other, and the place of each one's first
+        among them; at its end their number."""
         b = int(np.searchsorted(self.bricks, pieces[0].brick))
-        first = self.targets.first[b : b + len(pieces) + 1].tolist()
-        table = self.targets.rows(first[0], first[-1])
-        return [
-            table.iloc[start - first[0] : stop - first[0]]
-            for start, stop in itertools.pairwise(first)
-        ]
+        first = self.targets.first[b : b + len(pieces) + 1]
+        table = self.targets.rows(int(first[0]), int(first[-1]))
+        return table, (first - first[0]).tolist()
 
     def pieces(self, block: int) -> list[Piece]:
         """The bricks of a block, in order, each with its rows."""
