@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import zlib
 from collections.abc import Generator
@@ -42,28 +43,28 @@ class CorruptFileError(ValueError):
 
 
 class Source:
-    """One object of ``size`` bytes, of which some were fetched."""
+    """One object of ``size`` bytes, of which some were fetched: the pieces, as they came. On a brick's
+    hundred megabytes a buffer of the whole, and copies into it, cost as much as their decoding."""
 
     def __init__(self, size: int) -> None:
-        # Zeros cost no memory until they are touched.
-        self.bytes: NDArray[np.uint8] = np.zeros(size, np.uint8)
+        self.size = size
         self.missing: Ranges = [(0, size)] if size else []
+        self._firsts: list[int] = []
+        self._pieces: list[bytes] = []
 
     @classmethod
     def whole(cls, raw: bytes) -> Source:
         """An object that is all there."""
-        source = cls(0)
-        source.bytes = np.frombuffer(raw, np.uint8)
+        source = cls(len(raw))
+        source.put(0, raw)
         return source
 
-    @property
-    def size(self) -> int:
-        return len(self.bytes)
-
     def put(self, first: int, data: bytes) -> None:
-        """Fill in what was fetched from byte ``first`` on."""
+        """Take what was fetched from byte ``first`` on."""
         end = first + len(data)
-        self.bytes[first:end] = np.frombuffer(data, np.uint8)
+        place = bisect.bisect(self._firsts, first)
+        self._firsts.insert(place, first)
+        self._pieces.insert(place, data)
         left: Ranges = []
         for a, b in self.missing:
             left += [(x, y) for x, y in ((a, min(b, first)), (max(a, end), b)) if x < y]
@@ -75,11 +76,30 @@ class Source:
         return [(a, b) for a, b in parts if a < b]
 
     def get(self, first: int, end: int) -> bytes:
-        return self.bytes[first:end].tobytes()
+        """The bytes of a range; what was not fetched reads as zeros."""
+        end = min(end, self.size)
+        place = bisect.bisect(self._firsts, first) - 1
+        if place >= 0:
+            start, piece = self._firsts[place], self._pieces[place]
+            if end <= start + len(piece):
+                return piece[first - start : end - start]
+        out = np.zeros(max(end - first, 0), np.uint8)
+        self._fill(out, first)
+        return out.tobytes()
 
     def stream(self) -> io.BufferedReader:
-        """A file object over the bytes, without a copy; what was not fetched reads as zeros."""
-        return io.BufferedReader(_Stream(self.bytes))
+        """A file object over the bytes that are there by now; all others read as zeros."""
+        content = np.zeros(self.size, np.uint8)  # cost no memory until they are touched
+        self._fill(content, 0)
+        return io.BufferedReader(_Stream(content))
+
+    def _fill(self, out: NDArray[np.uint8], first: int) -> None:
+        """What was fetched of the bytes from ``first`` on, each at its place."""
+        for start, piece in zip(self._firsts, self._pieces, strict=True):
+            low, high = max(start, first), min(start + len(piece), first + len(out))
+            if low < high:
+                here = np.frombuffer(piece, np.uint8, high - low, low - start)
+                out[low - first : high - first] = here
 
 
 class _Stream(io.RawIOBase):
@@ -150,7 +170,7 @@ def walk(source: Source) -> Needs:
         if source.size < end:
             raise CorruptFileError(f"it is truncated: {source.size} bytes of {end}")
         # Some tools drop the empty HDU 0; to astropy, which wants one, it is always there.
-        number = len(found) + (source.bytes[0] == ord("X"))
+        number = len(found) + (source.get(0, 1) == b"X")
         found.append(Hdu(int(number), header, data))
         at = end
     return found

@@ -11,7 +11,7 @@ import functools
 import io
 import re
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,10 @@ class TileTable:
         return [name for name in names if name.endswith("COMPRESSED_DATA")]
 
 
+Tiles = Sequence[NDArray[Any]]
+"""Pixels (y, x) of tiles; one at the edge of its image may be smaller."""
+
+
 @dataclass(frozen=True)
 class TiledImage:
     """One 2-D image of a FITS file, still compressed.
@@ -157,7 +161,7 @@ class TiledImage:
             return np.zeros((len(y0), height, width), kind), np.zeros(len(y0), dtype=bool)
         ty, tx = self.tile
         number = _numbered(needed)
-        out = np.zeros((len(y0), height, width), dtype=tiles.dtype)
+        out = np.zeros((len(y0), height, width), dtype=tiles[0].dtype)
         readable = np.ones(len(y0), dtype=bool)
         for k, (y, x) in enumerate(zip(y0.tolist(), x0.tolist(), strict=True)):
             rows = range(y // ty, (y + height - 1) // ty + 1)
@@ -169,28 +173,26 @@ class TiledImage:
                 low, high = max(j * ty, y), min((j + 1) * ty, y + height)
                 for i in columns:
                     left, right = max(i * tx, x), min((i + 1) * tx, x + width)
-                    part = tiles[number[j, i], low - j * ty : high - j * ty]
+                    part = tiles[int(number[j, i])][low - j * ty : high - j * ty]
                     out[k, low - y : high - y, left - x : right - x] = part[
                         :, left - i * tx : right - i * tx
                     ]
         return out, readable
 
-    def _tiles(self, needed: NDArray[np.bool_]) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
-        """The needed tiles (tile, y, x) in the order of :func:`_numbered`, and those that are broken.
+    def _tiles(self, needed: NDArray[np.bool_]) -> tuple[Tiles | None, NDArray[np.bool_]]:
+        """The needed tiles in the order of :func:`_numbered`, and those that are broken.
 
-        A tile at the edge of the image may be smaller; the rest of its place is 0. Not on a canvas of the
-        image's size: a tile would touch a page of memory for each of its rows.
+        Not on a canvas of the image's size: a tile would touch a page of memory for each of its rows.
         """
         assert self.recipe is not None
         broken = np.zeros_like(needed)
-        tiles = np.zeros((int(needed.sum()), *self.tile), self.recipe.pixel)
-        for k, (j, i) in enumerate(np.argwhere(needed).tolist()):
-            height, width = self._size_of(j, i)
+        tiles: list[NDArray[Any]] = []
+        for j, i in np.argwhere(needed).tolist():
             try:
-                tile = self._tile(j * needed.shape[1] + i, (height, width))
-                tiles[k, :height, :width] = tile
+                tiles.append(self._tile(j * needed.shape[1] + i, self._size_of(j, i)))
             except BROKEN_TILE:
                 broken[j, i] = True
+                tiles.append(np.zeros((0, 0), self.recipe.pixel))
         return (None if (broken == needed).all() else tiles), broken
 
     def _size_of(self, j: int, i: int) -> tuple[int, int]:
@@ -215,7 +217,7 @@ class TiledImage:
             return inflate(data, height * width, recipe.pixel).reshape(height, width)
         raise ValueError("a tile has no bytes")
 
-    def _sections(self, needed: NDArray[np.bool_]) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
+    def _sections(self, needed: NDArray[np.bool_]) -> tuple[Tiles | None, NDArray[np.bool_]]:
         """As :meth:`_tiles`, by astropy."""
         ty, tx = self.tile
         number = _numbered(needed)
@@ -240,7 +242,7 @@ class TiledImage:
                     y, x = (j - j0) * ty, (i - i0) * tx
                     part = pixels[y : y + ty, x : x + tx]
                     tiles[number[j, i], : part.shape[0], : part.shape[1]] = part
-        return tiles, broken
+        return (None if tiles is None else list(tiles)), broken
 
     def _section(self, y: slice, x: slice) -> NDArray[Any]:
         y = slice(y.start, min(y.stop, self.shape[0]))
