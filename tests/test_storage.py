@@ -151,14 +151,15 @@ def test_bytes_of_what_lies_below_a_folder(tmp_path: Path) -> None:
 def test_no_space_lasts_and_a_busy_server_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, trouble in (
-        (errno.ENOSPC, "lasting"), (errno.EACCES, "lasting"), (errno.EBUSY, "passing"),
-    ):  # fmt: skip
+    lasting = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR")
+    says = dict.fromkeys(lasting, "lasting") | dict.fromkeys(("EBUSY", "EIO", "ESTALE"), "passing")
+    for name, trouble in says.items():
+        number = getattr(errno, name)
         error = OSError(number, os.strerror(number))
         monkeypatch.setattr(partial, "write", lambda *_, e=error: (_ for _ in ()).throw(e))
         with pytest.raises(storage.StorageError, match=os.strerror(number)) as caught:
             storage.write(str(tmp_path / "x"), b"1")
-        assert pickle.loads(pickle.dumps(caught.value)).trouble == trouble  # noqa: S301
+        assert pickle.loads(pickle.dumps(caught.value)).trouble == trouble, name  # noqa: S301
 
 
 def test_what_a_store_refuses_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +213,18 @@ def web_error(status: int) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(MagicMock(), (), status=status)
 
 
+def test_a_folder_that_a_console_made_is_empty(s3_server: str, tmp_path: Path) -> None:
+    """It is an object of the folder's name, of no bytes."""
+    place = f"s3://dhs-test/{tmp_path.name}/made"
+    key = f"{tmp_path.name}/made/"
+    fsspec.filesystem("s3").call_s3("put_object", Bucket="dhs-test", Key=key, Body=b"")
+    assert storage.names(place) == []
+    assert storage.sizes(place) == {}
+    storage.write(storage.join(place, "a"), b"x")
+    assert storage.names(place) == ["a"]
+    assert storage.sizes(place) == {"a": 1}
+
+
 def test_no_bucket_is_one_sentence(s3_server: str) -> None:
     with pytest.raises(UserError, match=r"cannot write to s3://dhs-no-such-bucket") as caught:
         storage.write("s3://dhs-no-such-bucket/x/y", b"1")
@@ -232,6 +245,8 @@ def test_absent_and_unreadable(tmp_path: Path) -> None:
         storage.read("memory://nothing/here")
     with pytest.raises(StorageError, match="folder"):
         storage.read(str(tmp_path / "folder"))
+    (found,) = storage.stat_all([str(tmp_path / "folder")])
+    assert isinstance(found, StorageError)
     with pytest.raises(StorageError, match="nosuch://"):
         storage.read("nosuch://bucket/key")
 

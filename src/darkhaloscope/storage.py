@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,22 +156,41 @@ Missing = FileNotFoundError | StorageError
 
 def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
     """Size and version of some objects of one store, asked for together."""
+    if not urls:
+        return []
+    plain = _answer(urls[0], lambda: _plain_infos(urls))
+    found: list[Stat | Missing | None]
+    found = list(plain) if isinstance(plain, list) else [None] * len(urls)
+    left = [i for i, stat in enumerate(found) if stat is None]
+    for i, stat in zip(left, _together([urls[i] for i in left], _stat), strict=True):
+        found[i] = stat
+    return [stat for stat in found if stat is not None]
 
-    def stat(url: str) -> Stat:
-        fs, path = _open(url)
-        info = fs.info(path)
-        if info.get("type") == "directory":
-            raise IsADirectoryError(f"{path} is a folder")
-        marks = ("ETag", "etag", "LastModified", "mtime", "ino", "created")
-        size = info.get("size")
-        return Stat(
-            None if size is None else int(size),
-            tuple(str(info[mark]) for mark in marks if mark in info),
-        )
 
-    if urls:
-        _answer(urls[0], lambda: _open(urls[0])[0].invalidate_cache())
-    return _together(urls, stat)
+def _plain_infos(urls: Sequence[str]) -> list[Stat | None]:
+    """What plain requests say, where there are such; nothing that was listed before is believed."""
+    fs, _ = _open(urls[0])
+    fs.invalidate_cache()
+    if not isinstance(fs, S3FileSystem):
+        return [None] * len(urls)
+    infos = signed.infos(fs, [_open(url)[1] for url in urls])
+    return [None if info is None else _stat_of(info) for info in infos]
+
+
+def _stat(url: str) -> Stat:
+    fs, path = _open(url)
+    info = fs.info(path)
+    if info.get("type") == "directory":
+        raise IsADirectoryError(f"{path} is a folder")
+    return _stat_of(info)
+
+
+def _stat_of(info: Mapping[str, Any]) -> Stat:
+    # An ETag alone says it, and whoever asked: plain requests and s3fs write the time in two ways.
+    marks = ("ETag",) if info.get("ETag") else ("etag", "LastModified", "mtime", "ino", "created")
+    size = info.get("size")
+    version = tuple(str(info[mark]) for mark in marks if mark in info)
+    return Stat(None if size is None else int(size), version)
 
 
 def read_all(urls: Sequence[str]) -> list[bytes | Missing]:
@@ -213,7 +233,10 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]
 
     def ask() -> list[Any]:
         fs, _ = _open(urls[0])
-        paths = [_open(url)[1] for url in urls]
+        place = {url: _open(url)[1] for url in dict.fromkeys(urls)}
+        paths = [place[url] for url in urls]
+        if isinstance(fs, LocalFileSystem):
+            return _local_ranges(paths, firsts, ends)
         found: list[Any] = [None] * len(paths)
         if isinstance(fs, S3FileSystem):
             found = list(signed.read_ranges(fs, list(zip(paths, firsts, ends, strict=True))))
@@ -239,6 +262,23 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | Missing]
         _answer(item[1][0], functools.partial(checked, item))
         for item in zip(answers, ranges, strict=True)
     ]
+
+
+def _local_ranges(
+    paths: Sequence[str], firsts: Sequence[int], ends: Sequence[int]
+) -> list[bytes | OSError]:
+    """Byte ranges of local files, each opened once for all of its ranges that follow each other."""
+    found: list[bytes | OSError] = []
+    for path, parts in itertools.groupby(
+        zip(paths, firsts, ends, strict=True), lambda part: part[0]
+    ):
+        spans = [(first, end - first) for _, first, end in parts]
+        try:
+            with open(path, "rb", buffering=0) as file:
+                found += [os.pread(file.fileno(), count, first) for first, count in spans]
+        except OSError as error:
+            found += [error] * len(spans)
+    return found
 
 
 def _answer(url: str, ask: Callable[[], T]) -> T | Missing:
@@ -267,7 +307,9 @@ def names(url: str) -> list[str]:
             found = fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
-    return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+    # Consoles of S3 make a folder as an object of that name, which is no object in the folder.
+    inside = (str(name).rstrip("/") for name in found)
+    return sorted(name.rsplit("/", 1)[-1] for name in inside if name != path.rstrip("/"))
 
 
 def write(url: str, data: bytes) -> None:
@@ -364,7 +406,8 @@ def sizes(url: str) -> dict[str, int]:
         fs.invalidate_cache()
         found = fs.find(path, detail=True)
     root = path.rstrip("/") + "/"
-    return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
+    objects = {name: info for name, info in found.items() if name.rstrip("/") != root.rstrip("/")}
+    return {name.removeprefix(root): int(info["size"] or 0) for name, info in objects.items()}
 
 
 def _local_sizes(root: str) -> dict[str, int]:
