@@ -142,6 +142,7 @@ def test_every_command_shows_an_example(dhs: Callable[..., Answer], command: str
         ({"lens": {"theta_e": "[1, 2]"}}, ("lens.theta_e", "[1, 2]")),
         ({"survey": {"root": "http://localhost:notaport/x"}}, ("localhost:notaport",)),
         ({"cluster": {"memory": "lots"}}, ("cluster.memory", "2GiB")),
+        ({"cluster": {"memory": "60MiB"}}, ("cluster.memory", "too little", "512MiB")),
         ({"lens": {"theta_e": -1}}, ("lens.theta_e", "-1", "0.01 to 10 arcsec")),
         ({"targets": {"path": "nowhere.csv"}}, ("nowhere.csv",)),
         ({"survey": {"root": "/nowhere/dr9"}}, ("/nowhere/dr9", "survey.root")),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError, FatalCommClosedError
@@ -34,6 +37,33 @@ def test_a_task_that_kills_its_workers_is_said() -> None:
         connect(section, RUN) as client,
     ):
         client.submit(kill_the_worker, key="write-000003").result()
+
+
+def test_a_worker_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text("import os\n\nos._exit(1)\n")
+    with (
+        dask.config.set({"distributed.worker.preload": [str(deadly)]}),
+        pytest.raises(Incomplete, match=r"the local cluster did not start.*same command again"),
+        connect(ClusterSection(workers=1), RUN),
+    ):
+        pass
+
+
+def test_a_process_that_had_not_begun_is_no_failure_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Dask's cluster closes while it starts a worker anew."""
+    close = LocalCluster.close
+
+    def closing(there: LocalCluster, *args: Any, **options: Any) -> None:
+        close(there, *args, **options)
+        raise AssertionError("can only join a started process")
+
+    with connect(ClusterSection(workers=1), RUN) as client:
+        monkeypatch.setattr(LocalCluster, "close", closing)
+        assert client.submit(abs, -1).result() == 1
+    assert "can only join a started process" in caplog.text
 
 
 def test_work_runs_in_processes_of_one_thread() -> None:
@@ -81,6 +111,36 @@ def test_a_scheduler_that_closes_a_new_connection_is_asked_again(
     assert list(closed) == []
 
 
+def test_what_speaks_another_language_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the dashboard's port, which is printed at each start."""
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "1s")
+    web = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    address = f"tcp://127.0.0.1:{web.server_port}"
+    with (
+        web,
+        pytest.raises(UserError, match=f"cannot reach a Dask scheduler at {address}"),
+        connect(ClusterSection(address=address), RUN),
+    ):
+        pass
+
+
+def test_a_worker_that_goes_before_it_was_made_ready_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise CommClosedError("Stream is closed")
+
+    monkeypatch.setattr(Client, "register_plugin", lost)
+    with (
+        pytest.raises(
+            Incomplete, match=r"the local cluster did not start: Stream is closed.*fewer workers"
+        ),
+        connect(ClusterSection(workers=1), RUN),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("error", "tries"),
     [(CommClosedError("Stream is closed"), 2), (FatalCommClosedError("wrong certificate"), 1)],
@@ -95,6 +155,7 @@ def test_a_scheduler_that_was_seen_is_lost_and_no_mistake(
         asked.append(address)
         raise error
 
+    monkeypatch.setattr(cluster, "_knock", lambda _: None)
     monkeypatch.setattr(cluster, "Client", client)
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "0.2s")
     with (

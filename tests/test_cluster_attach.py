@@ -51,6 +51,7 @@ ON_KUBERNETES = "{kind: kubernetes, manifest: m}"
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses to which clients were made."""
     addresses: list[str] = []
+    monkeypatch.setattr(cluster, "_knock", lambda _: None)
     monkeypatch.setattr(cluster, "Client", lambda address, **_: addresses.append(address))
     return addresses
 
@@ -88,6 +89,7 @@ def test_a_scheduler_that_does_not_answer_is_said(
     def nobody(*_: Any, **__: Any) -> None:
         raise OSError("Timed out")
 
+    monkeypatch.setattr(cluster, "_knock", lambda _: None)
     monkeypatch.setattr(cluster, "Client", nobody)
     with pytest.raises(
         UserError, match=r"answers at tcp://dhs-.*: Timed out; the run may have end"
@@ -131,6 +133,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         done.append(timeout)
         return There()
 
+    monkeypatch.setattr(cluster, "_knock", lambda _: None)
     monkeypatch.setattr(cluster, "Client", client)
     return done
 

@@ -3,6 +3,7 @@ own on Kubernetes. Gives a Client."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -10,13 +11,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import dask
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError, FatalCommClosedError
+from distributed.comm.core import connect as comm_to
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import get_mp_context
 
@@ -26,6 +29,8 @@ from darkhaloscope.config import ClusterSection, load_experiment
 from darkhaloscope.driver import Warm
 from darkhaloscope.driver.versions import unlike, what_is_here
 from darkhaloscope.errors import Incomplete, UserError
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = {
     # Blocks are placed by hand (workflow.py); stealing would carry pixels across the network.
@@ -99,23 +104,49 @@ def _any(section: ClusterSection, run: str) -> Iterator[Client]:
             with _remote(section.address) as client:
                 yield client
             return
-        workers = section.workers or local_workers(section.memory)
         with (
             _environment(_MALLOC),
             _forked(),
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=section.memory,
-                dashboard_address="127.0.0.1:0",
-                host="127.0.0.1",
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
+            _local(section) as cluster,
             Client(cluster) as client,
         ):
-            client.register_plugin(Warm(environment=dict(os.environ)), name=Warm.name)
+            try:
+                client.register_plugin(Warm(environment=dict(os.environ)), name=Warm.name)
+            except OSError as error:  # the connection to one that has gone since
+                raise _did_not_start(error) from error
             yield client
+
+
+@contextlib.contextmanager
+def _local(section: ClusterSection) -> Iterator[LocalCluster]:
+    """A scheduler in this process, and workers in others."""
+    try:
+        cluster = LocalCluster(
+            n_workers=section.workers or local_workers(section.memory),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=section.memory,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
+            silence_logs=logging.CRITICAL,
+        )
+    except RuntimeError as error:  # what Dask makes of all that befalls a cluster as it starts
+        raise _did_not_start(error) from error
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close()
+        except AssertionError as error:  # a process that was to replace a lost one had not begun
+            logger.warning("a local worker was not waited for: %s", error)
+
+
+def _did_not_start(error: BaseException) -> Incomplete:
+    return Incomplete(
+        f"the local cluster did not start: {_first_line(_origin(error))}; where a worker was killed, for "
+        "want of memory most likely, give fewer workers (--workers) or each more (cluster.memory); call the "
+        "same command again"
+    )
 
 
 @contextlib.contextmanager
@@ -160,7 +191,7 @@ def _remote(address: str, *, seen: bool = False) -> Iterator[Client]:
                     )
                 raise UserError(
                     f"the scheduler at {address} has no workers; start some with "
-                    f"`dask worker {address}`"
+                    f"`dask worker {address} --nthreads 1`"
                 )
             _check_workers(client)
         # A client waits for a scheduler that was lost for as long as it once waited to connect.
@@ -186,6 +217,7 @@ def _reach(address: str, timeout: str) -> Client:
     until = time.monotonic() + parse_timedelta(CONNECT_TIMEOUT)
     while True:
         try:
+            _knock(address)
             return Client(address, timeout=timeout)
         except FatalCommClosedError:  # their certificates do not fit, and never will
             raise
@@ -193,6 +225,29 @@ def _reach(address: str, timeout: str) -> Client:
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
+
+
+def _knock(address: str) -> None:
+    """See in bounded time that a scheduler speaks there: a client waits without end for an answer of what
+    speaks another language, as a dashboard does.
+
+    Raises
+    ------
+    OSError
+        Nobody answers, or in no way of Dask's.
+    """
+    seconds = parse_timedelta(CONNECT_TIMEOUT)
+    arguments = Security().get_connection_args("client")
+
+    async def once() -> None:
+        comm = await asyncio.wait_for(comm_to(address, timeout=seconds, **arguments), seconds)
+        comm.abort()
+
+    with ThreadPoolExecutor(1) as apart:  # a notebook has a loop in this one
+        try:
+            apart.submit(asyncio.run, once()).result()
+        except TimeoutError:
+            raise TimeoutError(f"nothing of Dask's answers within {CONNECT_TIMEOUT}") from None
 
 
 def local_workers(memory: str, cores: int = CPU_COUNT, available: int = MEMORY_LIMIT) -> int:
@@ -262,6 +317,13 @@ def attach(run: str, *, namespace: str | None = None) -> Client:
         raise UserError(
             f"no scheduler of {run} answers at {address}: {_first_line(error)}; the run may have ended"
         ) from None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What an error was raised for, and that for which, to the first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -229,6 +229,10 @@ class GatesSection(Section):
     rings has a high core AUC, so it is not required by default."""
 
 
+LEAST_MEMORY = "512MiB"
+"""Of a local worker, whose limit ends it: as it stands before its first brick it has 350 MiB."""
+
+
 class ClusterSection(Section):
     """Where the graph runs."""
 
@@ -246,7 +250,7 @@ class ClusterSection(Section):
     workers: int | None = Field(None, ge=1, le=1024)
     """Local worker processes; default one a core, as many as there is memory for."""
     memory: str = "2GiB"
-    """Memory limit of a local worker, as ``2GiB``."""
+    """Memory limit of a local worker, as ``2GiB``; 512MiB at least."""
     bricks_per_task: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Bricks that one task takes; ``auto``: one, more above 32 workers, and at least eight where coadds lie
     behind a network."""
@@ -260,9 +264,14 @@ class ClusterSection(Section):
     @classmethod
     def _memory_is_a_size(cls, value: str) -> str:
         try:
-            parse_bytes(value)
+            size = parse_bytes(value)
         except ValueError:
             raise ValueError(f"{value!r} is no amount of memory; write it as 2GiB") from None
+        if size < parse_bytes(LEAST_MEMORY):
+            raise ValueError(
+                f"{value} is too little: a worker holds 350 MiB before its first brick; give {LEAST_MEMORY} "
+                "or more"
+            )
         return value
 
     @model_validator(mode="after")
