@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client, Future
 
 from darkhaloscope import storage, store, workflow
-from darkhaloscope.errors import Reason
+from darkhaloscope.errors import Reason, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,13 @@ class Signs:
         *,
         every: float = 0.0,
     ) -> None:
-        """Write ``progress.json``, if the last one is older than ``every`` seconds."""
+        """Write ``progress.json``, if the last one is older than ``every`` seconds.
+
+        Raises
+        ------
+        UserError
+            The run's folder went away.
+        """
         now = time.monotonic()
         if now - self._said < every:
             return
@@ -87,6 +93,12 @@ class Signs:
         progress = self._progress(state, markers, workers)
         self._on_progress(progress)
         with contextlib.suppress(storage.StorageError):
+            if state == "running" and not storage.exists(storage.join(self._run, store.RUN_JSON)):
+                raise UserError(
+                    f"{self._run} went away while the run wrote there: its {store.RUN_JSON} is gone, and "
+                    "nothing more is made; see that the place stays (who cleans it, what is mounted there), "
+                    "and run again"
+                )
             store.write_progress(self._run, progress)
 
     def _progress(

@@ -45,6 +45,9 @@ PAUSES_S = (2.0, 8.0, 30.0, 60.0)
 RESULT_WITHIN_S = 10.0
 """How soon a finished task's marker has come from its worker."""
 
+CLAIMED_OFTEN = 3
+"""A block that is found claimed by another writer so often, ten seconds and more, has none that lives."""
+
 NOTES_PER_BLOCK = 5
 
 OnBlock = Callable[[int, bool], None]
@@ -80,6 +83,8 @@ class BlockRun:
     """Submissions of each block; part of its keys."""
     pauses: Counter[int] = field(default_factory=Counter)
     """How often a block met something out of reach."""
+    claimed: Counter[int] = field(default_factory=Counter)
+    """How often a block was claimed by another writer, since a claim of it was last taken away."""
     suspects: list[int] = field(default_factory=list)
     settled: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
@@ -103,6 +108,7 @@ class BlockRun:
             self._until_done(left)
             while self.suspects:
                 self._try_alone(self.suspects.pop(0))
+            storage.sweep(self.run)  # what writers that were killed had begun
         finally:
             self.brake.listening = False
             if not self.workers.scheduler_is_lost:
@@ -120,6 +126,7 @@ class BlockRun:
                 yield marker
 
         store.check_objects(self.run, self.layout, each())
+        store.release_finished(self.run, self.markers)
         for block in sorted(self.markers):
             self.on_block(block, True)
             self.watch.add(block)
@@ -264,11 +271,14 @@ class BlockRun:
         turn = self.pauses[block]
         if error.trouble == "lasting" or turn >= len(PAUSES_S):
             raise error
-        if isinstance(error, store.ClaimedError) and turn:
+        pause = PAUSES_S[turn]
+        self.claimed[block] += isinstance(error, store.ClaimedError)
+        if self.claimed[block] == CLAIMED_OFTEN:
             store.release_claim(self.run, block)  # nobody finished it: its writer is dead
+            self.claimed[block], pause = 0, 0.0
         self.signs.trouble(f"it waits: {error}", block)
         self.pauses[block] += 1
-        self.again.append((time.monotonic() + PAUSES_S[turn], block))
+        self.again.append((time.monotonic() + pause, block))
 
     # ---- a block that killed its workers
 

@@ -52,7 +52,12 @@ from darkhaloscope.store.verify import (
     verify_run,
 )
 from darkhaloscope.store.whole import check_not_lost, check_stored, layout_of_run
-from darkhaloscope.store.write import ClaimedError, release_claim, write_block
+from darkhaloscope.store.write import (
+    ClaimedError,
+    release_claim,
+    release_finished,
+    write_block,
+)
 
 __all__ = [
     "INNER_CHUNK",
@@ -97,6 +102,7 @@ __all__ = [
     "read_run",
     "read_statistics",
     "release_claim",
+    "release_finished",
     "repair_run",
     "set_apart",
     "verify_run",

@@ -241,7 +241,9 @@ def _check_parts(run: str, wanted: Mapping[str, str]) -> None:
         if not isinstance(digest, FileNotFoundError) and digest != wanted[name]:
             raise UserError(
                 f"{run}/{PLAN}/{name} was edited, but the plan follows from the experiment alone: "
-                "delete it and run again to have it back, or change the experiment and choose a new --out"
+                "delete it and run again to have it back, or change the experiment and choose a new --out; "
+                f"where it comes back and is refused again, another version of pyarrow writes it: delete "
+                f"{block_url(run, int(name.partition('.')[0]), 'json')} as well, and the block is made again"
             )
 
 

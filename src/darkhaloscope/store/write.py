@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -89,6 +89,12 @@ def write_block(
         storage.remove(claim)
         raise
     stored = {key: data for key, data in encoded.items() if data is not None}
+    if not _is_claimed_by(claim, text):
+        if _refuse_another(run, block, marker):
+            return marker  # a twin with the same contents has finished
+        raise ClaimedError(
+            f"block {block} of {run} was taken over by another writer while this one did not move; run again"
+        )
     storage.write_all(storage.join(run, STAMPS), stored)
     storage.write(block_url(run, block, "npz"), npz)
     if part is not None:
@@ -110,11 +116,30 @@ def release_claim(run: str, block: int) -> None:
     storage.remove(block_url(run, block, "claim"))
 
 
-def _refuse_another(run: str, block: int, marker: Mapping[str, Any]) -> None:
-    """A finished block is never written over by another one, not even until the marker refuses."""
+def release_finished(run: str, finished: Collection[int]) -> None:
+    """Take away claims of blocks that have their markers: of writers that were killed right after those."""
+    for name in storage.names(storage.join(run, "blocks")):
+        number, _, kind = name.partition(".")
+        if kind == "claim" and number.isdecimal() and int(number) in finished:
+            release_claim(run, int(number))
+
+
+def _is_claimed_by(claim: str, text: bytes) -> bool:
+    """Whether a block is still this writer's: a frozen machine may wake when it counts as dead long since,
+    and its block has another writer, or is whole."""
+    try:
+        return storage.read(claim) == sha256(text).encode()
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_another(run: str, block: int, marker: Mapping[str, Any]) -> bool:
+    """A finished block is never written over by another one, not even until the marker refuses; whether it is
+    finished with these contents."""
     before = read_marker(run, block, marker["identity"])
     if before is not None and before != marker:
         raise _written_otherwise(run, block)
+    return before is not None
 
 
 def _written_otherwise(run: str, block: int) -> UserError:
