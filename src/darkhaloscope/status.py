@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from darkhaloscope import store
+from darkhaloscope import storage, store
 from darkhaloscope.errors import Reason, UserError
 
 SILENT_S = 60.0
@@ -49,6 +49,8 @@ class Status:
     eta_s: float | None
     last_sign_s: float | None
     set_apart: tuple[str, ...]
+    judged: bool
+    """Whether the run has its verdict, which comes after the last block."""
 
 
 def status_of(run: str) -> Status:
@@ -100,6 +102,7 @@ def status_of(run: str) -> Status:
         eta_s=(rows - done) / rate if rate and going else None,
         last_sign_s=last,
         set_apart=tuple(sorted(store.bricks_set_apart(run))),
+        judged=storage.exists(storage.join(run, "verdict.json")),
     )
 
 
@@ -148,6 +151,8 @@ def lines(status: Status) -> list[str]:
         said.append(f"{status.rows_per_s:.3g} rows/s{eta}")
     if status.set_apart:
         said.append(f"in quarantine: {', '.join(status.set_apart)}")
+    if status.state == "whole" and not status.judged:
+        said.append("not judged yet: the same dhs run goes on")
     if status.state != "whole" and status.last_sign_s is not None:
         said.append(f"last sign of life {status.last_sign_s:.0f} s ago")
     return said

@@ -37,11 +37,13 @@ class Repair(NamedTuple):
     """Leftovers of killed writers that were removed."""
     left: tuple[Finding, ...]
     """What is still there: files that are not of the run, and what cannot be mended."""
+    missing: int = 0
+    """Blocks that were not there before."""
 
     @property
     def needs_resume(self) -> bool:
         """Whether ``dhs run`` has something to make again."""
-        return bool(self.blocks or self.plan)
+        return bool(self.blocks or self.plan or self.missing)
 
 
 def drop_block(run: str, layout: Layout, block: int) -> None:
@@ -145,4 +147,5 @@ def repair_run(run: str, found: Verification) -> Repair:
         tuple(wrong),
         storage.sweep(run) + len(claims),
         (*left, *found.of_kind("foreign")),
+        found.blocks - found.finished,
     )

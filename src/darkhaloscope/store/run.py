@@ -17,6 +17,7 @@ from darkhaloscope.store.planned import PLAN, foreign_in_plan
 
 RUN_SCHEMA = 2
 RUN_JSON = "run.json"
+EXPERIMENT = "experiment.yaml"
 
 
 def create_run(
@@ -63,7 +64,7 @@ def create_run(
     storage.write(
         storage.join(run, RUN_JSON), json.dumps(summary, indent=1, sort_keys=True).encode()
     )
-    storage.write(storage.join(run, "experiment.yaml"), experiment_yaml.encode())
+    storage.write(storage.join(run, EXPERIMENT), experiment_yaml.encode())
     storage.write_all(storage.join(run, STAMPS), metadata_objects(layout))
     return resumes
 
@@ -86,8 +87,15 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
     # first, so that what the list shows of it has its run.json by then.
     found = [n for n in storage.names(run) if n != PLAN and not n.endswith(partial.ENDING)]
     found += [storage.join(PLAN, name) for name in foreign_in_plan(run)]
-    before = read_run(run)
+    try:
+        before = read_run(run)
+    except DamagedRunError:
+        if _holds_the_data_set(run, layout):
+            return True  # what is lost follows from the experiment, and is written anew
+        raise
     if before is None and found:
+        if _holds_the_data_set(run, layout):
+            return True
         raise UserError(
             f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
         )
@@ -100,6 +108,12 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
     if before is not None:
         _check_metadata(run, layout)
     return before is not None
+
+
+def _holds_the_data_set(run: str, layout: Layout) -> bool:
+    """Whether the folder has the very data set of an experiment, whose metadata hold its identity."""
+    root = storage.read_objects(storage.join(run, STAMPS), ["zarr.json"])["zarr.json"]
+    return root == metadata_objects(layout)["zarr.json"]
 
 
 def _check_metadata(run: str, layout: Layout) -> None:
@@ -121,13 +135,28 @@ def _check_metadata(run: str, layout: Layout) -> None:
         )
 
 
+class DamagedRunError(UserError):
+    """``run.json`` is no document of a run."""
+
+
 def read_run(run: str) -> dict[str, Any] | None:
-    """``run.json`` of a run's folder; None where there is none."""
+    """``run.json`` of a run's folder; None where there is none.
+
+    Raises
+    ------
+    DamagedRunError
+        It is cut, or not a run's.
+    UserError
+        A newer version wrote it.
+    """
     try:
         summary = parse(storage.read(storage.join(run, RUN_JSON)))
     except FileNotFoundError:
         return None
-    damaged = UserError(f"{run}/{RUN_JSON} is damaged or not a run's; choose a new --out")
+    damaged = DamagedRunError(
+        f"{run}/{RUN_JSON} is damaged or not a run's; dhs run with the same experiment and --out writes it "
+        "anew where the data set is that experiment's, else choose a new --out"
+    )
     if summary is None or not {"identity", "document"} <= summary.keys():
         raise damaged
     check_schema(summary, RUN_SCHEMA, storage.join(run, RUN_JSON))
@@ -137,13 +166,22 @@ def read_run(run: str) -> dict[str, Any] | None:
 
 
 def read_experiment(run: str) -> dict[str, Any]:
-    """``experiment.yaml`` of a run's folder, unchecked."""
+    """``experiment.yaml`` of a run's folder, unchecked.
+
+    Raises
+    ------
+    UserError
+        It is not there, or no experiment.
+    """
     try:
-        return dict(yaml.safe_load(storage.read(storage.join(run, "experiment.yaml"))))
+        found = yaml.safe_load(storage.read(storage.join(run, EXPERIMENT)))
     except FileNotFoundError:
-        raise UserError(
-            f"{run} holds no run (no experiment.yaml); give the folder of a run"
-        ) from None
+        raise UserError(f"{run} holds no run (no {EXPERIMENT}); give the folder of a run") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{run}/{EXPERIMENT} is damaged; the same dhs run writes it anew")
+    return found
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -31,7 +31,7 @@ from darkhaloscope.store.markers import (
     read_marker,
 )
 from darkhaloscope.store.planned import PLAN, decode_plan, part_name
-from darkhaloscope.store.run import RUN_JSON, read_run
+from darkhaloscope.store.run import EXPERIMENT, RUN_JSON, read_experiment, read_run
 from darkhaloscope.store.state import JOINT, QUARANTINE
 from darkhaloscope.store.whole import doubt_of_run, layout_of_run
 from darkhaloscope.variables import ALL_VARIABLES, Variable, without_data
@@ -159,6 +159,11 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
         if read[key] != wanted:
             says = "is missing" if read[key] is None else "is not what the experiment makes"
             yield Finding("broken", None, f"{STAMPS}/{key}", "", says)
+    try:
+        read_experiment(run)
+    except UserError:
+        says = "is missing or damaged; the same dhs run writes it anew"
+        yield Finding("broken", None, EXPERIMENT, "", says)
     yield from _joint_table(run, summary["document"]["contents"].get("joint"))
     expected = {f"{STAMPS}/{key}" for key in metadata}
     for block in range(layout.blocks):
