@@ -24,7 +24,7 @@ from distributed import Client
 from fault_proxy import Fault, proxied
 from small_run import Setting, digests
 
-from darkhaloscope import driver, storage, store, workflow
+from darkhaloscope import driver, store, workflow
 from darkhaloscope.cluster import connect
 from darkhaloscope.config import ClusterSection
 from darkhaloscope.errors import Incomplete
@@ -303,7 +303,6 @@ def test_workers_that_are_killed_at_random(
                 over.set()
                 finished.release()
                 killer.join()
-            storage.sweep(str(run))
             assert digests(run) == undisturbed
             assert not store.bricks_set_apart(str(run))
     print(f"{len(killed)} kills in {runs} runs: {Counter(killed)}")

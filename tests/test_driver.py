@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import signal
 import time
@@ -24,7 +25,7 @@ from darkhaloscope import commands, driver, lensing, storage, store, workflow
 from darkhaloscope.audit import AuditSpec
 from darkhaloscope.config import Experiment
 from darkhaloscope.errors import Incomplete, Reason, UserError
-from darkhaloscope.status import lines, status_of
+from darkhaloscope.status import Status, lines, status_of
 from darkhaloscope.store import Layout
 from darkhaloscope.survey import Cutouts
 from darkhaloscope.workflow import KERNELS, Kernels, Work
@@ -105,6 +106,31 @@ def test_a_fused_task_is_named_by_its_bricks_and_tells_of_each(setting: Setting)
     assert f"inject-{block:06d}-{span}-m" in graph
 
 
+def test_a_scheduler_neither_makes_nor_takes_apart_tables_of_targets(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes objects of a graph, and messages of its objects."""
+    block = next(b for b in range(setting.plan.blocks) if len(setting.plan.pieces(b)) > 1)
+    pieces = setting.plan.pieces(block)
+    apart = frozenset({pieces[1].brick})
+    write, graph = workflow.block_graph(
+        "run", setting.plan, setting.layout, setting.spec, block,
+        bricks_per_task=2, mark="m", set_apart=apart, kernels=KERNELS,
+    )  # fmt: skip
+    sent = [pickle.dumps(graph[name][0]) for name in graph[write][4]]
+    with monkeypatch.context() as patched:
+        patched.setattr(pd.DataFrame, "__setstate__", None)
+        patched.setattr(pd.DataFrame, "__getstate__", None)
+        packed = [pickle.loads(pickle.dumps(pickle.loads(task))).args[2] for task in sent]  # noqa: S301
+        assert [name for some in packed for name in some.bricks] == [p.brick for p in pieces]
+    found = [one for some in packed for one in some]
+    right = workflow.work_of(setting.plan, pieces, apart)
+    assert [one.set_apart for one in found] == [one.brick in apart for one in right]
+    for one, other in zip(found, right, strict=True):
+        assert (one.brick, one.rows, one.set_apart) == (other.brick, other.rows, other.set_apart)
+        pd.testing.assert_frame_equal(one.targets, other.targets)
+
+
 def test_the_next_brick_is_read_while_one_is_injected(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +204,39 @@ def test_machines_live_where_every_nanny_has_a_worker_again(
     assert crew.came_back({"tcp://a"})
     assert not crew.came_back({"tcp://a", "tcp://b"})
     assert not crew.came_back({"tcp://a", None})  # nobody knows
+
+
+def test_all_workers_are_seen_and_not_the_first_few() -> None:
+    with (
+        LocalCluster(
+            n_workers=6, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        crew = driver.workers.Workers(client, lambda: None)
+        crew.look()
+        assert len(crew.addresses) == 6
+
+
+def test_where_no_worker_is_left_for_ten_minutes_the_run_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, there = [0.0], {"tcp://a": {"nanny": None}}
+    client: Any = SimpleNamespace(status="running", cluster=None)
+    monkeypatch.setattr(driver.workers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    crew = driver.workers.Workers(client, lambda: None)
+
+    def look(at: float, workers: dict[str, Any]) -> None:
+        clock[0] = at
+        client.scheduler_info = lambda **_: {"id": "s", "workers": workers}
+        crew.look()
+
+    look(0.0, there)
+    look(300.0, {})
+    look(500.0, there)  # one came back
+    look(1100.0, {})
+    with pytest.raises(Incomplete, match="has no workers any more; start some"):
+        look(1101.0, {})
 
 
 def test_a_worker_that_is_not_as_the_driver_leaves_whenever_it_joins(
@@ -474,6 +533,9 @@ def test_the_status_of_a_run_before_during_and_after(
     assert after.rows_by_reason == {"ok": 320}
     assert after.rows_per_s is not None
     assert "320 of 320 rows (100%), 5 of 5 blocks" in lines(after)[0]
+    assert "not judged yet" in lines(after)[-1]
+    (run / "verdict.json").write_text("{}")
+    assert not any("judged" in line for line in lines(status_of(str(run))))
     # Killed in the middle: the last sign of life is old, a marker newer than it.
     said = store.read_progress(str(run))
     assert said is not None
@@ -486,6 +548,26 @@ def test_the_status_of_a_run_before_during_and_after(
     assert crashed.running == [(3, 2, 1)]
     assert crashed.eta_s is None
     assert "1 blocks were in flight, 1 of their 2 bricks injected" in "".join(lines(crashed))
+
+
+def test_rows_that_a_cut_leaves_out_are_no_failures() -> None:
+    counts = {"ok": 5, "excluded_by_theta_e_min": 3}
+    said = lines(Status("whole", 8, 8, 1, 1, counts, [], 0, None, None, None, (), judged=True))
+    assert said[1:] == ["failed: none", "marked: 3 excluded_by_theta_e_min"]
+
+
+def test_the_tree_of_a_long_run_merges_all_blocks(
+    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three levels: five blocks, three tasks, two, one."""
+    run, groups = str(tmp_path / "run"), workflow.groups
+    markers = setting.make(threads, run)
+    monkeypatch.setattr(workflow, "groups", lambda items, size=2: groups(items, size))
+    found = workflow.reduce_run(threads, run, markers, setting.spec)
+    wanted = workflow.read_and_merge(run, markers, setting.spec)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 @pytest.mark.long

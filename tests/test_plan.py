@@ -322,7 +322,8 @@ def test_controls_have_no_lens_and_no_source() -> None:
     ]  # fmt: skip
     assert rows.loc[control, missing].isna().all(axis=None)
     assert rows.loc[~control, [*missing, "theta_e"]].notna().all(axis=None)
-    assert (rows["host_mag_r"] == 19.0).all()
+    for band, magnitude in {"g": 20.0, "r": 19.0, "z": 18.5}.items():
+        assert (rows[f"host_mag_{band}"] == magnitude).all()
 
 
 # --- magnitudes and fluxes ------------------------------------------------------------------------
@@ -451,6 +452,9 @@ def test_the_contents_follow_the_tables_and_not_their_order() -> None:
         table.assign(target_id=[7, 8, 9]),
         table.iloc[:2],
         table.assign(mag_g=[20.0, 20.0, 21.0]),
+        *(table.assign(**{f"mag_{band}": 17.0}) for band in "rz"),
+        *(table.assign(**{f"psfsize_{band}": 1.3}) for band in "grz"),
+        table.assign(brick=["0588m305", "0588m305", "0594m305"]),  # in the same order
     ):
         assert Plan(exp, changed).contents != contents
     joint = pd.DataFrame({"lens.q": [0.5, 0.9]})

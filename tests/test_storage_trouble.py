@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,8 +158,50 @@ def test_bricks_in_a_row_that_fail_alike_stop_a_run_which_then_resumes(
         with pytest.raises(UserError, match=r"3 bricks in a row failed alike \(missing_file\)"):
             setting.make(threads, tmp_path / "run")
     assert len(store.finished_blocks(str(tmp_path / "run"))) == 1
+    assert store.read_progress(str(tmp_path / "run"))["blocks_whole"] == 1  # type: ignore[index]
     setting.make(threads, tmp_path / "run")
     assert digests(tmp_path / "run") == undisturbed
+
+
+def test_a_marker_speaks_of_all_bricks_of_its_block(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one all rows fail alike, of the other they do not."""
+    read, run, plan = storage.read, str(tmp_path / "run"), setting.plan
+
+    def gone(url: str) -> bytes:
+        if "-image-" in url:
+            raise FileNotFoundError(url)
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", gone)
+    setting.start(run)
+    work = workflow.work_of(plan, plan.pieces(1), frozenset())
+    first, second = (one.brick for one in work)
+    text = plan.experiment.model_dump_json()
+    made = workflow.inject_bricks(run, text, work, 1, final=True)
+    made[1][1]["reason"].values[0] = Reason.NO_COVERAGE
+    marker = workflow.write_piece(run, setting.layout, 1, [made], setting.spec)
+    assert marker["bricks"] == [(first, Reason.MISSING_FILE), (second, 0)]
+    for brick in (first, second):
+        assert any(brick in note for note in marker["notes"])
+
+
+def block_run(setting: Setting) -> driver.BlockRun:
+    client: Any = None
+    return driver.BlockRun(
+        client, "run", setting.plan, setting.layout, setting.spec, lambda *_: None, None,
+        driver.Brake(), KERNELS,
+    )  # fmt: skip
+
+
+def test_a_block_that_waits_is_not_tried_before_its_time(setting: Setting) -> None:
+    run, now = block_run(setting), time.monotonic()
+    run.again.append((now + 3600, 3))
+    assert run._next(iter([4])) == 4
+    assert run._next(iter(())) is None
+    run.again.append((now, 2))
+    assert run._next(iter([4])) == 2
 
 
 @pytest.mark.parametrize("lasts", [True, False])
@@ -276,6 +320,24 @@ def test_the_same_block_twice_at_once(
     assert digests(tmp_path / "run") == undisturbed
 
 
+def test_a_folder_that_goes_away_ends_the_run(
+    setting: Setting, threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody cleans up, or what was mounted there is lost and comes back empty: nothing is made in vain."""
+    monkeypatch.setattr(driver.signs, "PROGRESS_EVERY_S", 0.0)
+    run, made = tmp_path / "run", []
+
+    def clean_up(block: int, _: bool) -> None:
+        made.append(block)
+        shutil.rmtree(run, ignore_errors=True)
+
+    with pytest.raises(
+        UserError, match=r"went away while the run wrote there: its run\.json is gone"
+    ):
+        setting.make(threads, run, on_block=clean_up)
+    assert 0 < len(made) < setting.layout.blocks
+
+
 def test_two_runs_at_once_in_one_folder(
     setting: Setting, threads: Client, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -313,6 +375,26 @@ def test_a_dead_writers_claim_holds_nothing_up(
     storage.create(str(tmp_path / "run" / "blocks" / "000001.claim"), b"of other contents")
     setting.make(threads, tmp_path / "run")
     assert digests(tmp_path / "run") == undisturbed
+
+
+def test_a_claim_is_released_at_the_third_meeting_and_not_before(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds it may live; that a file is out of reach says nothing of them."""
+    monkeypatch.setattr(driver.window, "PAUSES_S", (5.0,) * 8)
+    released: list[int] = []
+    monkeypatch.setattr(store, "release_claim", lambda _, block: released.append(block))
+    run = block_run(setting)
+    away = storage.StorageError("cannot read x: 503 Slow Down")
+    claimed = store.ClaimedError("block 1 is being written by another worker")
+    for error in (away, away, claimed, away, claimed):
+        run._out_of_reach(1, error)
+    run._out_of_reach(2, claimed)
+    assert released == []
+    assert min(run.again)[0] > time.monotonic()
+    run._out_of_reach(1, claimed)
+    assert released == [1]
+    assert run._next(iter(())) == 1
 
 
 def test_a_marker_that_the_scheduler_cannot_hand_over_is_read_from_the_folder(

@@ -406,6 +406,67 @@ def test_a_dead_writers_claim_is_released(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.finished_blocks(str(run)) == [0]
 
 
+def test_a_writer_that_wakes_when_its_block_has_another_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine stood still between its claim and its first object, and it was taken for dead."""
+    run = tmp_path / "run"
+    start(str(run))
+    create, asleep = storage.create, [True]
+
+    def sleeping(url: str, data: bytes) -> None:
+        create(url, data)
+        if url.endswith(".claim") and asleep.pop():
+            meanwhile(url)
+
+    def taken_over(url: str) -> None:
+        asleep.append(False)
+        storage.remove(url)
+        create(url, b"of another writer")
+
+    def made_by_another(url: str) -> None:
+        asleep.append(False)
+        store.release_claim(str(run), 0)
+        put(str(run), 0, block_of(0, seed=1))
+
+    def made_by_a_twin(url: str) -> None:
+        asleep.append(False)
+        made.append(put(str(run), 0))
+
+    made: list[dict[str, Any]] = []
+    meanwhile: Any = taken_over
+    monkeypatch.setattr(storage, "create", sleeping)
+    with pytest.raises(store.ClaimedError, match="was taken over by another writer"):
+        put(str(run), 0)
+    assert not [
+        name for name in tree(run / "stamps.zarr") if "/c/" in f"/{name}" and "band" not in name
+    ]
+    store.release_claim(str(run), 0)
+    asleep[:], meanwhile = [True], made_by_another
+    with pytest.raises(UserError, match="already written with other contents"):
+        put(str(run), 0)
+    assert open_dataset(str(run))["ctrl"][0, 0, 0, 0] == block_of(0, seed=1)["ctrl"][0, 0, 0, 0]
+    store.drop_block(str(run), layout(), 0)
+    asleep[:], meanwhile = [True], made_by_a_twin
+    assert put(str(run), 0) == made[0]
+
+
+def test_a_claim_that_outlived_its_block_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    start(str(run))
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(str(run), 0)
+    claims = [run / "blocks" / "000000.claim", run / "blocks" / "000001.claim"]
+    claims[1].write_bytes(b"of a writer that may live")
+    assert store.finished_blocks(str(run)) == [0]
+    store.release_finished(str(run), {0})
+    assert [claim.exists() for claim in claims] == [False, True]
+
+
 PLANNED = pd.DataFrame({"brick": ["0591m305"], "slot": [5], "theta_e": [1.25]})
 
 
@@ -423,6 +484,23 @@ def test_an_edited_plan_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     assert (part.stat().st_size == size) == ("theta_e" in change)
     with pytest.raises(UserError, match=r"plan/000000\.parquet was edited.*change the experiment"):
         store.check_objects(str(run), layout(), [marker])
+
+
+def test_each_part_of_a_long_plan_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are digested at once: also those before the last ones."""
+    monkeypatch.setattr(importlib.import_module("darkhaloscope.store.markers"), "_AT_ONCE", 2)
+    run = tmp_path / "run"
+    start(str(run))
+    markers = [
+        write_block(str(run), layout(), number, block_of(number), STATISTICS, "spec", [], PLANNED)
+        for number in range(3)
+    ]
+    store.check_objects(str(run), layout(), markers)
+    PLANNED.assign(theta_e=[1.75]).to_parquet(run / "plan" / "000000.parquet", index=False)
+    with pytest.raises(UserError, match=r"plan/000000\.parquet was edited"):
+        store.check_objects(str(run), layout(), markers)
 
 
 def test_a_plan_is_looked_at_in_the_memory_of_one_part(tmp_path: Path) -> None:
@@ -649,6 +727,12 @@ def test_finished_blocks_are_those_with_markers(whole: Path, tmp_path: Path) -> 
     assert store.finished_blocks(str(tmp_path)) == [7]
 
 
+def test_of_many_markers_all_are_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("darkhaloscope.store.markers"), "_AT_ONCE", 2)
+    read = store.read_markers(str(whole), [0, 7, 1, 2], IDENTITY)
+    assert [marker["block"] for marker in read] == [0, 1, 2]
+
+
 # --- the run's folder -----------------------------------------------------------------------------
 
 
@@ -691,6 +775,33 @@ def test_a_run_killed_while_its_folder_is_made_is_resumed(
     start(str(run))
     start(str(fresh))
     assert tree(run) == tree(fresh)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema": 2, "identity": "a1"}', None])
+def test_a_lost_or_cut_document_of_a_run_is_written_anew(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    """It follows from the experiment; the data set, which has its identity, says whose folder it is."""
+    run = tmp_path / "run"
+    start(str(run))
+    put(str(run), 1)
+    before = tree(run)
+    if damage is None:
+        (run / "run.json").unlink()
+    else:
+        (run / "run.json").write_bytes(damage)
+    with pytest.raises(UserError, match=r"run\.json is damaged|not empty and holds no run"):
+        start(str(run), layout("b2" * 32))
+    assert start(str(run)) is True
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"a: [b", b"\xff\xfe", b"- 1"])
+def test_a_damaged_experiment_is_said(tmp_path: Path, damage: bytes) -> None:
+    start(str(tmp_path / "run"))
+    (tmp_path / "run" / "experiment.yaml").write_bytes(damage)
+    with pytest.raises(UserError, match=r"experiment\.yaml is damaged; the same dhs run"):
+        store.read_experiment(str(tmp_path / "run"))
 
 
 def test_another_experiments_folder_is_refused_and_the_changed_key_named(tmp_path: Path) -> None:

@@ -244,6 +244,13 @@ def test_checksums(root: Path) -> None:
     assert "sha256sum" in out.notes[0]
     write_sums(root)
     assert reasons(cut(root, reading=reading)) == ["ok"] * 5
+    place = Path(Survey(str(root)).checksums_url(BRICK))
+    listed = place.read_text()
+    place.write_text("".join(s for s in listed.splitlines(True) if "image-g" not in s))
+    out = cut(root, reading=reading)
+    assert reasons(out) == ["corrupt_file"] * 5
+    assert "is not listed by the release" in out.notes[0]
+    place.write_text(listed)
     # A file that is whole, decodes, and is not the release's.
     put(root, packed(planes("g")["image"] + np.float32(1)), "image", "g")
     assert reasons(cut(root)) == ["ok"] * 5

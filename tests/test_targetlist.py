@@ -81,6 +81,12 @@ def test_what_is_not_in_order_is_read_whole(tmp_path: Path) -> None:
     ):
         pq.write_table(frame, path, row_group_size=16)
         assert open_targets(str(path)) is None
+    # Of one brick two row groups, each in order.
+    write_targets(whole.iloc[:16].assign(brick="0000p000", objid=np.arange(16)), str(path))
+    one = pq.read_table(path)
+    for frame in (one, pa.concat_tables([one.slice(8), one.slice(0, 8)])):
+        pq.write_table(frame, path, row_group_size=8)
+        assert (open_targets(str(path)) is None) == (frame is not one)
     whole.to_parquet(path)  # not ours: its columns may be called anything
     assert open_targets(str(path)) is None
     write_targets(whole, str(path))

@@ -87,10 +87,10 @@ def shard(run: Path, array: str = "arc", block: int = 1) -> Path:
     return found[0] if found else run / "stamps.zarr" / array / "c" / str(block)
 
 
-def flip_bit(run: Path) -> None:
-    data = bytearray(shard(run).read_bytes())
+def flip_bit(run: Path, block: int = 1) -> None:
+    data = bytearray(shard(run, block=block).read_bytes())
     data[len(data) // 2] ^= 4
-    shard(run).write_bytes(data)
+    shard(run, block=block).write_bytes(data)
 
 
 def cut(run: Path) -> None:
@@ -114,6 +114,13 @@ def forget(run: Path) -> None:
     marker = json.loads(path.read_text())
     del marker["objects"]["ra/c/1"]
     path.write_text(json.dumps(marker))
+
+
+def flip_statistics(run: Path) -> None:
+    path = run / "blocks" / "000001.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
 
 
 def edit_plan(run: Path) -> None:
@@ -140,13 +147,15 @@ DAMAGE: list[tuple[Callable[[Path], object], int | None, str, str]] = [
     (claim, 1, "blocks/000001.json", "is damaged"),
     (forget, 1, "blocks/000001.json", "other objects"),
     (lambda run: (run / "blocks" / "000001.npz").unlink(), 1, "blocks/000001.npz", "is missing"),
+    (flip_statistics, 1, "blocks/000001.npz", "checksum"),
     (edit_plan, None, "plan/000001.parquet", "theta_e of 1 rows"),
     (break_plan, None, "plan/000000.parquet", "cannot be read"),
     (break_metadata, None, "stamps.zarr/arc/zarr.json", "is not what"),
 ]
 NAMES = [
     "bit flip", "missing object", "truncated object", "edited counts", "marker of another block",
-    "marker without an object", "missing statistics", "edited plan", "damaged plan", "metadata",
+    "marker without an object", "missing statistics", "other statistics", "edited plan",
+    "damaged plan", "metadata",
 ]  # fmt: skip
 
 
@@ -407,18 +416,21 @@ def test_a_part_of_the_plan_is_its_blocks_whatever_parts_are_missing(run: Path) 
 
 
 @pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("number", [0, 2])
 def test_a_part_of_the_plan_that_is_gone_or_bent_is_named_alone(
-    run: Path, whole: Path, edited: bool
+    run: Path, whole: Path, edited: bool, number: int
 ) -> None:
-    part = run / "plan" / "000001.parquet"
+    """The first and the last."""
+    name = f"plan/{number:06d}.parquet"
+    part = run / name
     if edited:  # other bytes of the same rows
         pd.read_parquet(part).to_parquet(part, index=False, compression="gzip")
     else:
         part.unlink()
     found = verify_run(str(run))
-    assert {(f.block, f.where) for f in found.findings} == {(None, "plan/000001.parquet")}
+    assert {(f.block, f.where) for f in found.findings} == {(None, name)}
     done = repair_run(str(run), found)
-    assert (done.blocks, done.plan) == ((), ("plan/000001.parquet",))
+    assert (done.blocks, done.plan) == ((), (name,))
     resume(run)
     assert tree(run) == tree(whole)
 
@@ -439,6 +451,50 @@ def test_quarantine_is_named_and_released_by_a_repair(tmp_path: Path, whole: Pat
     done = commands.repair(str(run), console=QUIET)
     assert done.released == ("0591m305",)
     assert commands.repair_exit_code(done) == commands.EXIT_INCOMPLETE
+    resume(run)
+    assert tree(run) == tree(whole)
+
+
+def test_one_repair_takes_what_is_broken_and_what_was_set_apart(run: Path, whole: Path) -> None:
+    layout = store.layout_of_run(str(run))
+    for block in (1, 2):
+        store.drop_block(str(run), layout, block)
+    store.set_apart(str(run), "0591m305", 1, 3)
+    resume(run)
+    flip_bit(run, block=0)
+    found = verify_run(str(run))
+    assert (found.broken_blocks, found.blocks_set_apart) == ([0], [1, 2])
+    done = repair_run(str(run), found)
+    assert (done.blocks, done.released) == ((0, 1, 2), ("0591m305",))
+    resume(run)
+    assert tree(run) == tree(whole)
+
+
+def test_a_second_repair_still_asks_for_a_resume(run: Path) -> None:
+    flip_bit(run)
+    for dropped in ((1,), ()):
+        done = commands.repair(str(run), console=QUIET)
+        assert done.blocks == dropped
+        assert done.needs_resume
+        assert commands.repair_exit_code(done) == commands.EXIT_INCOMPLETE
+
+
+def test_a_repair_that_is_killed_leaves_no_block_without_its_objects(
+    run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, removed = storage.remove, []
+
+    def killed(url: str) -> None:
+        if removed:
+            raise KeyboardInterrupt(url)
+        removed.append(url)
+        remove(url)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.drop_block(str(run), store.layout_of_run(str(run)), 1)
+    assert store.finished_blocks(str(run)) == [0, 2]
     resume(run)
     assert tree(run) == tree(whole)
 
@@ -611,6 +667,19 @@ def test_a_planned_column_of_a_band_is_compared(run: Path) -> None:
     table.to_parquet(path, index=False)
     assert said(verify_run(str(run))) == [
         (None, "plan/000001.parquet", "src_flux of 1 rows is not the stored one")
+    ]
+
+
+def test_a_value_is_not_no_value(run: Path) -> None:
+    """A writer with a defect, right checksums: it lost a planned value, and made one up."""
+    cube = store.read_rows(str(run), store.layout_of_run(str(run)).rows_of(1))
+    injected = cube["lens_model"].values > 0
+    cube["src_reff"].values[injected.argmax()] = np.nan
+    cube["lens_q"].values[injected.argmin()] = 0.7
+    rewrite(run, 1, cube)
+    assert said(verify_run(str(run))) == [
+        (None, "plan/000001.parquet", "lens_q of 1 rows is not the stored one"),
+        (None, "plan/000001.parquet", "src_reff of 1 rows is not the stored one"),
     ]
 
 
