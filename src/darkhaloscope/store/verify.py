@@ -161,6 +161,8 @@ def _beside_the_blocks(run: str, layout: Layout, stored: Mapping[str, int]) -> I
             yield Finding("broken", None, f"{STAMPS}/{key}", "", says)
     try:
         read_experiment(run)
+    except storage.StorageError:
+        raise  # it is out of reach, which says nothing of it
     except UserError:
         says = "is missing or damaged; the same dhs run writes it anew"
         yield Finding("broken", None, EXPERIMENT, "", says)
