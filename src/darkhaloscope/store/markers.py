@@ -27,7 +27,6 @@ MARKER_SCHEMA = 2
 
 _AT_ONCE = 256
 _LISTED_AT_ONCE = 5_000
-_MARKER_NAME = re.compile(r"([0-9]{6,})\.json")
 
 
 def encode_statistics(statistics: Mapping[str, NDArray[Any]]) -> bytes:
@@ -278,8 +277,14 @@ def read_statistics(run: str, marker: Mapping[str, Any]) -> dict[str, NDArray[An
 
 def finished_blocks(run: str) -> list[int]:
     """Numbers of the blocks that have a marker, from one listing."""
+    return blocks_with(run, "json")
+
+
+def blocks_with(run: str, kind: str) -> list[int]:
+    """Numbers of the blocks that have a file of a kind (``json``, ``npz``, ``claim``), from one listing."""
+    pattern = re.compile(rf"([0-9]{{6,}})\.{kind}")
     found = storage.names(storage.join(run, "blocks"))
-    return [int(match[1]) for name in found if (match := _MARKER_NAME.fullmatch(name))]
+    return [int(match[1]) for name in found if (match := pattern.fullmatch(name))]
 
 
 def sha256(data: bytes) -> str:

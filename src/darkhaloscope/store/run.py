@@ -87,18 +87,19 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
     # first, so that what the list shows of it has its run.json by then.
     found = [n for n in storage.names(run) if n != PLAN and not n.endswith(partial.ENDING)]
     found += [storage.join(PLAN, name) for name in foreign_in_plan(run)]
+    before, lost = None, None
     try:
         before = read_run(run)
-    except DamagedRunError:
-        if _holds_the_data_set(run, layout):
+        if before is None and found:
+            lost = UserError(
+                f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
+            )
+    except DamagedRunError as error:
+        lost = error
+    if lost is not None:
+        if _stored_root(run) == metadata_objects(layout)["zarr.json"]:
             return True  # what is lost follows from the experiment, and is written anew
-        raise
-    if before is None and found:
-        if _holds_the_data_set(run, layout):
-            return True
-        raise UserError(
-            f"{run} is not empty and holds no run (it has {found[0]}); choose a new --out"
-        )
+        raise lost
     if before is not None and before["identity"] != identity:
         changed = ", ".join(differences(before["document"], document)) or "the data set's identity"
         raise UserError(
@@ -110,10 +111,9 @@ def check_run(run: str, layout: Layout, document: Mapping[str, Any]) -> bool:
     return before is not None
 
 
-def _holds_the_data_set(run: str, layout: Layout) -> bool:
-    """Whether the folder has the very data set of an experiment, whose metadata hold its identity."""
-    root = storage.read_objects(storage.join(run, STAMPS), ["zarr.json"])["zarr.json"]
-    return root == metadata_objects(layout)["zarr.json"]
+def _stored_root(run: str) -> bytes | None:
+    """The metadata of the folder's data set, with the identity of its experiment; None where none is."""
+    return storage.read_objects(storage.join(run, STAMPS), ["zarr.json"])["zarr.json"]
 
 
 def _check_metadata(run: str, layout: Layout) -> None:
@@ -124,9 +124,8 @@ def _check_metadata(run: str, layout: Layout) -> None:
     UserError
         The stored metadata are not the ones that this version writes.
     """
-    try:
-        stored = storage.read(storage.join(run, STAMPS, "zarr.json"))
-    except FileNotFoundError:
+    stored = _stored_root(run)
+    if stored is None:
         return  # killed before the data set was made: it is made now
     if stored != metadata_objects(layout)["zarr.json"]:
         raise UserError(

@@ -16,6 +16,7 @@ from darkhaloscope.store.dataset import STAMPS, Layout, encode_block
 from darkhaloscope.store.markers import (
     MARKER_SCHEMA,
     block_url,
+    blocks_with,
     count_outcomes,
     encode_statistics,
     read_marker,
@@ -118,10 +119,9 @@ def release_claim(run: str, block: int) -> None:
 
 def release_finished(run: str, finished: Collection[int]) -> None:
     """Take away claims of blocks that have their markers: of writers that were killed right after those."""
-    for name in storage.names(storage.join(run, "blocks")):
-        number, _, kind = name.partition(".")
-        if kind == "claim" and number.isdecimal() and int(number) in finished:
-            release_claim(run, int(number))
+    for block in blocks_with(run, "claim"):
+        if block in finished:
+            release_claim(run, block)
 
 
 def _is_claimed_by(claim: str, text: bytes) -> bool:
