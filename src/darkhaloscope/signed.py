@@ -13,6 +13,7 @@ import functools
 import time
 import urllib.request
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -48,8 +49,7 @@ def read_ranges(fs: S3FileSystem, wanted: Sequence[tuple[str, int, int]]) -> lis
         answer if isinstance(answer, bytes) and len(answer) == end - first else None
         for answer, first, end in zip(answers, firsts, ends, strict=True)
     ]
-    missing = sum(isinstance(answer, FileNotFoundError) for answer in answers)
-    _learn(fs, "get_object", found, missing)
+    _learn(fs, "get_object", found, answers)
     return found
 
 
@@ -61,32 +61,27 @@ def infos(fs: S3FileSystem, paths: Sequence[str]) -> list[dict[str, Any] | None]
     plain = _plain()
 
     async def all_of_them() -> list[Any]:
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        session = await plain.set_session()
+        gate, session = asyncio.Semaphore(AT_ONCE), await plain.set_session()
 
         async def one(url: str) -> Any:
             asked = session.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True)
             async with gate, asked as answer:
-                return answer.status, answer.headers
+                if answer.status == HTTPStatus.NOT_FOUND:
+                    raise FileNotFoundError(url)
+                if answer.status != HTTPStatus.OK:
+                    raise OSError(f"status {answer.status}")
+                # KeyError of an answer that lacks one of them: nothing is known then.
+                return {
+                    "size": int(answer.headers["Content-Length"]),
+                    "ETag": answer.headers["ETag"],
+                }
 
         return await asyncio.gather(*map(one, urls), return_exceptions=True)
 
     answers = sync(plain.loop, all_of_them)
-    found = [
-        {"size": int(answer[1]["Content-Length"]), "ETag": answer[1]["ETag"]}
-        if not isinstance(answer, BaseException)
-        and answer[0] == _OK
-        and {"Content-Length", "ETag"} <= answer[1].keys()
-        else None
-        for answer in answers
-    ]
-    missing = sum(answer[0] == _MISSING for answer in answers if isinstance(answer, tuple))
-    _learn(fs, "head_object", found, missing)
+    found = [None if isinstance(answer, BaseException) else answer for answer in answers]
+    _learn(fs, "head_object", found, answers)
     return found
-
-
-_OK, _MISSING = 200, 404
 
 
 def _addresses(fs: S3FileSystem, kind: str, paths: Sequence[str]) -> list[str]:
@@ -97,12 +92,14 @@ def _addresses(fs: S3FileSystem, kind: str, paths: Sequence[str]) -> list[str]:
     return [_signed(fs, fs.s3.meta.endpoint_url, path, hour, kind) for path in paths]
 
 
-def _learn(fs: S3FileSystem, kind: str, found: Sequence[Any], missing: int) -> None:
+def _learn(fs: S3FileSystem, kind: str, found: Sequence[Any], answers: Sequence[Any]) -> None:
     """Whether plain requests help: another certificate authority, a requester who pays, keys of the customer,
     and none does. That objects are missing says nothing; and a no may be of a moment."""
     if any(part is not None for part in found):
         _worked.add((fs, kind))
-    elif missing < len(found) and (fs, kind) not in _worked:
+    elif (fs, kind) not in _worked and not all(
+        isinstance(answer, FileNotFoundError) for answer in answers
+    ):
         _barred[fs, kind] = time.time() + _BARRED_S
 
 

@@ -158,13 +158,11 @@ def stat_all(urls: Sequence[str]) -> list[Stat | Missing]:
     """Size and version of some objects of one store, asked for together."""
     if not urls:
         return []
-    plain = _answer(urls[0], lambda: _plain_infos(urls))
-    found: list[Stat | Missing | None]
-    found = list(plain) if isinstance(plain, list) else [None] * len(urls)
-    left = [i for i, stat in enumerate(found) if stat is None]
-    for i, stat in zip(left, _together([urls[i] for i in left], _stat), strict=True):
-        found[i] = stat
-    return [stat for stat in found if stat is not None]
+    answered = _answer(urls[0], lambda: _plain_infos(urls))
+    plain = answered if isinstance(answered, list) else [None] * len(urls)
+    left = [url for url, stat in zip(urls, plain, strict=True) if stat is None]
+    others = iter(_together(left, _stat))
+    return [next(others) if stat is None else stat for stat in plain]
 
 
 def _plain_infos(urls: Sequence[str]) -> list[Stat | None]:
