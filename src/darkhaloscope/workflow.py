@@ -337,8 +337,8 @@ def block_graph(
     graph: dict[Key, Any] = {}
     for group in groups(range(len(pieces)), bricks_per_task):
         some = [pieces[i] for i in group]
-        name = key("inject", f"{block:06d}", brick_range([one.brick for one in some]), mark)
         work = Packed.of(some, table, first[group[0] : group[-1] + 2], set_apart)
+        name = key("inject", f"{block:06d}", brick_range(work.bricks), mark)
         # What a task is given is in its function: Dask looks for tasks in arguments, at length.
         graph[name] = (functools.partial(kernels.inject, run, text, work, block, final=final),)
     graph[write] = (kernels.write, run, layout, block, list(graph), spec)

@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ class CorruptFileError(ValueError):
     """The bytes are not a whole FITS file with an image; the message says what is wrong."""
 
 
+_FIRST = itemgetter(0)
+
+
 class Source:
     """One object of ``size`` bytes, of which some were fetched: the pieces, as they came. On a brick's
     hundred megabytes a buffer of the whole, and copies into it, cost as much as their decoding."""
@@ -49,8 +53,8 @@ class Source:
     def __init__(self, size: int) -> None:
         self.size = size
         self.missing: Ranges = [(0, size)] if size else []
-        self._firsts: list[int] = []
-        self._pieces: list[bytes] = []
+        self._pieces: list[tuple[int, bytes]] = []
+        """By their first bytes, ascending."""
 
     @classmethod
     def whole(cls, raw: bytes) -> Source:
@@ -62,9 +66,7 @@ class Source:
     def put(self, first: int, data: bytes) -> None:
         """Take what was fetched from byte ``first`` on."""
         end = first + len(data)
-        place = bisect.bisect(self._firsts, first)
-        self._firsts.insert(place, first)
-        self._pieces.insert(place, data)
+        bisect.insort(self._pieces, (first, data), key=_FIRST)
         left: Ranges = []
         for a, b in self.missing:
             left += [(x, y) for x, y in ((a, min(b, first)), (max(a, end), b)) if x < y]
@@ -78,9 +80,9 @@ class Source:
     def get(self, first: int, end: int) -> bytes:
         """The bytes of a range; what was not fetched reads as zeros."""
         end = min(end, self.size)
-        place = bisect.bisect(self._firsts, first) - 1
+        place = bisect.bisect(self._pieces, first, key=_FIRST) - 1
         if place >= 0:
-            start, piece = self._firsts[place], self._pieces[place]
+            start, piece = self._pieces[place]
             if end <= start + len(piece):
                 return piece[first - start : end - start]
         out = np.zeros(max(end - first, 0), np.uint8)
@@ -95,7 +97,7 @@ class Source:
 
     def _fill(self, out: NDArray[np.uint8], first: int) -> None:
         """What was fetched of the bytes from ``first`` on, each at its place."""
-        for start, piece in zip(self._firsts, self._pieces, strict=True):
+        for start, piece in self._pieces:
             low, high = max(start, first), min(start + len(piece), first + len(out))
             if low < high:
                 here = np.frombuffer(piece, np.uint8, high - low, low - start)
