@@ -291,7 +291,7 @@ _RERENDERED: dict[tuple[bytes, ...], dict[str, np.ndarray]] = {}
 PARAMETERS = (
     "theta_e", "lens_q", "lens_pa", "gamma1", "lens_dx", "src_reff", "src_q", "src_pa", "src_dx",
     "src_flux", "psfsize", "psf_fwhm_used", "psf_source", "psf_beta", "coverage", "nodata",
-    "target_x", "target_y", "cutout_ok", "fix", "host_id", "slot",
+    "sky_sigma", "target_x", "target_y", "cutout_ok", "fix", "host_id", "slot",
 )  # fmt: skip
 
 

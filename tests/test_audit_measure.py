@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from audit_pairs import REGIONS, SIZE, SKY, clean, spec_of
+from audit_pairs import BANDS, REGIONS, SIZE, SKY, clean, spec_of
 
 from darkhaloscope.audit import (
     AuditSpec,
@@ -19,9 +19,12 @@ from darkhaloscope.audit import (
     quality,
     rerender,
 )
+from darkhaloscope.audit.core_gate import core_gate
+from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.measure import radial_bins
 from darkhaloscope.audit.spec import interval_labels, row_hashes, shares
 from darkhaloscope.audit.tables import annulus_offsets, footprint, profiles, psf_sources, reasons
+from darkhaloscope.audit.zero_dose import zero_dose
 from darkhaloscope.geometry import radius_map
 
 
@@ -197,6 +200,41 @@ def test_rows_that_cannot_be_drawn_again_are_named() -> None:
     assert not out["core"][drawn(9), 2, 2:10, 2:10].any()
     masked = rerender(rows, spec, apply_fix=lambda arc, fix, *place: arc * (fix == "none"))
     assert (masked["message"] != "").sum() == 1
+
+
+def test_a_band_whose_psf_nobody_knows_is_not_dark() -> None:
+    """What is not said is missing on both sides of every comparison, never an arc of 0."""
+    ds = clean().isel(pair=slice(0, 12)).copy(deep=True)
+    ds["psfsize"].values[2, 0] = np.nan
+    ds["psfsize"].values[3] = 0.0
+    ds["psf_source"].values[4, 1], ds["psf_fwhm_used"].values[4, 1] = 1, np.nan
+    ds["coverage"].values[5, 2] = np.nan
+    ds["sky_sigma"].values[6, 1] = np.nan
+    ds["coverage"].values[7, 0] = ds["psfsize"].values[7, 0] = 0.0  # no pixels: nothing is missing
+    spec = spec_of(ds, cap=12, whole_cap=12, closure=12)
+    stats = merge([measure(ds, spec)], spec)
+    rows = audit_rows(stats, spec)
+    out = rerender(rows, spec)
+    says = dict(str(m).split("/0: ") for m in out["message"] if m)
+    assert says == {
+        "b002": "no psfsize in g",
+        "b003": "no psfsize in g, r, z",
+        "b004": "no psfsize in r",
+        "b005": "no coverage in z",
+        "b006": "no sky_sigma in r",
+    }
+    at = {str(b): i for i, b in enumerate(rows["brick"])}
+    for name, dark in (("b002", "g"), ("b003", "grz"), ("b004", "r"), ("b005", "z"), ("b006", "")):
+        wanted = [band not in dark for band in BANDS]
+        for key in ("core", "whole"):  # every row is drawn whole here
+            assert np.isfinite(out[key][at[name]]).all(axis=(1, 2)).tolist() == wanted
+    assert not out["core"][at["b007"], 0].any()
+    assert core_gate(stats, out, spec).left_out == {
+        "a band without coverage": 2, "not re-rendered": 3,
+    }  # fmt: skip
+    told = {str(stats["row_brick"][i]) for i in whole_stamps(stats, out, spec).row}
+    assert told == {f"b{i:03d}" for i in (0, 1, 8, 9, 10, 11)}
+    assert zero_dose(stats, out, spec)[0].pairs.tolist() == [9, 9, 10]
 
 
 def test_cores_drawn_alone_and_whole_agree() -> None:

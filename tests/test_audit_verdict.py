@@ -252,6 +252,19 @@ def test_rows_that_cannot_be_drawn_again_leave_it_undecided() -> None:
     assert "30 of 300 audit rows could not be drawn again" in result.verdict["sentence"]
 
 
+def test_a_psfsize_that_some_rows_lack_is_said_and_no_bug() -> None:
+    ds = clean().isel(pair=slice(0, 30)).copy(deep=True)
+    ds["psfsize"].values[:6] = np.nan
+    ds["psfsize"].values[6, 0] = np.nan
+    ds["arc"].values[:7, 0] = np.roll(ds["arc"].values[:7, 0], 3, axis=2)
+    result = run_audit(ds)
+    assert result.verdict["verdict"] == "undecided"
+    assert not names(result)
+    assert "7 of 30 audit rows could not be drawn again (b0" in result.verdict["sentence"]
+    says = "psfsize: missing on 7 of 30 audit rows (7 in g, 6 in r, 6 in z), not compared there"
+    assert says in result.verdict["not_tested"]
+
+
 def test_tables_have_the_promised_columns() -> None:
     tables = run_audit(clean()).tables
     assert set(tables) == {

@@ -36,7 +36,7 @@ from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.reasoned import CONSTANTS, reasoned
-from darkhaloscope.audit.rerender import Redraw, redraw_plain
+from darkhaloscope.audit.rerender import OF_IMAGES, Redraw, redraw_plain, unsaid
 from darkhaloscope.audit.selection import Selection
 from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.spec import REDRAW, AuditSpec
@@ -167,7 +167,12 @@ def conclude(
         causes,
         limits,
         len(stats["row_hash"]),
-        (*NOT_TESTED, *spec.notes, *more.not_tested, *_left_out(core, closed, rerendered, spec)),
+        (
+            *NOT_TESTED,
+            *spec.notes,
+            *more.not_tested,
+            *_left_out(core, closed, stats, rerendered, spec),
+        ),
         _agreement(core, closed),
     )
     result = {
@@ -323,7 +328,9 @@ def _shortcuts(core: CoreGate, limits: GateLimits) -> list[Cause]:
     return causes
 
 
-def _left_out(core: CoreGate, found: Closure, rerendered: Arrays, spec: AuditSpec) -> list[str]:
+def _left_out(
+    core: CoreGate, found: Closure, stats: Arrays, rerendered: Arrays, spec: AuditSpec
+) -> list[str]:
     """What could not be looked at in these data."""
     out = [f"core gate: {n} audit rows ({why})" for why, n in core.left_out.items() if n]
     if core.tied > MOSTLY:
@@ -333,6 +340,12 @@ def _left_out(core: CoreGate, found: Closure, rerendered: Arrays, spec: AuditSpe
         out.append(f"core gate: not a test, {core.tied:.0%} of the pairs tie exactly")
     if not spec.redraws:
         return out
+    n = len(stats["row_hash"])
+    for name, missing in unsaid({c: stats[f"row_{c}"] for c in OF_IMAGES}).items():
+        if rows := int(missing.any(axis=1).sum()):
+            by_band = zip(spec.bands, missing.sum(axis=0).tolist(), strict=True)
+            where = ", ".join(f"{k} in {band}" for band, k in by_band if k)
+            out.append(f"{name}: missing on {rows} of {n} audit rows ({where}), not compared there")
     failed = [str(m) for m in rerendered["message"] if m]
     if failed:
         out.append(f"{len(failed)} audit rows could not be drawn again, the first: {failed[0]}")

@@ -53,6 +53,9 @@ RESPONSES: dict[int, Literal["effective", "integrate"]] = {
     PIXEL_RESPONSES.index("INTEGRATE"): "integrate",
 }
 MESSAGE = "U200"
+OF_IMAGES = ("coverage", "psf_source", "psf_fwhm_used", "psfsize", "sky_sigma")
+"""What :func:`unsaid` asks for."""
+
 _AS_RECORDED = (
     "gamma1", "gamma2", "lens_dx", "lens_dy", "src_dx", "src_dy", "psf_beta",
 )  # fmt: skip
@@ -219,6 +222,23 @@ def predicted_width(
     return np.where(coverage.astype(float) > 0, width, np.nan)
 
 
+def unsaid(rows: Arrays) -> dict[str, NDArray[np.bool_]]:
+    """Images (row, band) of which a row does not say what it takes to compare them, by what is missing.
+
+    ``coverage`` where it is no number (0 says that there are no pixels), and in bands with coverage a PSF
+    width (``psfsize``) and a ``sky_sigma`` above 0. The first two leave no arc to be drawn.
+    """
+    coverage = rows["coverage"].astype(float)
+    width = predicted_width(
+        rows["psf_source"], rows["psf_fwhm_used"], rows["psfsize"], rows["coverage"]
+    )
+    return {
+        "coverage": ~np.isfinite(coverage),
+        "psfsize": (coverage > 0) & ~(width > 0),
+        "sky_sigma": (coverage > 0) & ~(rows["sky_sigma"].astype(float) > 0),
+    }
+
+
 def rerender(
     rows: Arrays,
     spec: AuditSpec,
@@ -245,9 +265,10 @@ def rerender(
     -------
     dict of ndarray
         ``hash`` (row), ``core`` (row, band, 10, 10) float32 in nMgy, ``flux_total`` (row, band),
-        ``magnification`` (row), ``message`` (row; empty where it went well, else who failed and why),
-        ``whole_hash`` and ``whole`` (closure row, band, y, x) float64. No light where there is no
-        data, as in the data set. Failed rows are NaN.
+        ``magnification`` (row), ``message`` (row; empty where it went well, else who failed and why, or
+        what is missing to compare one of its bands), ``whole_hash`` and ``whole`` (closure row, band, y,
+        x) float64. No light where there is no data, as in the data set. NaN in failed rows, and in
+        bands whose coverage or PSF width is missing: an arc that nobody knows is not 0.
     """
     n, n_band, core = len(rows["hash"]), len(spec.bands), core_slice(spec.size)
     out: Arrays = {
@@ -262,6 +283,8 @@ def rerender(
     out["whole"] = np.full((len(whole), n_band, spec.size, spec.size), np.nan)
     place = {int(i): k for k, i in enumerate(whole)}
     bits = (np.uint8(1) << np.arange(n_band, dtype=np.uint8))[:, None, None]
+    missing = unsaid(rows)
+    unknown = missing["coverage"] | missing["psfsize"]
     for i in range(n):
         is_whole = i in place
         corner, side = (0, spec.size) if is_whole else _core_frame(rows, i, spec)
@@ -280,14 +303,19 @@ def rerender(
             # Named and counted: a row that cannot be drawn again is evidence too.
             out["message"][i] = f"{rows['brick'][i]}/{rows['slot'][i]}: {error}"
             continue
+        lacks = [f"no {v} in {_named(m[i], spec)}" for v, m in missing.items() if m[i].any()]
+        if lacks:
+            out["message"][i] = f"{rows['brick'][i]}/{rows['slot'][i]}: {'; '.join(lacks)}"
         inside = slice(core.start - corner, core.stop - corner)
         if is_whole:
             arc = np.where(rows["nodata"][i][None] & bits, 0.0, arc)
+            arc[unknown[i]] = np.nan
             out["whole"][place[i]] = arc
             out["core"][i] = arc[:, inside, inside]
         else:
             lost = rows["core_nodata"][i][None] & bits
             out["core"][i] = np.where(lost, 0.0, arc[:, inside, inside])
+            out["core"][i, unknown[i]] = np.nan
         out["flux_total"][i] = drawn.flux_total
         out["magnification"][i] = drawn.magnification
     return out
@@ -296,6 +324,10 @@ def rerender(
 def redraw_plain(rows: Arrays, spec: AuditSpec, closure_tolerance: float) -> Arrays:
     """:func:`rerender` of rows without a fix or an image, as a :data:`Redraw`."""
     return rerender(rows, spec, closure_tolerance=closure_tolerance)
+
+
+def _named(which: NDArray[np.bool_], spec: AuditSpec) -> str:
+    return ", ".join(band for band, on in zip(spec.bands, which, strict=True) if on)
 
 
 def _core_frame(rows: Arrays, i: int, spec: AuditSpec) -> tuple[int, int]:
