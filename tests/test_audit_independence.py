@@ -10,7 +10,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from darkhaloscope.audit import AuditSpec, selection, stratum_counts
-from darkhaloscope.audit.hypotheses import judged
+from darkhaloscope.audit.hypotheses import Hypothesis, judged, p_beyond, without_p
+from darkhaloscope.audit.independence import independence, independence_tests
 
 N, REGIONS = 900, 60
 BANDS = ("g", "r", "z")
@@ -97,6 +98,30 @@ def test_a_dependence_is_found_and_named(
         ours = table.loc[(parameter, sky), "correlation"]
         theirs = spearmanr(columns[parameter].values[use], columns[name].values[use, 1])
         assert ours == pytest.approx(theirs.statistic, abs=1e-9)
+
+
+def test_a_perfect_dependence_in_two_levels_has_an_error() -> None:
+    """Every region says 1: that is no want of an error, and no independence."""
+    columns = _columns()
+    two = np.arange(N) % REGIONS // 30
+    columns["theta_e"].values[:] = np.where(columns["lens_model"].values > 0, 1.0 + two, 0.0)
+    columns["psfsize"].values[:] = np.where(two, 1.3, 1.1)[:, None]
+    lensed = np.flatnonzero(columns["lens_model"].values)
+    found = independence(columns, lensed, _spec(columns))
+    table = found.set_index(["parameter", "sky"])
+    for sky in ("psfsize r", "region"):
+        assert table.loc[("theta_e", sky), "correlation"] == pytest.approx(1.0, abs=1e-9)
+        assert table.loc[("theta_e", sky), "p"] < 1e-9
+    (cause,) = judged(independence_tests(found, 20))[1]
+    assert cause.interval[0] < 1.0
+
+
+def test_what_has_no_p_value_is_not_tested() -> None:
+    assert np.isnan(p_beyond(0.3, 0.1, float("nan"), 30))
+    tests = [Hypothesis("t", k, 1, (0, 2), 0, 9, p, "bug", "") for k, p in
+             (("a", 0.5), ("b", np.nan), ("c", np.nan))]  # fmt: skip
+    assert without_p(tests) == ["t: 2 tests without a p-value, the first: b"]
+    assert not without_p(tests[:1])
 
 
 @pytest.mark.parametrize("seeing", [1.3, 2.0])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.core_gate import match
-from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.hypotheses import Hypothesis, p_beyond
 from darkhaloscope.audit.intervals import region_interval
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.looks import CORNERS, NOISE, Looks, look_names, looks
@@ -74,7 +74,7 @@ def class_tests(
             auc = 0.5 + abs(value - 0.5)
             lo, hi = region_interval(auc, replicates, n)
             limit, few = 0.5 + APART, min(counts)
-            p = min(1.0, 2.0 * p_above(auc, limit, error, few))
+            p = p_beyond(auc, limit, error, few)
             more = "more" if value > 0.5 else "less"
             says = (
                 f"{who[0]} are told from {who[1]} by their {feature} in band {band} with an AUC of "

@@ -19,7 +19,7 @@ from darkhaloscope.audit.classes import control_tests, ctrl_looks, far_tests, wr
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.growth import growth_table, magnification_table
-from darkhaloscope.audit.hypotheses import judged
+from darkhaloscope.audit.hypotheses import judged, without_p
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.one_class import noise_tests
@@ -112,7 +112,12 @@ def diagnose(
             "tests": table,
         },
         [*impossible_magnification(stats), *wrong_sky_sigma(stats, place, ctrl, spec), *causes],
-        _not_tested({t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec),
+        [
+            *_not_tested(
+                {t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec
+            ),
+            *without_p(tests),
+        ],
     )
 
 

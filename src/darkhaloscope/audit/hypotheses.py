@@ -46,6 +46,11 @@ def p_above(value: float, limit: float, error: float, n: int) -> float:
     return float(stdtr(n - 1, (limit - value) / error))
 
 
+def p_beyond(value: float, limit: float, error: float, n: int) -> float:
+    """As :func:`p_above`, of a ``value`` of either sign; missing stays missing."""
+    return float(np.minimum(1.0, 2.0 * p_above(abs(value), limit, error, n)))
+
+
 def holm(p: Sequence[float] | Floats) -> Floats:
     """Adjusted p-values, in the order given; missing ones stay missing and cost nothing."""
     values = np.asarray(p, dtype=float)
@@ -55,6 +60,15 @@ def holm(p: Sequence[float] | Floats) -> Floats:
     steps = values[order] * np.arange(len(order), 0, -1)
     out[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return out
+
+
+def without_p(tests: Sequence[Hypothesis]) -> list[str]:
+    """What was asked and could not be answered, a sentence for each name: a missing p-value is no pass."""
+    open_tests = [t for t in tests if not np.isfinite(t.p)]
+    return [
+        f"{name}: {sum(t.name == name for t in open_tests)} tests without a p-value, the first: {first}"
+        for name, first in {t.name: t.where for t in reversed(open_tests)}.items()
+    ]
 
 
 def judged(tests: Sequence[Hypothesis]) -> tuple[pd.DataFrame, list[Cause]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.hypotheses import Hypothesis, p_above, p_beyond
 from darkhaloscope.audit.intervals import Floats, t_interval
 from darkhaloscope.audit.spec import AuditSpec
 
@@ -65,8 +65,8 @@ def independence(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
             if use.sum() < FEWEST or np.ptp(drawn[use]) == 0 or np.ptp(sky[use]) == 0:
                 continue
             product = _ranks(drawn[use]) * _ranks(sky[use])
-            value, error, n = _clustered(product, np.ones(use.sum()), group[use])
-            p = min(1.0, 2.0 * p_above(abs(value), CORRELATED, error, n))
+            value, error, n = _clustered(product, np.ones(use.sum()), group[use], use.sum() - 1)
+            p = p_beyond(value, CORRELATED, error, n)
             lines.append((name, label, *_line(value, error, n), p, int(use.sum()), n))
         use = np.isfinite(drawn)
         if use.sum() < FEWEST or np.ptp(drawn[use]) == 0 or len(keys) == use.sum():
@@ -76,7 +76,10 @@ def independence(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
         count = np.bincount(group[use], minlength=len(keys)).astype(float)
         products = total**2 - np.bincount(group[use], ranks**2, len(keys))
         value, error, n = _clustered(
-            products.astype(float), count * (count - 1), np.arange(len(keys))
+            products.astype(float),
+            count * (count - 1),
+            np.arange(len(keys)),
+            0.5 * (count * (count - 1)).sum(),
         )
         p = p_above(value, CORRELATED, error, n)
         lines.append((name, REGION, *_line(value, error, n), p, int(use.sum()), n))
@@ -149,8 +152,15 @@ def _ranks(values: Floats) -> Floats:
     return np.asarray((ranks - ranks.mean()) / ranks.std())
 
 
-def _clustered(top: Floats, bottom: Floats, group: NDArray[np.int64]) -> tuple[float, float, int]:
-    """sum(top) / sum(bottom), its standard error over groups (linearised), and how many there are."""
+def _clustered(
+    top: Floats, bottom: Floats, group: NDArray[np.int64], products: float
+) -> tuple[float, float, int]:
+    """sum(top) / sum(bottom), its standard error over groups (linearised), and how many there are.
+
+    The error is at least what chance does to a mean of so many independent ``products`` of ranks, as
+    Spearman's correlation of n rows has 1 / sqrt(n - 1) (Kendall 1948): where all follows in two levels,
+    every group says the same, and that is no want of an error.
+    """
     total = float(bottom.sum())
     value = float(top.sum()) / total
     filled = np.bincount(group, bottom) > 0
@@ -158,7 +168,8 @@ def _clustered(top: Floats, bottom: Floats, group: NDArray[np.int64]) -> tuple[f
     n = int(filled.sum())
     if n < 2:
         return value, float("nan"), n
-    return value, float(np.sqrt((rest**2).sum() * n / (n - 1))) / total, n
+    error = float(np.sqrt((rest**2).sum() * n / (n - 1))) / total
+    return value, max(error, 1.0 / float(np.sqrt(products))), n
 
 
 def _line(value: float, error: float, n: int) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from darkhaloscope.audit.hypotheses import Hypothesis, p_above
+from darkhaloscope.audit.hypotheses import Hypothesis, p_beyond
 from darkhaloscope.audit.intervals import t_interval
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.noise import faint_pixels, scatter
@@ -48,7 +48,7 @@ def noise_tests(stamps: Stamps, fewest_regions: int) -> list[Hypothesis]:
             Hypothesis(
                 "noise_one_class", f"band {b}", size,
                 tuple(float(np.sqrt(max(v, 0.0))) for v in ends),  # type: ignore[arg-type]
-                ONE_CLASS, n, min(1.0, 2.0 * p_above(abs(excess), ONE_CLASS**2, error, n)),
+                ONE_CLASS, n, p_beyond(excess, ONE_CLASS**2, error, n),
                 "shortcut", says,
             )
         )  # fmt: skip
