@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from audit_pairs import SIZE, SKY, clean, names, run_audit, with_arc
+from audit_pairs import SIZE, SKY, clean, names, run_audit, spec_of, with_arc
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import shift as moved
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from darkhaloscope.audit import AuditResult
+from darkhaloscope.audit import AuditResult, GateLimits
 from darkhaloscope.audit.alignment import displacement
 from darkhaloscope.audit.hypotheses import Hypothesis, holm, judged
 from darkhaloscope.audit.leak_map import BLOCK, linear_scores
 from darkhaloscope.audit.selection import class_auc
+from darkhaloscope.audit.shape import group_table, group_tests
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -92,6 +94,28 @@ def test_one_split_that_differs_is_named() -> None:
     assert "split_differs" in names(result)
     says = next(c for c in result.verdict["causes"] if c["name"] == "split_differs")["evidence"]
     assert "1.030 where split is val" in says
+
+
+@pytest.mark.parametrize(("dx", "found"), [(0.0, []), (0.2, ["dx r"])])
+def test_a_split_that_is_only_noisier_does_not_differ(dx: float, found: list[str]) -> None:
+    """Noise makes every shift longer, in no direction."""
+    rng = np.random.default_rng(5)
+    n = 600
+    val = np.arange(n) % 2 == 1
+    off = rng.normal(size=(n, 2)) * np.where(val, 0.3, 0.05)[:, None]
+    off[val, 0] += dx
+    pairs = pd.DataFrame(
+        {"hash": np.arange(n, dtype=np.uint64), "band": "r", "flux_ratio": 1.0, "width_ratio": 1.0,
+         "dx": off[:, 0], "dy": off[:, 1], "shift": np.hypot(*off.T)}
+    )  # fmt: skip
+    stats = {
+        "row_hash": np.arange(n, dtype=np.uint64),
+        "row_region_split": val.astype(np.uint8),
+        "row_psf_source": np.zeros((n, 3), np.uint8),
+    }
+    spec = spec_of(clean())
+    _, causes = judged(group_tests(group_table(pairs, stats, spec), GateLimits()))
+    assert [c.evidence.split("; ")[1].split(":")[0] for c in causes] == found
 
 
 def test_less_light_than_the_source_has_is_no_lens() -> None:

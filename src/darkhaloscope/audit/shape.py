@@ -28,7 +28,10 @@ CORE_COLUMNS = [
 QUADRANTS = ("NE", "NW", "SE", "SW")
 QUADRANT_COLUMNS = ["quadrant", "value", "lo", "hi", "rerendered", "pairs"]
 GROUP_COLUMNS = ["by", "group", "band", "quantity", "value", "lo", "hi", "pairs"]
-QUANTITIES = {"flux_ratio": 1.0, "width_ratio": 1.0, "shift": 0.0}
+QUANTITIES = ("flux_ratio", "width_ratio", "dx", "dy")
+"""What groups are compared in. Not in the length of a shift: noise alone makes it longer, and one group may
+have more of it."""
+
 FEWEST = 20
 """Pairs of a group below which it is not compared."""
 BELOW_ONE = 0.99
@@ -88,7 +91,8 @@ def quadrant_table(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> pd.DataFra
 
 
 def group_table(closed: pd.DataFrame, stats: Arrays, spec: AuditSpec) -> pd.DataFrame:
-    """Mean flux ratio, width ratio and displacement of closure pairs by split and by PSF source."""
+    """Mean flux ratio, width ratio and displacement (px in x and in y) of closure pairs by split and by PSF
+    source."""
     lines = []
     for by, group, band, part in _groups(closed, stats, spec):
         for quantity in QUANTITIES:
@@ -103,7 +107,7 @@ def group_tests(table: pd.DataFrame, limits: GateLimits) -> list[Hypothesis]:
     """Whether one split, or one PSF source, differs from another by more than closure's own limit."""
     out = []
     limit_of = {"flux_ratio": limits.closure_flux, "width_ratio": limits.closure_blur,
-                "shift": limits.closure_centroid}  # fmt: skip
+                "dx": limits.closure_centroid, "dy": limits.closure_centroid}  # fmt: skip
     enough = table[table["pairs"] >= FEWEST]
     for key, part in enough.groupby(["by", "band", "quantity"], sort=False):
         by, band, quantity = (str(k) for k in key)
