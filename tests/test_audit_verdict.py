@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from audit_pairs import (
     SIZE,
@@ -25,6 +27,8 @@ from audit_pairs import (
 from planted import planted
 
 from darkhaloscope.audit import GateLimits, exit_code, to_json
+from darkhaloscope.audit.gates import closure_gates, excess_gate
+from darkhaloscope.audit.intervals import Estimate
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 pytestmark = pytest.mark.usefixtures("verdict_alone")
@@ -263,6 +267,19 @@ def test_a_psfsize_that_some_rows_lack_is_said_and_no_bug() -> None:
     assert "7 of 30 audit rows could not be drawn again (b0" in result.verdict["sentence"]
     says = "psfsize: missing on 7 of 30 audit rows (7 in g, 6 in r, 6 in z), not compared there"
     assert says in result.verdict["not_tested"]
+
+
+def test_an_interval_that_is_not_known_is_not_printed() -> None:
+    nan = float("nan")
+    found = SimpleNamespace(
+        pairs=pd.DataFrame({"band": ["r"]}),
+        displacements=("shift",),
+        estimate=lambda *_: Estimate(0.0, nan, nan, 300),
+    )
+    core = SimpleNamespace(excess=(nan, nan, nan), regions=30, overall=None)
+    gates = [*closure_gates(found, GateLimits()), excess_gate(core, GateLimits())]  # type: ignore[arg-type]
+    assert {g.outcome for g in gates} == {"not_enough"}
+    assert not any("nan" in g.missing for g in gates)
 
 
 def test_tables_have_the_promised_columns() -> None:

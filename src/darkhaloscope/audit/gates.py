@@ -64,6 +64,8 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
                 if have < limits.closure_pairs
                 else f"{name} needs more closure pairs (or fainter arcs) than {have}: its interval "
                 f"[{worst.lo:.3g}, {worst.hi:.3g}] crosses its limit {limit:g}"
+                if np.isfinite(worst.lo)
+                else f"{name} needs fainter arcs: too few of {have} pairs can show {limit:g}"
             )
         gates.append(Gate(name, worst.value, (worst.lo, worst.hi), limit, outcome, missing))
     return gates
@@ -175,6 +177,8 @@ def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:
     )
     if not np.isfinite(value) and core.overall is not None:
         missing = "excess_auc needs re-rendered arcs"
+    elif not np.isfinite(value) and core.regions >= limits.regions:
+        missing = "excess_auc needs hosts and regions that do not all hang together"
     return Gate("excess_auc", value, (lo, hi), limits.excess_auc, outcome, missing)
 
 
