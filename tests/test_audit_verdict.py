@@ -27,8 +27,10 @@ from audit_pairs import (
 from planted import planted
 
 from darkhaloscope.audit import GateLimits, exit_code, to_json
-from darkhaloscope.audit.gates import closure_gates, excess_gate
+from darkhaloscope.audit.conclude import _shortcuts
+from darkhaloscope.audit.gates import closure_gates, dose_gates, excess_gate, split_gate
 from darkhaloscope.audit.intervals import Estimate
+from darkhaloscope.audit.verdict import judge
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 pytestmark = pytest.mark.usefixtures("verdict_alone")
@@ -267,6 +269,48 @@ def test_a_psfsize_that_some_rows_lack_is_said_and_no_bug() -> None:
     assert "7 of 30 audit rows could not be drawn again (b0" in result.verdict["sentence"]
     says = "psfsize: missing on 7 of 30 audit rows (7 in g, 6 in r, 6 in z), not compared there"
     assert says in result.verdict["not_tested"]
+
+
+def test_a_gate_that_is_required_by_name_must_be_there() -> None:
+    """By default a set is not asked for what it does not say."""
+
+    def word(limits: GateLimits) -> str:
+        return str(judge([], [], limits, 300, (), "")["verdict"])
+
+    assert word(GateLimits()) == "physics"
+    named = GateLimits(required=("split_integrity",))
+    verdict = judge([], [], named, 300, (), "")
+    assert (verdict["verdict"], exit_code(verdict, named.required)) == ("undecided", 3)
+    assert "split_integrity needs columns that the set does not have" in verdict["sentence"]
+    to_json(verdict)
+
+
+def test_hosts_alone_leak_between_splits() -> None:
+    quality = SimpleNamespace(rows=9, regions_in_two_splits=0, hosts_in_two_splits=1)
+    assert split_gate(quality).outcome == "fail"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("hi", "outcome"), [(0.0005, "pass"), (0.002, "not_enough"), (np.nan, "not_enough")]
+)
+def test_every_band_must_pass_the_gates_of_dose(hi: float, outcome: str) -> None:
+    lines = pd.DataFrame(
+        {"pairs": 300, "intercept": 0.0, "intercept_lo": -0.0005, "intercept_hi": [0.0005, hi],
+         "slope": 1.0, "slope_lo": 0.999, "slope_hi": 1.001}
+    )  # fmt: skip
+    assert [g.outcome for g in dose_gates(lines, GateLimits())] == [outcome, "pass"]
+    lines.loc[0, ["intercept_lo", "intercept_hi"]] = 0.003, 0.004
+    assert dose_gates(lines, GateLimits())[0].outcome == "fail"
+
+
+def test_an_auc_without_dose_is_a_shortcut() -> None:
+    line = {"family": "core_snr", "stratum": "< 0.1", "hi": 0.1, "regions": 30, "auc": 0.6,
+            "auc_rerendered": 0.51, "auc_lo": 0.55, "auc_hi": 0.65, "excess": 0.03,
+            "excess_se": 0.005}  # fmt: skip
+    core = SimpleNamespace(strata=pd.DataFrame([line]), regions=30)
+    assert [c.name for c in _shortcuts(core, GateLimits())] == ["core_auc_without_dose"]  # type: ignore[arg-type]
+    core.strata["auc_lo"] = 0.515
+    assert not _shortcuts(core, GateLimits())  # type: ignore[arg-type]
 
 
 def test_an_interval_that_is_not_known_is_not_printed() -> None:

@@ -117,15 +117,16 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict, as ``verdict.json`` holds it (numbers that are missing are null).
 
-    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence leaves the
-    verdict undecided, a required gate that fails without a cause (policy: the core AUC) does not
-    change the diagnosis, only the exit code.
+    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence, or one that is
+    required by name and not there, leaves the verdict undecided; a required gate that fails without a cause
+    (policy: the core AUC) does not change the diagnosis, only the exit code.
 
     Parameters
     ----------
     physics : str
         The clause that says what agreed, for a set without fault.
     """
+    gates = [*gates, *_not_there(gates, limits)]
     kinds = {c.kind for c in causes}
     required = [g for g in gates if g.name in (*limits.required, "rerendered")]
     open_gates = [g for g in required if g.outcome == "not_enough"]
@@ -139,6 +140,26 @@ def judge(
     return document(
         verdict, causes, gates, open_gates, failed, physics, pairs, not_tested, "This experiment"
     )
+
+
+def _not_there(gates: Sequence[Gate], limits: GateLimits) -> list[Gate]:
+    """Gates that are required by name and that the set says too little for; unless somebody names them, a set
+    is not asked for what it does not say."""
+    if limits.required == REQUIRED:
+        return []
+    there, nan = {g.name for g in gates}, float("nan")
+    return [
+        Gate(
+            name,
+            nan,
+            (nan, nan),
+            0.0,
+            "not_enough",
+            f"{name} needs columns that the set does not have",
+        )
+        for name in limits.required
+        if name not in there
+    ]
 
 
 def document(
