@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from darkhaloscope.audit import AuditSpec
 from darkhaloscope.audit.core_gate import components, group_folds, out_of_fold_scores
 from darkhaloscope.audit.fit import fit_arcs, moffat_width_ratio
 from darkhaloscope.audit.intervals import (
@@ -18,11 +19,12 @@ from darkhaloscope.audit.intervals import (
     equivalence,
     region_wins,
     resample_weights,
+    t_interval,
     weighted_mean,
     within_pair_auc,
 )
 from darkhaloscope.audit.tables import region_mean
-from darkhaloscope.audit.zero_dose import dose_line
+from darkhaloscope.audit.zero_dose import dose_line, zero_dose
 from darkhaloscope.lensing import Psf, Sersic, render
 
 
@@ -215,3 +217,39 @@ def test_noise_of_each_image_is_granted_to_the_dose_regression(rng: np.random.Ge
         inside.append(line.intercept[1] <= 0.0 <= line.intercept[2])
         assert line.effective > 100
     assert np.mean(inside) > 0.85
+
+
+def test_scores_that_are_missing_have_no_auc() -> None:
+    scores, none = np.arange(6.0), np.full(6, np.nan)
+    assert np.isnan(auc(none, none))
+    assert np.isnan(within_pair_auc(none, scores))
+    read = RegionAuc(scores, none, np.arange(6), 1)
+    assert np.isnan(read.value)
+    assert np.isnan(read.interval()).all()
+
+
+def test_few_pairs_have_the_spread_of_one_less() -> None:
+    """A bootstrap of n has the variance of n; Student's t asks for that of n - 1."""
+    lo, hi = t_interval(2.0, np.array([1.0, 2.0, 3.0]), 5)
+    assert hi - 2.0 == pytest.approx(2.776445 * np.sqrt(5 / 4), rel=1e-6)
+    assert lo + hi == pytest.approx(4.0)
+
+
+def test_pixels_without_data_are_no_dose() -> None:
+    """A hole is in neither core: garbage that is stored there changes nothing."""
+    n = 40
+    core = np.linspace(0.1, 2.0, n).astype("f4")[:, None, None, None] * np.ones(
+        (1, 1, 10, 10), "f4"
+    )
+    stored = core.copy()
+    stored[:, 0, :5] = 7.0
+    nodata = np.zeros((n, 10, 10), np.uint8)
+    nodata[:, :5] = 1
+    stats = {
+        "row_hash": np.arange(n, dtype=np.uint64), "row_core_arc": stored, "row_core_nodata": nodata,
+        "row_sky_sigma": np.ones((n, 1)), "row_coverage": np.ones((n, 1)),
+    }  # fmt: skip
+    spec = AuditSpec(1, ("r",), "r", 48, 0.262, 9, (n,) * 6)
+    _, points = zero_dose(stats, {"hash": stats["row_hash"], "core": core}, spec)
+    np.testing.assert_allclose(points["difference"], points["dose"])
+    assert len(points) == n

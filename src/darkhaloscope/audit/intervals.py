@@ -144,8 +144,8 @@ def binomial_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[f
 
 
 def auc(pos: Floats, neg: Floats) -> float:
-    """P(pos > neg) + P(pos = neg) / 2 over all pairs of scores (Mann & Whitney 1947)."""
-    if len(pos) == 0 or len(neg) == 0:
+    """P(pos > neg) + P(pos = neg) / 2 over all pairs of scores (Mann & Whitney 1947); NaN if a score is."""
+    if len(pos) == 0 or len(neg) == 0 or np.isnan(pos).any() or np.isnan(neg).any():
         return float("nan")
     ordered = np.sort(neg)
     beaten = np.searchsorted(ordered, pos, "left") + np.searchsorted(ordered, pos, "right")
@@ -153,8 +153,8 @@ def auc(pos: Floats, neg: Floats) -> float:
 
 
 def within_pair_auc(pos: Floats, neg: Floats) -> float:
-    """Fraction of pairs whose stamp scores above its own ctrl, ties counted half."""
-    if len(pos) == 0:
+    """Fraction of pairs whose stamp scores above its own ctrl, ties counted half; NaN if a score is."""
+    if len(pos) == 0 or np.isnan(pos).any() or np.isnan(neg).any():
         return float("nan")
     return float(np.mean((pos > neg) + 0.5 * (pos == neg)))
 
