@@ -10,7 +10,14 @@ from audit_pairs import SKY, Ds, audit_rows, clean, measure, of_two_exposures, s
 from planted import planted
 
 from darkhaloscope.audit import undrawn
-from darkhaloscope.audit.classes import control_tests, ctrl_looks, far_tests, wrong_sky_sigma
+from darkhaloscope.audit.classes import (
+    control_tests,
+    ctrl_looks,
+    far_tests,
+    sky_ratios,
+    unseen_sky_sigma,
+    wrong_sky_sigma,
+)
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.looks import look_names, looks
@@ -118,9 +125,17 @@ def test_a_sky_sigma_that_is_not_that_of_the_pixels_is_a_bug() -> None:
     ds = clean(PAIRS)
     spec = spec_of(ds)
     stats = merge([measure(ds, spec)], spec)
-    assert wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec) == []
+    place, ctrl = ctrl_looks(stats, spec)
+    assert wrong_sky_sigma(sky_ratios(stats, place, ctrl, spec)) == []
     stats["row_sky_sigma"] = 10 * stats["row_sky_sigma"]
-    (cause,) = wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec)
+    ratios = sky_ratios(stats, place, ctrl, spec)
+    (cause,) = wrong_sky_sigma(ratios)
     assert (cause.name, cause.kind) == ("sky_sigma_column", "bug")
     assert cause.size == pytest.approx(0.1, abs=0.03)
-    assert wrong_sky_sigma(stats, *ctrl_looks(stats, spec), spec_of(ds, lacks=("sky_sigma",))) == []
+    assert unseen_sky_sigma(ratios) == []
+    stats["row_sky_sigma"][:, 1] = np.nan
+    ratios = sky_ratios(stats, place, ctrl, spec)
+    assert unseen_sky_sigma(ratios) == [
+        "sky_sigma against the noise of ctrl: 100 stamps needed (0 in r)"
+    ]
+    assert sky_ratios(stats, place, ctrl, spec_of(ds, lacks=("sky_sigma",))) == {}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.hypotheses import Hypothesis, p_beyond
-from darkhaloscope.audit.intervals import region_interval
+from darkhaloscope.audit.intervals import Floats, region_interval
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.looks import CORNERS, NOISE, Looks, look_names, looks
 from darkhaloscope.audit.measure import Arrays
@@ -112,19 +112,29 @@ def control_tests(
     return out
 
 
-def wrong_sky_sigma(
+def sky_ratios(
     stats: Arrays, place: NDArray[np.int64], ctrl: Looks, spec: AuditSpec
-) -> list[Cause]:
-    """A ``sky_sigma`` that is not the noise of the pixels: every limit in sky sigma rests on it.
+) -> dict[str, Floats]:
+    """Noise of the corners of ctrl over the recorded ``sky_sigma``, (stamp,) of each band; known ones only.
 
-    ``place`` and ``ctrl`` are those of :func:`ctrl_looks`.
+    ``place`` and ``ctrl`` are those of :func:`ctrl_looks`. Empty where the set says no ``sky_sigma``.
     """
     if "sky_sigma" in spec.lacks:
-        return []
-    ratio = ctrl.values[:, :, -1] / stats["row_sky_sigma"][place].astype(float)
+        return {}
+    sigma = stats["row_sky_sigma"][place].astype(float)
+    ratio = np.divide(
+        ctrl.values[:, :, -1], sigma, out=np.full(sigma.shape, np.nan), where=sigma > 0
+    )
+    return {band: v[np.isfinite(v)] for band, v in zip(spec.bands, ratio.T, strict=True)}
+
+
+def wrong_sky_sigma(ratios: dict[str, Floats]) -> list[Cause]:
+    """A ``sky_sigma`` that is not the noise of the pixels: every limit in sky sigma rests on it.
+
+    ``ratios`` are those of :func:`sky_ratios`.
+    """
     out = []
-    for b, band in enumerate(spec.bands):
-        known = ratio[:, b][np.isfinite(ratio[:, b])]
+    for band, known in ratios.items():
         middle = float(np.median(known)) if len(known) >= FEWEST_SKIES else 1.0
         if 1.0 / FACTOR < middle < FACTOR:
             continue
@@ -133,6 +143,15 @@ def wrong_sky_sigma(
         text = f"{says}, in the corners of {len(known)} stamps"
         out.append(Cause("sky_sigma_column", middle, (lo, hi), text, BUG, 1.0, says))
     return out[:1]
+
+
+def unseen_sky_sigma(ratios: dict[str, Floats]) -> list[str]:
+    """Bands whose ``sky_sigma`` could not be held against the noise of enough stamps, in a sentence."""
+    few = {band: len(known) for band, known in ratios.items() if len(known) < FEWEST_SKIES}
+    if not few:
+        return []
+    where = ", ".join(f"{n} in {band}" for band, n in few.items())
+    return [f"sky_sigma against the noise of ctrl: {FEWEST_SKIES} stamps needed ({where})"]
 
 
 def ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks]:

@@ -15,7 +15,14 @@ from darkhaloscope.audit.alignment import (
     target_tests,
 )
 from darkhaloscope.audit.causes import Cause
-from darkhaloscope.audit.classes import control_tests, ctrl_looks, far_tests, wrong_sky_sigma
+from darkhaloscope.audit.classes import (
+    control_tests,
+    ctrl_looks,
+    far_tests,
+    sky_ratios,
+    unseen_sky_sigma,
+    wrong_sky_sigma,
+)
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.growth import growth_table, magnification_table
@@ -75,6 +82,7 @@ def diagnose(
     if chosen is None:
         chosen = Selection(pd.DataFrame(columns=SELECTION_COLUMNS), np.nan)
     place, ctrl = ctrl_looks(stats, spec)
+    ratios = sky_ratios(stats, place, ctrl, spec)
     tests = [
         *noise_tests(stamps, limits.regions),
         *far_tests(stamps, spec, limits.regions),
@@ -111,11 +119,12 @@ def diagnose(
             "psf_outliers": chosen.outliers,
             "tests": table,
         },
-        [*impossible_magnification(stats), *wrong_sky_sigma(stats, place, ctrl, spec), *causes],
+        [*impossible_magnification(stats), *wrong_sky_sigma(ratios), *causes],
         [
             *_not_tested(
                 {t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec
             ),
+            *unseen_sky_sigma(ratios),
             *without_p(tests),
         ],
     )
