@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from darkhaloscope.audit import AuditResult, GateLimits
 from darkhaloscope.audit.alignment import displacement
 from darkhaloscope.audit.hypotheses import Hypothesis, holm, judged
-from darkhaloscope.audit.leak_map import BLOCK, linear_scores
+from darkhaloscope.audit.leak_map import BLOCK, Stamps, linear_scores
 from darkhaloscope.audit.selection import class_auc
-from darkhaloscope.audit.shape import group_table, group_tests
+from darkhaloscope.audit.shape import group_table, group_tests, quadrant_table
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -96,8 +96,9 @@ def test_one_split_that_differs_is_named() -> None:
     assert "1.030 where split is val" in says
 
 
+@pytest.mark.parametrize("by", ["split", "psf_source"])
 @pytest.mark.parametrize(("dx", "found"), [(0.0, []), (0.2, ["dx r"])])
-def test_a_split_that_is_only_noisier_does_not_differ(dx: float, found: list[str]) -> None:
+def test_a_group_that_is_only_noisier_does_not_differ(dx: float, found: list[str], by: str) -> None:
     """Noise makes every shift longer, in no direction."""
     rng = np.random.default_rng(5)
     n = 600
@@ -110,12 +111,25 @@ def test_a_split_that_is_only_noisier_does_not_differ(dx: float, found: list[str
     )  # fmt: skip
     stats = {
         "row_hash": np.arange(n, dtype=np.uint64),
-        "row_region_split": val.astype(np.uint8),
-        "row_psf_source": np.zeros((n, 3), np.uint8),
+        "row_region_split": val.astype(np.uint8) * (by == "split"),
+        "row_psf_source": np.repeat(val[:, None], 3, axis=1).astype(np.uint8) * (by != "split"),
     }
     spec = spec_of(clean())
     _, causes = judged(group_tests(group_table(pairs, stats, spec), GateLimits()))
     assert [c.evidence.split("; ")[1].split(":")[0] for c in causes] == found
+    assert {c.name for c in causes} <= {f"{by}_differs"}
+
+
+def test_quadrants_are_those_of_the_sky() -> None:
+    """North is up and East to the left."""
+    spec = spec_of(clean())
+    image = np.zeros((1, 3, SIZE, SIZE))
+    image[:, :, 30, 10] = 1.0
+    no = np.zeros(1, np.int64)
+    stamps = Stamps(np.zeros_like(image), image, None, image == image, no, no, no, no)
+    stats = {"row_target_x": np.full(1, 23.5), "row_target_y": np.full(1, 23.5)}
+    table = quadrant_table(stamps, stats, spec).set_index("quadrant")
+    assert table["value"].to_dict() == {"NE": 1.0, "NW": 0.0, "SE": 0.0, "SW": 0.0}
 
 
 def test_less_light_than_the_source_has_is_no_lens() -> None:

@@ -87,6 +87,14 @@ def test_slopes_are_those_of_least_squares(ds: xr.Dataset, parts: Parts) -> None
     assert more["slope"][0] - table["slope"][0] == pytest.approx(0.003, rel=1e-3)
 
 
+def test_rows_of_one_region_are_one_witness(parts: Parts) -> None:
+    """Every row twice in its region says no more about a slope."""
+    _, stats, again, spec = parts
+    twice = {k: np.concatenate([v, v]) for k, v in stats.items() if k.startswith("row_")}
+    once, both = (core_slopes(v, again, spec)[0] for v in (stats, twice))
+    np.testing.assert_allclose(both["hi"] - both["lo"], once["hi"] - once["lo"])
+
+
 def test_magnifications_are_counted_below_one(parts: Parts) -> None:
     _, stats, again, spec = parts
     low = {**stats, "row_magnification": stats["row_magnification"].copy()}
