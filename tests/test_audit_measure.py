@@ -151,6 +151,20 @@ def test_outcomes_are_counted_once() -> None:
     assert set(np.round(where.ra).astype(int)) == set(range(10, 10 + REGIONS))
 
 
+def test_pixels_without_data_are_in_no_annulus() -> None:
+    ds = clean().isel(pair=slice(0, 4)).copy(deep=True)
+    spec = spec_of(ds)
+    whole = measure(ds, spec)["group_annulus_pixels"].sum()
+    ds["nodata"].values[:, :2] = 0b010
+    sums = []
+    for light in (0.0, 5.0):
+        ds["arc"].values[:, 1, :2] = light
+        stats = measure(ds, spec)
+        sums.append(stats["group_annulus_sum"])
+        assert stats["group_annulus_pixels"].sum() < whole
+    np.testing.assert_array_equal(*sums)
+
+
 def test_many_regions_are_folded() -> None:
     ds = clean()
     spec = spec_of(ds, n_regions=180_000)

@@ -7,6 +7,7 @@ import pytest
 from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, with_arc
 from scipy.ndimage import gaussian_filter
 
+from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.noise import Noise, noise_of
 from darkhaloscope.audit.one_class import noise_tests
@@ -107,3 +108,16 @@ def test_noise_in_some_of_the_images_is_noise() -> None:
     assert Noise(level, 0.0).there
     level[4:] = 0.0
     assert not Noise(level, 0.0).there
+
+
+@pytest.mark.parametrize("noisier", ["stamps", "ctrl"])
+def test_noise_of_either_class_alone_is_seen(noisier: str) -> None:
+    rng = np.random.default_rng(4)
+    n, shape = 40, (40, 1, 48, 48)
+    ctrl = rng.normal(size=shape)
+    more = rng.normal(0.0, 0.5, shape)
+    seen, ctrl = (ctrl + more, ctrl) if noisier == "stamps" else (ctrl, ctrl + more)
+    rows = np.arange(n)
+    stamps = Stamps(ctrl, seen, ctrl, np.ones(shape, bool), rows, rows, rows, rows)
+    (cause,) = judged(noise_tests(stamps, 20))[1]
+    assert cause.says.startswith(f"far from the arcs the {noisier} hold noise of 0.5")

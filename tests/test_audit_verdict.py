@@ -28,7 +28,13 @@ from planted import planted
 
 from darkhaloscope.audit import GateLimits, exit_code, to_json
 from darkhaloscope.audit.conclude import _shortcuts
-from darkhaloscope.audit.gates import closure_gates, dose_gates, excess_gate, split_gate
+from darkhaloscope.audit.gates import (
+    closure_gates,
+    dose_gates,
+    excess_gate,
+    localisation_gate,
+    split_gate,
+)
 from darkhaloscope.audit.intervals import Estimate
 from darkhaloscope.audit.verdict import judge
 from darkhaloscope.geometry import radius_map, stamp_centre
@@ -288,6 +294,18 @@ def test_a_gate_that_is_required_by_name_must_be_there() -> None:
 def test_hosts_alone_leak_between_splits() -> None:
     quality = SimpleNamespace(rows=9, regions_in_two_splits=0, hosts_in_two_splits=1)
     assert split_gate(quality).outcome == "fail"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "off", [{"centroid_shift": 0.6}, {"peak_misplaced": 1.0}, {"quadrant_difference": 0.06}]
+)
+def test_arcs_lie_elsewhere_by_centroid_peak_or_quadrant(off: dict[str, float]) -> None:
+    right = {"centroid_shift": 0.1, "peak_misplaced": 0.0, "quadrant_difference": 0.01}
+    pairs = pd.DataFrame({"hash": np.arange(200), **right})
+    found = SimpleNamespace(pairs=pairs, n_pairs=200, noise_pairs=pairs[:0])
+    assert localisation_gate(found, GateLimits()).outcome == "pass"  # type: ignore[arg-type]
+    found.pairs = pairs.assign(**off)
+    assert localisation_gate(found, GateLimits()).value == 1.0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
