@@ -36,7 +36,6 @@ from darkhaloscope.audit.gates import (
     split_gate,
 )
 from darkhaloscope.audit.intervals import Estimate
-from darkhaloscope.audit.verdict import judge
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 pytestmark = pytest.mark.usefixtures("verdict_alone")
@@ -275,37 +274,6 @@ def test_a_psfsize_that_some_rows_lack_is_said_and_no_bug() -> None:
     assert "7 of 30 audit rows could not be drawn again (b0" in result.verdict["sentence"]
     says = "psfsize: missing on 7 of 30 audit rows (7 in g, 6 in r, 6 in z), not compared there"
     assert says in result.verdict["not_tested"]
-
-
-def test_a_gate_that_is_required_by_name_must_be_there() -> None:
-    """By default a set is not asked for what it does not say."""
-
-    def word(limits: GateLimits) -> str:
-        return str(judge([], [], limits, 300, (), "")["verdict"])
-
-    assert word(GateLimits()) == "physics"
-    named = GateLimits(required=("split_integrity",))
-    verdict = judge([], [], named, 300, (), "")
-    assert (verdict["verdict"], exit_code(verdict, named.required)) == ("undecided", 3)
-    assert "split_integrity needs columns that the set does not have" in verdict["sentence"]
-    to_json(verdict)
-
-
-def test_hosts_alone_leak_between_splits() -> None:
-    quality = SimpleNamespace(rows=9, regions_in_two_splits=0, hosts_in_two_splits=1)
-    assert split_gate(quality).outcome == "fail"  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "off", [{"centroid_shift": 0.6}, {"peak_misplaced": 1.0}, {"quadrant_difference": 0.06}]
-)
-def test_arcs_lie_elsewhere_by_centroid_peak_or_quadrant(off: dict[str, float]) -> None:
-    right = {"centroid_shift": 0.1, "peak_misplaced": 0.0, "quadrant_difference": 0.01}
-    pairs = pd.DataFrame({"hash": np.arange(200), **right})
-    found = SimpleNamespace(pairs=pairs, n_pairs=200, noise_pairs=pairs[:0])
-    assert localisation_gate(found, GateLimits()).outcome == "pass"  # type: ignore[arg-type]
-    found.pairs = pairs.assign(**off)
-    assert localisation_gate(found, GateLimits()).value == 1.0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ REQUIRED = REQUIRED_GATES
 GATES = get_args(GateName)
 """Every gate that an audit reports; an experiment may require any of them."""
 
+OF_COLUMNS = {
+    "split_integrity": "region_split",
+    "column_coverage": "arc_snr, magnification and fluxes",
+}
+"""Gates that a set without these columns does not have: unless they are required by name, it is not asked
+for them."""
+
 PHYSICS, BUG, SHORTCUT, UNDECIDED = "physics", "bug", "shortcut", "undecided"
 
 
@@ -54,6 +61,9 @@ class GateLimits:
         Pairs that closure needs to pass (a fifth are enough to fail), regions that an AUC needs.
     required : tuple of str
         Gates that must pass.
+    named : bool
+        Whether somebody named them: then a set is asked for all of them. Other gates than the usual ones
+        always are.
 
     Raises
     ------
@@ -77,9 +87,11 @@ class GateLimits:
     closure_pairs: int = 100
     regions: int = MIN_REGIONS
     required: tuple[str, ...] = REQUIRED
+    named: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "required", tuple(self.required))
+        object.__setattr__(self, "named", self.named or self.required != REQUIRED)
         for name in self.required:
             if name not in GATES:
                 raise ValueError(f"there is no gate {name!r}; the gates are {', '.join(GATES)}")
@@ -117,9 +129,9 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict, as ``verdict.json`` holds it (numbers that are missing are null).
 
-    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence, or one that is
-    required by name and not there, leaves the verdict undecided; a required gate that fails without a cause
-    (policy: the core AUC) does not change the diagnosis, only the exit code.
+    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence, or that is not
+    there, leaves the verdict undecided, a required gate that fails without a cause (policy: the core AUC)
+    does not change the diagnosis, only the exit code.
 
     Parameters
     ----------
@@ -143,22 +155,19 @@ def judge(
 
 
 def _not_there(gates: Sequence[Gate], limits: GateLimits) -> list[Gate]:
-    """Gates that are required by name and that the set says too little for; unless somebody names them, a set
-    is not asked for what it does not say."""
-    if limits.required == REQUIRED:
-        return []
-    there, nan = {g.name for g in gates}, float("nan")
+    """Gates that are required and were not computed: no evidence either way."""
+    there, unknown = {g.name for g in gates}, float("nan")
     return [
         Gate(
             name,
-            nan,
-            (nan, nan),
+            unknown,
+            (unknown, unknown),
             0.0,
             "not_enough",
-            f"{name} needs columns that the set does not have",
+            f"{name} needs {OF_COLUMNS.get(name, 'what it is computed from')}, which the set does not say",
         )
         for name in limits.required
-        if name not in there
+        if name not in there and (limits.named or name not in OF_COLUMNS)
     ]
 
 

@@ -80,7 +80,8 @@ class AuditSettings:
 
 def limits_of(exp: Experiment | AuditSettings) -> GateLimits:
     """The gates that are asked for, in the audit's terms."""
-    return GateLimits(**exp.gates.model_dump())
+    gates = exp.gates
+    return GateLimits(**gates.model_dump(), named="required" in gates.model_fields_set)
 
 
 def is_run(url: str) -> bool:
