@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from scipy.stats import binom
 
 from darkhaloscope.audit import GATES, REQUIRED, GateLimits
-from darkhaloscope.audit.gates import split_gate
+from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.gates import localisation_gate, scatter_gate, split_gate
+from darkhaloscope.audit.intervals import FAMILY_RISK, binomial_interval
 from darkhaloscope.audit.quality import Quality, quality
 from darkhaloscope.audit.verdict import Gate, exit_code, judge
 from darkhaloscope.prepare.existing import limits_of, settings_of
@@ -94,3 +101,35 @@ def test_neither_regions_nor_hosts_are_in_two_splits(
 ) -> None:
     gate = split_gate(columns(split, region, host))
     assert (gate.value, gate.outcome) == (leaks, outcome)
+
+
+def arcs(n: int, off: int = 0, noise: int | None = None, **wrong: float) -> Closure:
+    """Closure of ``n`` arcs in one band, ``off`` of them with other values; ``noise`` throws, none off."""
+    right = {
+        "flux_ratio": 1.0, "width_ratio": 1.0, "shift": 0.0, "centroid_shift": 0.0, "peak_misplaced": 0,
+        "quadrant_difference": 0.0,
+    }  # fmt: skip
+    pairs = pd.DataFrame({"hash": np.arange(n), **right})
+    for name, value in wrong.items():
+        pairs[name] = np.where(np.arange(n) < off, value, pairs[name])
+    thrown = pd.DataFrame({"hash": np.arange(noise or 0), **right})
+    return cast(Closure, SimpleNamespace(n_pairs=n, pairs=pairs, noise_pairs=thrown))
+
+
+FRACTIONS = ((scatter_gate, {"flux_ratio": 1.02}), (localisation_gate, {"centroid_shift": 0.7}))
+
+
+@pytest.mark.parametrize("noise", [None, 2000], ids=["noiseless", "noisy"])
+@pytest.mark.parametrize(("gate", "wrong"), FRACTIONS, ids=["scatter", "localisation"])
+def test_fractions_fail_at_the_risk_of_a_family(
+    gate: Callable[[Closure, GateLimits], Gate], wrong: dict[str, float], noise: int | None
+) -> None:
+    n, limits = 200, GateLimits()
+    outcome = [gate(arcs(n, k, noise, **wrong), limits).outcome for k in range(60)]
+    assert (outcome[0], outcome[59]) == ("pass", "fail")
+    # A set with a share of exactly the limit is called wrong once in 2,000 times, either fraction.
+    chance = binom(n, limits.closure_scatter).sf(outcome.index("fail") - 1)
+    assert FAMILY_RISK / 20 < chance <= FAMILY_RISK / 2
+    # The share of an interval's end is not enough.
+    k = next(k for k in range(60) if binomial_interval(k, n)[0] > limits.closure_scatter)
+    assert outcome[k] == "not_enough"

@@ -11,6 +11,7 @@ from darkhaloscope.audit.causes import outcome_of
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
 from darkhaloscope.audit.intervals import (
+    FAMILY_RISK,
     Estimate,
     Outcome,
     below,
@@ -127,13 +128,18 @@ def _fraction_gate(
     off: Callable[[pd.DataFrame], pd.Series[bool]],
     limits: GateLimits,
 ) -> Gate:
-    """Fraction of pairs with a band that is ``off``; what noise alone puts off is no evidence."""
+    """Fraction of pairs with a band that is ``off``; what noise alone puts off is no evidence.
+
+    It passes by its 95 % interval and fails beyond the chance of a family: half of :data:`FAMILY_RISK`,
+    which is one tail, for each of the two fractions that are asked for.
+    """
     n = found.n_pairs
     need = _pairs_missing(n, limits)
     if n == 0:
         return Gate(name, np.nan, (np.nan, np.nan), limit, "not_enough", need)
     bad = int(off(found.pairs).groupby(found.pairs["hash"]).any().sum())
     lo, hi = binomial_interval(bad, n)
+    certainly, _ = binomial_interval(bad, n, 1.0 - FAMILY_RISK)
     if n >= limits.closure_pairs:
         need = (
             f"{name} needs more closure pairs than {n}: its interval [{lo:.3g}, {hi:.3g}] crosses "
@@ -141,9 +147,13 @@ def _fraction_gate(
         )
     if len(found.noise_pairs):
         by_noise = int(off(found.noise_pairs).groupby(found.noise_pairs["hash"]).any().sum())
-        lo = max(0.0, lo - binomial_interval(by_noise, found.noise_pairs["hash"].nunique())[1])
+        drawn = found.noise_pairs["hash"].nunique()
+        lo = max(0.0, lo - binomial_interval(by_noise, drawn)[1])
+        certainly -= binomial_interval(by_noise, drawn, 1.0 - FAMILY_RISK)[1]
         need = f"{name} needs stamps with less noise: {by_noise} of {n} arcs are off by it alone"
-    outcome = below(lo, hi, limit) if n >= limits.closure_pairs else "not_enough"
+    outcome: Outcome = "not_enough"
+    if n >= limits.closure_pairs:
+        outcome = "pass" if hi <= limit else "fail" if certainly > limit else "not_enough"
     return Gate(name, bad / n, (lo, hi), limit, outcome, need)
 
 
