@@ -14,7 +14,7 @@ from planted import planted
 from darkhaloscope.audit.causes import Limits, outside_of
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.gates import closure_gates, localisation_gate, scatter_gate
-from darkhaloscope.audit.identity import NOT_UNIQUE, REPEATED, repeated
+from darkhaloscope.audit.identity import NOT_UNIQUE, REPEATED, repeated, skies_in_two_splits
 from darkhaloscope.audit.intervals import Estimate, certain, t_interval
 from darkhaloscope.audit.measure import merge
 from darkhaloscope.audit.named import closure_causes
@@ -23,6 +23,7 @@ from darkhaloscope.audit.rounding import rounded, stored_as
 from darkhaloscope.audit.shape import impossible_magnification
 from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.verdict import GateLimits
+from darkhaloscope.variables import SPLITS
 
 PAIRS = 110
 LIMITS = Limits()
@@ -132,6 +133,23 @@ def test_rows_that_are_repeated_are_said_to_be() -> None:
     (cause,) = repeated(measured(twice))
     assert (cause.name, cause.kind) == (REPEATED, "bug")
     assert "20 of 120 audit rows" in cause.says
+
+
+def test_the_same_sky_in_two_splits_is_a_leak_whatever_its_name() -> None:
+    stats = measured(clean(PAIRS))
+    assert skies_in_two_splits(stats) == 0
+    split, ctrl = stats["row_region_split"], stats["row_core_ctrl"]
+    train, test = np.flatnonzero(split == 0)[:5], np.flatnonzero(split == 2)[:5]
+    same = {**stats, "row_core_ctrl": ctrl.copy()}
+    same["row_core_ctrl"][test] = ctrl[train]
+    assert skies_in_two_splits(same) == 5
+    guard = {**same, "row_region_split": split.copy()}
+    guard["row_region_split"][test] = SPLITS.index("guard")
+    assert skies_in_two_splits(guard) == 0
+    # Empty cores, and such of few counts, are equal by chance.
+    assert skies_in_two_splits({**stats, "row_core_ctrl": np.round(ctrl * 0.0)}) == 0
+    assert skies_in_two_splits({**same, "row_core_ctrl": (same["row_core_ctrl"] > 0.02) * 1.0}) == 0
+    assert skies_in_two_splits({k: v[:0] for k, v in stats.items()}) == 0
 
 
 def test_two_sets_under_one_name_are_said_to_be() -> None:

@@ -28,7 +28,7 @@ from darkhaloscope.audit.gates import (
     scatter_gate,
     split_gate,
 )
-from darkhaloscope.audit.identity import NOT_UNIQUE, repeated
+from darkhaloscope.audit.identity import NOT_UNIQUE, repeated, skies_in_two_splits
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import FAMILY_RISK
 from darkhaloscope.audit.matched import matched_negatives
@@ -115,10 +115,11 @@ def conclude(
     core = core_gate(stats, rerendered, spec)
     closed = closure(stats, rerendered, spec)
     dose, dose_points = zero_dose(stats, rerendered, spec)
+    same_skies = skies_in_two_splits(stats) if spec.paired else 0
     gates = [
         *closure_gates(closed, limits),
         # A set that says nothing of splits, or of outcomes, is not asked for them.
-        *([] if "region_split" in spec.lacks else [split_gate(quality)]),
+        *([] if "region_split" in spec.lacks else [split_gate(quality, same_skies)]),
         *([] if spec.lacks and quality.coverage.empty else [coverage_gate(quality)]),
         localisation_gate(closed, limits),
         integrity_gate(stats),
@@ -156,6 +157,7 @@ def conclude(
         *found,
         *_wrong_rows(stats),
         *([alone.cause()] if alone is not None and not explained else []),
+        *_split_leak(quality, same_skies, gates),
         *_other_bugs(closed, quality, gates, explained or alone is not None or bool(twins), limits),
         *_shortcuts(core, limits),
         *_beyond(found, [c for c in more.causes if c not in skies]),
@@ -226,23 +228,31 @@ def _wrong_rows(stats: Arrays) -> list[Cause]:
     return causes
 
 
+def _split_leak(quality: Quality, same_skies: int, gates: list[Gate]) -> list[Cause]:
+    failed = [g for g in gates if g.name == "split_integrity" and g.outcome == "fail"]
+    if not failed:
+        return []
+    text = (
+        f"{quality.regions_in_two_splits} of {quality.regions} regions and "
+        f"{quality.hosts_in_two_splits} of {quality.hosts} hosts are in more than one split"
+    )
+    if same_skies:
+        text += (
+            f"; {same_skies} ctrl of the audit rows have exactly the pixels of one in another split"
+        )
+    return [Cause("split_leak", failed[0].value, failed[0].interval, text, BUG, 1.0, text)]
+
+
 def _other_bugs(
     found: Closure, quality: Quality, gates: list[Gate], explained: bool, limits: GateLimits
 ) -> list[Cause]:
-    """Bugs that are not in the light: columns, splits, and arcs that lie elsewhere.
+    """Bugs that are not in the light: columns, and arcs that lie elsewhere.
 
     Arcs that lie elsewhere are a cause of their own only if closure has not named one: a shift puts
     them there too.
     """
     failed = {g.name: g for g in gates if g.outcome == "fail"}
     causes = []
-    if "split_integrity" in failed:
-        g = failed["split_integrity"]
-        text = (
-            f"{quality.regions_in_two_splits} of {quality.regions} regions and "
-            f"{quality.hosts_in_two_splits} of {quality.hosts} hosts are in more than one split"
-        )
-        causes.append(Cause("split_leak", g.value, g.interval, text, BUG, 1.0, text))
     if "column_coverage" in failed:
         g = failed["column_coverage"]
         bad = quality.coverage[(quality.coverage.missing > 0) | (quality.coverage.present > 0)]

@@ -80,9 +80,12 @@ def _size(e: Estimate) -> float:
     return abs(e.value) if np.isfinite(e.value) else -1.0
 
 
-def split_gate(quality: Quality) -> Gate:
-    """No region and no host is in two splits; rows near a border are in none, and tell nothing."""
-    leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits)
+def split_gate(quality: Quality, skies: int = 0) -> Gate:
+    """No region, no host and no sky is in two splits; rows near a border are in none, and tell nothing.
+
+    ``skies`` are ctrl of the same pixels that are (:func:`.identity.skies_in_two_splits`).
+    """
+    leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits + skies)
     splits = set(quality.table["split"]) - {"all", "guard"}
     outcome: Outcome = "fail" if leaks else "pass" if splits else "not_enough"
     missing = "split_integrity needs rows in train, val or test"

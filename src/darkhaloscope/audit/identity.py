@@ -7,8 +7,12 @@ import numpy as np
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.verdict import BUG
+from darkhaloscope.variables import SPLITS
 
 NOT_UNIQUE, REPEATED = "rows_not_unique", "rows_repeated"
+
+FEWEST_VALUES = 16
+"""Different numbers that the core of a ctrl holds at least: below it, equal pixels are no surprise."""
 
 
 def repeated(stats: Arrays) -> list[Cause]:
@@ -23,12 +27,7 @@ def repeated(stats: Arrays) -> list[Cause]:
     name = _group(stats["row_hash"].astype(np.uint64))
     arc = stats["row_core_arc"].reshape(n, -1)
     lit = (arc != 0).any(axis=1)
-    both = np.concatenate([stats["row_core_ctrl"].reshape(n, -1), arc], axis=1)
-    pixels = _group(
-        np.ascontiguousarray(both).view(np.dtype((np.void, both.dtype.itemsize * both.shape[1])))[
-            :, 0
-        ]
-    )
+    pixels = _alike(np.concatenate([stats["row_core_ctrl"].reshape(n, -1), arc], axis=1))
     # A row whose name is another's, but not with its pixels.
     shared = np.bincount(name)[name] > 1
     twins = (np.bincount(pixels)[pixels] > 1) & lit
@@ -42,6 +41,30 @@ def repeated(stats: Arrays) -> list[Cause]:
             says = f"{k} of {n} audit rows {what}"
             out.append(Cause(cause, k / n, (k / n, k / n), says, BUG, 1.0, says))
     return out
+
+
+def skies_in_two_splits(stats: Arrays) -> int:
+    """How many different ctrl, by their core pixels in all bands, lie in more than one split.
+
+    The same pixels are the same sky, whatever their rows are called. A row of ``guard`` is in no split.
+    """
+    used = stats["row_region_split"] != SPLITS.index("guard")
+    split = stats["row_region_split"][used]
+    ctrl = stats["row_core_ctrl"][used]
+    if len(ctrl) == 0:
+        return 0
+    ctrl = ctrl.reshape(len(ctrl), -1)
+    ordered = np.sort(ctrl, axis=1)
+    told = 1 + (np.diff(ordered, axis=1) > 0).sum(axis=1) >= FEWEST_VALUES
+    sky = _alike(ctrl[told])
+    both = np.unique(np.stack([sky, split[told]], axis=1), axis=0)[:, 0]
+    return int((np.bincount(both, minlength=1) > 1).sum())
+
+
+def _alike(pixels: np.ndarray) -> np.ndarray:
+    """Number of the group of equal pixels (row, pixel) that each row is in."""
+    rows = np.ascontiguousarray(pixels)
+    return _group(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0])
 
 
 def _group(keys: np.ndarray) -> np.ndarray:
