@@ -103,6 +103,11 @@ def test_neither_regions_nor_hosts_are_in_two_splits(
     assert (gate.value, gate.outcome) == (leaks, outcome)
 
 
+def test_a_sky_in_two_splits_counts_as_well() -> None:
+    gate = split_gate(columns([0, 1], ["a", "b"], [1, 2]), 2)
+    assert (gate.value, gate.outcome) == (2, "fail")
+
+
 def arcs(n: int, off: int = 0, noise: int | None = None, **wrong: float) -> Closure:
     """Closure of ``n`` arcs in one band, ``off`` of them with other values; ``noise`` throws, none off."""
     right = {

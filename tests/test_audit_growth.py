@@ -11,7 +11,7 @@ from audit_pairs import SCALE, clean, measure, merge, rerendered, run_audit, spe
 from scipy.stats import linregress, spearmanr
 
 from darkhaloscope.audit import AuditSpec
-from darkhaloscope.audit.growth import growth_table, magnification_table
+from darkhaloscope.audit.growth import growth_table, magnification_table, other_magnifications
 from darkhaloscope.audit.leak_map import Stamps, whole_stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.slopes import core_slopes
@@ -106,6 +106,18 @@ def test_magnifications_are_counted_below_one(parts: Parts) -> None:
     right = magnification_table(stats, again, spec).set_index(["stratum", "of"])
     one, two = (right.xs(name, level="of")["median"] for name in ("recorded", "re-rendered"))
     np.testing.assert_allclose(one, two, rtol=1e-3)
+
+
+def test_a_magnification_of_another_kind_is_noted(parts: Parts) -> None:
+    _, stats, again, _ = parts
+    assert other_magnifications(stats, again, 0.01) == []
+    other = {**stats, "row_magnification": 1.3 * stats["row_magnification"]}
+    (says,) = other_magnifications(other, again, 0.01)
+    assert "60 of 60 recorded ones differ by more than 0.01" in says
+    assert "ratio 1.3, 5-95 %: 1.3 to 1.3" in says
+    one = {**stats, "row_magnification": stats["row_magnification"].copy()}
+    one["row_magnification"][:2] = np.nan, 100.0
+    assert "1 of 59 recorded" in other_magnifications(one, again, 0.01)[0]
 
 
 def test_the_worst_pair_is_the_one_that_was_spoilt(ds: xr.Dataset) -> None:

@@ -33,7 +33,6 @@ from darkhaloscope.audit.gates import (
     dose_gates,
     excess_gate,
     localisation_gate,
-    split_gate,
 )
 from darkhaloscope.audit.intervals import Estimate
 from darkhaloscope.geometry import radius_map, stamp_centre
@@ -274,6 +273,18 @@ def test_a_psfsize_that_some_rows_lack_is_said_and_no_bug() -> None:
     assert "7 of 30 audit rows could not be drawn again (b0" in result.verdict["sentence"]
     says = "psfsize: missing on 7 of 30 audit rows (7 in g, 6 in r, 6 in z), not compared there"
     assert says in result.verdict["not_tested"]
+
+
+@pytest.mark.parametrize(
+    "off", [{"centroid_shift": 0.6}, {"peak_misplaced": 1.0}, {"quadrant_difference": 0.06}]
+)
+def test_arcs_lie_elsewhere_by_centroid_peak_or_quadrant(off: dict[str, float]) -> None:
+    right = {"centroid_shift": 0.1, "peak_misplaced": 0.0, "quadrant_difference": 0.01}
+    pairs = pd.DataFrame({"hash": np.arange(200), **right})
+    found = SimpleNamespace(pairs=pairs, n_pairs=200, noise_pairs=pairs[:0])
+    assert localisation_gate(found, GateLimits()).outcome == "pass"  # type: ignore[arg-type]
+    found.pairs = pairs.assign(**off)
+    assert localisation_gate(found, GateLimits()).value == 1.0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from darkhaloscope.audit.gates import (
     scatter_gate,
     split_gate,
 )
+from darkhaloscope.audit.growth import other_magnifications
 from darkhaloscope.audit.identity import NOT_UNIQUE, repeated, skies_in_two_splits
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import FAMILY_RISK
@@ -79,6 +80,10 @@ class AuditResult:
     tables: dict[str, pd.DataFrame]
     examples: Arrays
 
+
+FLUX_OFF = 0.01
+"""Relative difference of a recorded magnification from that of the arc drawn again that is worth a word: the
+usual limit of closure's flux."""
 
 MOSTLY = 0.5
 """Fraction of pairs whose stamp is exactly its ctrl above which nothing was told apart."""
@@ -364,7 +369,7 @@ def _left_out(
     for band in spec.bands:
         if not len(found.pairs) or not (found.pairs.band == band).any():
             out.append(f"closure in band {band}: no arc to compare")
-    return out
+    return [*out, *other_magnifications(stats, rerendered, FLUX_OFF)]
 
 
 def _agreement(core: CoreGate, found: Closure) -> str:

@@ -83,6 +83,29 @@ def magnification_table(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> p
     return pd.DataFrame(lines, columns=MAGNIFICATION_COLUMNS)
 
 
+def other_magnifications(stats: Arrays, rerendered: Arrays, limit: float) -> list[str]:
+    """A sentence where recorded magnifications differ from those drawn again, by ``limit`` relative.
+
+    Ours is the light of an arc over that of its source. Others record that of a point, or of the stamp
+    alone, so that it is no bug by itself; where a set holds ``arc_flux_total`` its rows are checked to the
+    last digit (:mod:`.integrity`).
+    """
+    drawn = match(stats["row_hash"], rerendered["hash"])
+    recorded = stats["row_magnification"][drawn >= 0].astype(float)
+    again = rerendered["magnification"][drawn[drawn >= 0]]
+    known = np.isfinite(recorded) & np.isfinite(again) & (again > 0)
+    ratio = recorded[known] / again[known]
+    off = int((np.abs(ratio - 1.0) > limit).sum())
+    if not off:
+        return []
+    middle, low, high = (float(np.percentile(ratio, p)) for p in (50, 5, 95))
+    return [
+        f"magnification: {off} of {len(ratio)} recorded ones differ by more than {limit:.2g} from the light "
+        "of the arc over that of the source, drawn again "
+        f"(ratio {middle:.3g}, 5-95 %: {low:.3g} to {high:.3g}): another quantity, or wrong"
+    ]
+
+
 def _sizes(images: Floats, stamps: Stamps, sigma: Floats, spec: AuditSpec) -> dict[str, Floats]:
     band = spec.reference_index
     light = (images[:, band] - stamps.ctrl[:, band]) * stamps.good[:, band]
