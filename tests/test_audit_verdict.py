@@ -157,13 +157,16 @@ def test_a_shortcut_that_closure_lets_pass_is_a_shortcut() -> None:
         assert gate(result, name)["outcome"] == "pass"
 
 
-def test_a_region_in_two_splits_is_a_bug() -> None:
+def test_a_region_or_a_sky_in_two_splits_is_a_bug() -> None:
     ds = clean().copy(deep=True)
     ds["region_split"].values[0] = (ds["region_split"].values[0] + 1) % 3
+    ds["ctrl"].values[2] = ds["ctrl"].values[1]  # of another region, host and split
     result = run_audit(ds)
     assert result.verdict["verdict"] == "bug"
     assert names(result) == ["split_leak"]
     assert "1 of 30 regions and 1 of 120 hosts" in result.verdict["sentence"]
+    assert "core pixels of 1 ctrl are exactly those of one" in result.verdict["sentence"]
+    assert gate(result, "split_integrity")["value"] == 3
 
 
 def test_a_missing_column_is_a_bug() -> None:

@@ -242,9 +242,7 @@ def _split_leak(quality: Quality, same_skies: int, gates: list[Gate]) -> list[Ca
         f"{quality.hosts_in_two_splits} of {quality.hosts} hosts are in more than one split"
     )
     if same_skies:
-        text += (
-            f"; {same_skies} ctrl of the audit rows have exactly the pixels of one in another split"
-        )
+        text += f"; core pixels of {same_skies} ctrl are exactly those of one in another split"
     return [Cause("split_leak", failed[0].value, failed[0].interval, text, BUG, 1.0, text)]
 
 
