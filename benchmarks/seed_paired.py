@@ -261,7 +261,10 @@ def best(lines: list[Line], what: str, **fixed: Any) -> Line | None:
 
 
 def stories(n: int) -> list[Line]:
-    """Light in the core by stratum without what spreads it: the PSF, the size of the source, its offset."""
+    """Light in the core by stratum without what spreads it: the PSF, the size of the source, its offset.
+
+    Beside the error of the arcs that were drawn stands the scatter of a mean of as many as were written.
+    """
     quoted, points, wide = (0.2, 0.5), (0.02, 0.05), 0.7 * np.repeat(GRID, n)
     asked = {
         "as quoted": (quoted, 0.4, 1.3), "a sharp PSF": (quoted, 0.4, 0.3),
@@ -280,8 +283,10 @@ def stories(n: int) -> list[Line]:
         arcs = np.array([fine(d.row(i), psf)[0][0] for i in range(len(theta_e))])
         share = 100.0 * arcs[:, inside].sum(axis=1) / arcs.sum(axis=(1, 2))
         mean = [float(share[k == s].mean()) for s in range(5)]
-        error = [float(share[k == s].std(ddof=1) / (k == s).sum() ** 0.5) for s in range(5)]
-        out.append({"model": name, "core, %": mean, "+-": error})
+        scatter = [float(share[k == s].std(ddof=1)) for s in range(5)]
+        error = [v / float((k == s).sum()) ** 0.5 for s, v in enumerate(scatter)]
+        written = [v / PROFILE_SAMPLES**0.5 for v in scatter]
+        out.append({"model": name, "core, %": mean, "+-": error, "+- of 90": written})
     return out
 
 

@@ -62,6 +62,20 @@ def test_the_targets_of_the_large_study_are_enough_for_its_pairs() -> None:
     assert Path(arms[0].experiment.targets.path).name == made[2]
 
 
+def test_the_sizes_of_the_seed_study_are_flat_on_the_major_axis() -> None:
+    """R_e of 0.2-0.5 arcsec is semi-major there, ``source.reff`` our sqrt(a b)."""
+    experiment = load_experiment(str(WORKFLOWS / "seed_paired.yaml"))
+    assert experiment.plan.joint is not None
+    sizes = pd.read_csv(experiment.plan.joint)
+    q = sizes["source.q"].to_numpy()
+    for values, low, high in (
+        (sizes["source.reff"] / np.sqrt(q), 0.2, 0.5),
+        ((1 - q) / (1 + q), 0.0, 0.6),
+    ):
+        counts, _ = np.histogram(values, 20, (low, high))
+        assert counts.tolist() == [len(sizes) // 20] * 20
+
+
 def test_sections_are_merged_and_values_replaced(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     base = {
