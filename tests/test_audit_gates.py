@@ -17,7 +17,7 @@ from darkhaloscope.audit import GATES, REQUIRED, GateLimits
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.gates import localisation_gate, scatter_gate, split_gate
 from darkhaloscope.audit.intervals import FAMILY_RISK, binomial_interval
-from darkhaloscope.audit.quality import Quality, quality
+from darkhaloscope.audit.quality import quality
 from darkhaloscope.audit.verdict import Gate, exit_code, judge
 from darkhaloscope.prepare.existing import limits_of, settings_of
 from darkhaloscope.variables import SPLITS
@@ -65,10 +65,11 @@ def test_a_file_that_names_gates_asks_for_all_of_them(
     assert limits.named == (required is not None)
 
 
-def columns(split: list[int], region: list[str], host: list[int]) -> Quality:
-    """The look at a set of two bands that has these rows, all of them injections."""
+def split_of(split: list[int], region: list[str], host: list[int], skies: int = 0) -> Gate:
+    """The gate of a set that has these rows, all of them injections."""
     n = len(split)
-    return quality(
+    stats = {"outcomes": np.bincount(np.array(split, int), minlength=len(SPLITS))[None, None]}
+    found = quality(
         xr.Dataset(
             {
                 "lens_model": ("pair", np.full(n, 2, np.uint8)),
@@ -82,6 +83,7 @@ def columns(split: list[int], region: list[str], host: list[int]) -> Quality:
         ),
         "r",
     )
+    return split_gate(found, stats, skies)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +101,12 @@ def columns(split: list[int], region: list[str], host: list[int]) -> Quality:
 def test_neither_regions_nor_hosts_are_in_two_splits(
     split: list[int], region: list[str], host: list[int], leaks: int, outcome: str
 ) -> None:
-    gate = split_gate(columns(split, region, host))
+    gate = split_of(split, region, host)
     assert (gate.value, gate.outcome) == (leaks, outcome)
 
 
 def test_a_sky_in_two_splits_counts_as_well() -> None:
-    gate = split_gate(columns([0, 1], ["a", "b"], [1, 2]), 2)
+    gate = split_of([0, 1], ["a", "b"], [1, 2], skies=2)
     assert (gate.value, gate.outcome) == (2, "fail")
 
 

@@ -124,7 +124,7 @@ def conclude(
     gates = [
         *closure_gates(closed, limits),
         # A set that says nothing of splits, or of outcomes, is not asked for them.
-        *([] if "region_split" in spec.lacks else [split_gate(quality, same_skies)]),
+        *([] if "region_split" in spec.lacks else [split_gate(quality, stats, same_skies)]),
         *([] if spec.lacks and quality.coverage.empty else [coverage_gate(quality)]),
         localisation_gate(closed, limits),
         integrity_gate(stats),

@@ -21,6 +21,7 @@ from darkhaloscope.audit.intervals import (
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.verdict import Gate, GateLimits
+from darkhaloscope.variables import SPLITS
 
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"), 0)
 """Where there is nothing to estimate from."""
@@ -80,14 +81,15 @@ def _size(e: Estimate) -> float:
     return abs(e.value) if np.isfinite(e.value) else -1.0
 
 
-def split_gate(quality: Quality, skies: int = 0) -> Gate:
+def split_gate(quality: Quality, stats: Arrays, skies: int = 0) -> Gate:
     """No region, no host and no sky is in two splits; rows near a border are in none, and tell nothing.
 
     ``skies`` are ctrl of the same pixels that are (:func:`.identity.skies_in_two_splits`).
     """
     leaks = float(quality.regions_in_two_splits + quality.hosts_in_two_splits + skies)
-    splits = set(quality.table["split"]) - {"all", "guard"}
-    outcome: Outcome = "fail" if leaks else "pass" if splits else "not_enough"
+    used = np.arange(len(SPLITS)) != SPLITS.index("guard")
+    rows = int(stats["outcomes"].sum(axis=(0, 1))[used].sum())
+    outcome: Outcome = "fail" if leaks else "pass" if rows else "not_enough"
     missing = "split_integrity needs rows in train, val or test"
     return Gate("split_integrity", leaks, (leaks, leaks), 0.0, outcome, missing)
 

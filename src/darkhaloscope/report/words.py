@@ -17,7 +17,7 @@ GATES = {
     "closure_blur": ("relative error of the PSF width", ""),
     "residual_pedestal": ("constant left in the core or far out", "sky σ / pixel"),
     "closure_residual": ("light that scale, shift and width leave unexplained", ""),
-    "split_integrity": ("regions and hosts in more than one split", ""),
+    "split_integrity": ("regions, hosts and skies in more than one split", ""),
     "column_coverage": ("outcome columns missing on injections or present on controls", ""),
     "arc_localisation": ("fraction of arcs that are elsewhere", ""),
     "row_integrity": ("rows that no correct data set has, most of one kind", ""),
