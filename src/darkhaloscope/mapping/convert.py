@@ -77,7 +77,7 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
             ]
         elif variable.name in renamed and variable.dtype in ("f4", "f8"):
             values = _outward(mapping, variable.name, values.astype(float), rows)
-        column = renamed.get(variable.name, _own_name(variable))
+        column = mapping.column_of(variable)
         if variable.dims == BAND:
             for b, band in enumerate(bands):
                 made[column.format(band=band)] = values[:, b]
@@ -138,9 +138,8 @@ def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> 
         A column holds what its variable cannot: text for a number, a name that no closed list has.
     """
     made: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {}
-    renamed = mapping.renamed
     for variable in ALL_VARIABLES:
-        column = renamed.get(variable.name, _own_name(variable))
+        column = mapping.column_of(variable)
         if variable.sharded:
             continue
         if variable.dims == BAND:
@@ -154,10 +153,6 @@ def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> 
     found = xr.Dataset(made, coords={"band": np.array(list(bands), dtype=object)})
     found = _inward(found, table, mapping)
     return _without_arc_on_controls(found, table, mapping)
-
-
-def _own_name(variable: Variable) -> str:
-    return f"{variable.name}_{{band}}" if variable.dims == BAND else variable.name
 
 
 def _outward(mapping: Mapping, name: str, values: Floats, rows: xr.Dataset) -> Floats:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from darkhaloscope import storage
 from darkhaloscope.config import AuditSection, GatesSection
 from darkhaloscope.errors import UserError
-from darkhaloscope.variables import BAND, BY_NAME, PAIR
+from darkhaloscope.variables import BAND, BY_NAME, PAIR, Variable
 
 SHIPPED = ("seed",)
 """Mappings that come with the package, by name."""
@@ -74,6 +74,8 @@ class Mapping(_Section):
     """
 
     name: str
+    optional: bool = False
+    """Whether a set may lack columns that are named here; otherwise one that is not there is a mistake."""
     tables: Tables | None = None
     images: Images | None = None
     stacks: Stacks | None = None
@@ -102,15 +104,32 @@ class Mapping(_Section):
     """What an audit accepts, as in an experiment file."""
 
     @property
+    def groups(self) -> dict[str, Names]:
+        """Columns by variable, by the convention that they are in."""
+        names = ("same", "west", "ellipticity", "array_angle", "semi_major")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def renamed(self) -> Names:
         """Every variable that has a column of another name, by group order."""
-        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
-        return {name: column for group in groups for name, column in group.items()}
+        return {name: column for group in self.groups.values() for name, column in group.items()}
+
+    @property
+    def named(self) -> Names:
+        """Every column that stands here, by its key: ``same.theta_e``, ``shear.size``, ``control``."""
+        found = {f"{g}.{name}": c for g, group in self.groups.items() for name, c in group.items()}
+        if self.shear is not None:
+            found |= {"shear.size": self.shear.size, "shear.angle": self.shear.angle}
+        return found | ({"control": self.control} if self.control is not None else {})
+
+    def column_of(self, variable: Variable) -> str:
+        """The column that holds a variable, with ``{band}`` in it where the variable has a band."""
+        own = f"{variable.name}_{{band}}" if variable.dims == BAND else variable.name
+        return self.renamed.get(variable.name, own)
 
     @model_validator(mode="after")
     def _names_are_variables(self) -> Mapping:
-        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
-        twice = sum(map(len, groups)) - len(self.renamed)
+        twice = sum(map(len, self.groups.values())) - len(self.renamed)
         if twice:
             raise ValueError("a variable stands in two groups; each has one convention")
         for name in (*self.renamed, *self.constants):

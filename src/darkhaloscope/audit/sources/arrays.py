@@ -214,6 +214,15 @@ class ArrayFile:
                     made |= _columns(name, _values(array, rows), bands)
         return pd.DataFrame(made, index=range(*rows.indices(length)))
 
+    def columns(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every array with one or two axes, by its name: what can be a column."""
+        with opened(self.url, self.kind) as (arrays, _):
+            return {
+                path.rsplit("/", 1)[-1]: tuple(array.shape)
+                for path, array in arrays.items()
+                if len(array.shape) in (1, 2)
+            }
+
     def units(self) -> dict[str, str]:
         """What the attribute ``units`` or ``unit`` of each column says; of ``name`` also ``name_band``."""
         with opened(self.url, self.kind) as (arrays, _):

@@ -15,6 +15,7 @@ from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
 from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
+from darkhaloscope.audit.sources.named import misshapen, unfound
 from darkhaloscope.audit.sources.tables import BlobTable
 from darkhaloscope.audit.sources.units import Factors, factors
 from darkhaloscope.errors import Reason, UserError
@@ -369,8 +370,13 @@ def _size(url: str, shape: tuple[int, ...]) -> int:
 
 def _with_record(source: PairSource) -> PairSource:
     """What the set does not say, and what stands for it, found in its first row."""
-    first = source._columns(slice(0, 1))
-    lacks, notes = lacking(first)
+    table = source._table(source.first, 0, slice(0, 1))
+    columns = [str(column) for column in table]
+    shapes = source.reader.columns() if isinstance(source.reader, ArrayFile) else {}
+    notes = misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
+    notes += unfound(columns, source.mapping, source.bands, source.url, notes)
+    lacks, more = lacking(import_rows(table, source.mapping, source.bands))
+    notes += more
     if not source.paired:
         notes = (
             *notes,

@@ -1,0 +1,69 @@
+"""A name that a mapping, or a file, says and that is not there is said back; it is never taken for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from darkhaloscope.audit import open_source
+from darkhaloscope.errors import UserError
+from darkhaloscope.mapping import Mapping, load_mapping
+
+CUBE = np.zeros((6, 3, 24, 24), np.float32)
+ONES = np.ones(6, np.float32)
+
+
+def bare(folder: Path, **columns: object) -> str:
+    """Pairs of three bands with these columns."""
+    np.savez(folder / "x.npz", stamp=CUBE, ctrl=CUBE, bands=["g", "r", "z"], **columns)
+    return str(folder / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (
+            {"shear": {"size": "gg", "angle": "p"}},
+            r"names the column gg \(shear.size\), .* did you mean g\?",
+        ),
+        ({"same": {"theta_e": "einstein"}}, r"einstein \(same.theta_e\), which .*x.npz has not"),
+        ({"control": "is_ctl"}, r"is_ctl \(control\).* did you mean is_control\?"),
+        ({"same": {"psfsize": "seeing_{band}"}}, r"seeing_\{band\} \(same.psfsize\)"),
+        (
+            {"west": {"src_dx": "late"}},
+            r"late \(west.src_dx\), .*; late: left out, its shape \(5,\)",
+        ),
+    ],
+)
+def test_a_column_that_a_mapping_names_must_be_there(
+    said: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    columns = {"g": ONES, "p": ONES, "is_control": ONES, "late": ONES[:5]}
+    mapping = Mapping.model_validate({"name": "theirs", **said})
+    with pytest.raises(UserError, match=says):
+        open_source(bare(tmp_path, **columns), mapping)
+    lenient = mapping.model_copy(update={"optional": True})
+    assert "mapping theirs: the set has no " in " ".join(open_source(bare(tmp_path), lenient).notes)
+
+
+def test_one_band_of_a_column_is_enough(tmp_path: Path) -> None:
+    mapping = Mapping(name="theirs", same={"psfsize": "seeing_{band}"})
+    block = open_source(bare(tmp_path, seeing_r=ONES), mapping).block(slice(0, 6))
+    np.testing.assert_array_equal(np.isfinite(block["psfsize"][0]), [False, True, False])
+
+
+def test_the_shipped_mapping_says_what_it_did_not_find(tmp_path: Path) -> None:
+    notes = " ".join(open_source(bare(tmp_path, lens_e=ONES), load_mapping("seed")).notes)
+    assert "mapping seed: the set has no brickname, theta_e_arcsec" in notes
+    assert " lens_e" not in notes
+
+
+def test_a_column_of_another_length_is_not_left_out_silently(tmp_path: Path) -> None:
+    columns = {"theta_e": ONES[:5], "psfsize": np.ones((6, 2)), "comments": ONES[:5], "ra": ONES}
+    notes = open_source(bare(tmp_path, **columns)).notes
+    assert [n for n in notes if "left out" in n] == [
+        "theta_e: left out, its shape (5,) is not that of 6 rows",
+        "psfsize: left out, its shape (6, 2) is not that of 6 rows",
+    ]
