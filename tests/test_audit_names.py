@@ -1,4 +1,4 @@
-"""A name that a mapping, or a file, says and that is not there is said back; it is never taken for nothing."""
+"""A name that a mapping, or a file, says and that is not there is said back, and never taken for nothing."""
 
 from __future__ import annotations
 
