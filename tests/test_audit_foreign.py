@@ -81,8 +81,8 @@ def test_what_is_missing_is_columns_where_no_pairs_would_help(
     assert "closure needs" not in sentence
 
 
-def broken(ds: xr.Dataset) -> np.ndarray:
-    out = stamps(ds).copy()
+def broken(images: np.ndarray) -> np.ndarray:
+    out = images.copy()
     out[5, 1, 3, 10:20] = np.nan
     out[7] = np.nan
     return out
@@ -99,7 +99,10 @@ def wrong_rows(place: Path, block: int = 64) -> dict[str, int]:
 
 
 def test_pixels_that_are_no_numbers_are_no_data(pairs: xr.Dataset, tmp_path: Path) -> None:
-    assert wrong_rows(write(tmp_path, pairs, stamp=broken(pairs))) == {"nan rows": 1}
+    images = {"stamp": broken(stamps(pairs)), "ctrl": broken(pairs["ctrl"].values)}
+    assert wrong_rows(write(tmp_path, pairs, **images)) == {"nan rows": 1}
+    one = write(tmp_path, pairs, stamp=images["stamp"])
+    assert wrong_rows(one) == {"no_data_in_stamp": 1, "nan rows": 1}
 
 
 @pytest.mark.parametrize("kind", [">f8", "f2", "noisy", "int"])
@@ -128,7 +131,8 @@ def test_integers_that_stand_for_other_numbers(
     faint = pairs.isel(pair=slice(0, 40))
     cubes = {"stamp": stamps(faint) % 1, "ctrl": faint["ctrl"].values % 1}
     cubes["stamp"] = np.where(faint["arc"].values < 0.3, cubes["ctrl"] + faint["arc"].values, 0)
-    cubes["stamp"][3, 0, 2, 2] = np.nan
+    for cube in cubes.values():
+        cube[3, 0, 2, 2] = np.nan
     total = (cubes["stamp"] - cubes["ctrl"]).sum(axis=(2, 3))
     made = xr.Dataset(
         {k: (("row", "band", "y", "x"), v) for k, v in cubes.items()}

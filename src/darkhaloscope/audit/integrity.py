@@ -26,8 +26,15 @@ CHECKS: dict[str, str] = {
     "pixels_not_finite": "rows hold pixels that are no finite number",
     "flux_column": "injections have a total_injected_flux that is not the sum of their arc",
     "magnification_column": "injections have a magnification that is not arc_flux_total / src_flux",
+    "no_data_in_stamp": "pixels are no numbers in the stamp, and are numbers in its ctrl",
+    "no_data_in_ctrl": "pixels are no numbers in the ctrl, and are numbers in its stamp",
+    "zeros_in_stamp": "a patch of pixels is exactly 0 in the stamp, and holds sky in its ctrl",
+    "zeros_in_ctrl": "a patch of pixels is exactly 0 in the ctrl, and is not in its stamp",
 }
 """Each check, and what its offenders are said to do."""
+
+ONE_SIDED = tuple(name for name in CHECKS if name.startswith(("no_data_in_", "zeros_in_")))
+"""Checks of two images as they were stored, made where they are read; sets of arcs have none."""
 
 COLUMN_TOLERANCE = 1e-4
 """Relative: columns are float32, derived in float64 from the stored pixels."""
@@ -66,7 +73,8 @@ def offenders(
     ----------
     ds : xarray.Dataset
         A block in memory, with all variables of the data set. With ``arc_error`` (pair, band), nMgy,
-        arcs are differences of stored images, and their sums may be off by so much.
+        arcs are differences of stored images, and their sums may be off by so much; with a check's name
+        among its variables, that is what it found.
     written : mapping
         By column, in what it is written over all rows of the data set; full where nothing is said.
     """
@@ -107,6 +115,8 @@ def offenders(
         gain = ds["arc_flux_total"].values.astype(float) / ds["src_flux"].values
     granted = half_unit(gained, written.get("magnification", FULL))
     found["magnification_column"] = drawn & _differ(gained, gain, granted)
+    unseen = np.zeros(len(arc), dtype=bool)
+    found |= {name: ds[name].values if name in ds else unseen for name in ONE_SIDED}
     return found
 
 

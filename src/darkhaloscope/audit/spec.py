@@ -41,7 +41,7 @@ REDRAW = (
 )  # fmt: skip
 """Variables that an arc cannot be drawn again without."""
 
-STATISTICS_VERSION = 5
+STATISTICS_VERSION = 6
 """Raised when a block's statistics change their shape or meaning: older ones are measured again."""
 
 THRESHOLD_MARGIN = 1.1

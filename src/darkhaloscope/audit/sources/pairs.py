@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
+from darkhaloscope.audit.sources.blanks import one_sided
 from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
@@ -41,6 +42,7 @@ MOST_BANDS = 8
 BLOCK_ROWS = 1024
 MOST_STORED = 8192
 """Rows of a stored chunk above which a block is smaller than it, and decodes it more than once."""
+Pixels = NDArray[np.float32]
 NONLENS = "nonlens_"
 """Prefix of columns of the second class of a set without pairs."""
 
@@ -111,7 +113,8 @@ class PairSource:
 
         In a set without pairs ``arc`` is what a lens image has more than the other one of its row. Where
         the arc is a difference, ``arc_error`` (pair, band) says how far its sum may be off. A row without
-        a finite pixel has failed, and failed rows have pixels 0, as everywhere.
+        a finite pixel has failed, and failed rows have pixels 0, as everywhere. What is no data in either
+        image is none in both; rows in which the two differ in that are marked (:mod:`.blanks`).
 
         Raises
         ------
@@ -124,6 +127,7 @@ class PairSource:
         ctrl, ctrl_step = self._images(ctrl_name, rows)
         light, light_step = self._images(light_name, rows)
         nodata = ~np.isfinite(ctrl) | ~np.isfinite(light)
+        differ = one_sided(*self._pair(ctrl, light)) if self.paired else {}
         arc = light if self.way == ("ctrl", "arc") else np.where(nodata, 0.0, light) - ctrl
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
         ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
@@ -148,6 +152,7 @@ class PairSource:
                 ("pair", "band"),
                 off if self.paired else np.full_like(off, np.inf),
             )
+        made = made.assign({name: ("pair", rows & ~failed) for name, rows in differ.items()})
         return made.assign(
             ctrl=(cube, ctrl),
             arc=(cube, np.where(lost, np.float32(0), arc)),
@@ -192,6 +197,13 @@ class PairSource:
         if which == 0:
             return table.drop(columns=named)
         return table[named].rename(columns=lambda c: c.removeprefix(NONLENS))
+
+    def _pair(self, ctrl: Pixels, light: Pixels) -> tuple[Pixels, Pixels]:
+        """Stamps and ctrl as a classifier sees them."""
+        if self.way != ("ctrl", "arc"):
+            return light, ctrl
+        with np.errstate(invalid="ignore", over="ignore"):
+            return ctrl + light, ctrl
 
     def _fail(self, made: xr.Dataset, nodata: NDArray[np.bool_]) -> None:
         """Rows without one pixel that is a number have failed."""
