@@ -269,6 +269,28 @@ def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: str, sa
 
 
 @pytest.mark.parametrize(
+    ("constants", "says"),
+    [
+        ({"src_n": "abc"}, "constant src_n is 'abc', which is no number"),
+        ({"psf_model": "AIRY"}, "constant psf_model holds 'AIRY', which is none of NONE, GAUSSIAN"),
+    ],
+)
+def test_a_constant_that_its_variable_cannot_hold_is_one_sentence(
+    constants: dict[str, float | str], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        import_rows(THEIRS, Mapping(name="x", constants=constants), BANDS)
+
+
+def test_a_column_of_controls_holds_numbers() -> None:
+    mapping, rows = Mapping(name="x", control="is_it"), THEIRS.drop(columns="lens_model")
+    found = import_rows(rows.assign(is_it=[0.0, np.nan, 1.0]), mapping, BANDS)
+    assert (found["lens_model"].values == 0).tolist() == [False, False, True]
+    with pytest.raises(UserError, match="is_it holds values that are no numbers"):
+        import_rows(rows.assign(is_it=["no", "no", "yes"]), mapping, BANDS)
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"xyz": "red"}, "xyz is not a key of a mapping; known keys: name"),
