@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from darkhaloscope.audit import open_source
@@ -67,3 +68,16 @@ def test_a_column_of_another_length_is_not_left_out_silently(tmp_path: Path) -> 
         "theta_e: left out, its shape (5,) is not that of 6 rows",
         "psfsize: left out, its shape (6, 2) is not that of 6 rows",
     ]
+
+
+def test_sections_for_other_files_are_not_passed_over_silently(tmp_path: Path) -> None:
+    notes = " ".join(open_source(bare(tmp_path), load_mapping("seed")).notes)
+    assert "mapping seed: tables and images not used, which are for Parquet files" in notes
+
+
+def test_parquet_that_is_not_cut_as_the_mapping_says(tmp_path: Path) -> None:
+    pd.DataFrame({"stamp_npz": [b""], "ctrl_stamp_npz": [b""]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(
+        UserError, match="is Parquet without a folder stamps, where the mapping seed"
+    ):
+        open_source(str(tmp_path / "x.parquet"), load_mapping("seed"))

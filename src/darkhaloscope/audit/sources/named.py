@@ -79,3 +79,12 @@ def misshapen(
         for name, shape in shapes.items()
         if name in names and name not in taken
     )
+
+
+def not_used(mapping: Mapping, parquet: bool) -> Notes:
+    """A note on sections of a mapping for which a file, Parquet or of arrays, has no use."""
+    others, kind = (("stacks",), "arrays") if parquet else (("tables", "images"), "Parquet files")
+    said = [name for name in others if getattr(mapping, name) is not None]
+    if not said:
+        return ()
+    return (f"mapping {mapping.name}: {' and '.join(said)} not used, which are for {kind}",)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -16,7 +17,7 @@ from darkhaloscope.audit.sources.blanks import one_sided
 from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
-from darkhaloscope.audit.sources.named import misshapen, unfound
+from darkhaloscope.audit.sources.named import misshapen, not_used, unfound
 from darkhaloscope.audit.sources.tables import BlobTable
 from darkhaloscope.audit.sources.units import Factors, factors
 from darkhaloscope.errors import Reason, UserError
@@ -276,6 +277,9 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
             table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
         )
         return _with_record(found)
+    fs, path = fsspec.url_to_fs(url)
+    if not fs.exists(path):
+        raise UserError(f"there is no {url}; check the path")
     raise UserError(
         f"{url} is no data set that can be audited: no Zarr group, NetCDF, HDF5 or NPZ file, no Parquet "
         "files, and no folder with stamp/ and ctrl/ (or lens/ and nonlens/) of FITS images"
@@ -382,10 +386,16 @@ def _size(url: str, shape: tuple[int, ...]) -> int:
 
 def _with_record(source: PairSource) -> PairSource:
     """What the set does not say, and what stands for it, found in its first row."""
+    if len(set(source.bands)) < len(source.bands):
+        raise UserError(
+            f"the bands of {source.url} are {', '.join(source.bands)}, one of them twice; say bands: [...] "
+            "in a mapping"
+        )
     table = source._table(source.first, 0, slice(0, 1))
     columns = [str(column) for column in table]
     shapes = source.reader.columns() if isinstance(source.reader, ArrayFile) else {}
-    notes = misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
+    notes = not_used(source.mapping, isinstance(source.reader, BlobTable))
+    notes += misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
     notes += unfound(columns, source.mapping, source.bands, source.url, notes)
     lacks, more = lacking(import_rows(table, source.mapping, source.bands))
     notes += more
