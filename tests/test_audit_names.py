@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
-from darkhaloscope.audit import open_source
+from darkhaloscope.audit import PairSource, open_source
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Mapping, load_mapping
 
@@ -81,3 +82,42 @@ def test_parquet_that_is_not_cut_as_the_mapping_says(tmp_path: Path) -> None:
         UserError, match="is Parquet without a folder stamps, where the mapping seed"
     ):
         open_source(str(tmp_path / "x.parquet"), load_mapping("seed"))
+
+
+def in_units(folder: Path, pixels: str, flux: str, factor: float = 1.0) -> PairSource:
+    """Pairs, and a flux of 1 nMgy in each band, times a factor; what they are said to be in."""
+    arrays = {"pics/stamp": CUBE + 2, "pics/ctrl": CUBE + 1, "src_flux": np.ones((6, 3))}
+    with h5py.File(folder / "x.h5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = factor * values
+            file[name].attrs["units"] = pixels if values.ndim == 4 else flux
+        file.attrs["bands"] = "g r z"
+    return open_source(str(folder / "x.h5"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("uJy", 3.631), ("Jy", 3.631e-6), ("nMgy", 1.0), ("nanomaggies", 1.0), ("electron", 1.0)],
+)
+def test_pixels_and_fluxes_are_turned_alike(unit: str, factor: float, tmp_path: Path) -> None:
+    source = in_units(tmp_path, unit, unit, factor)
+    block = source.block(slice(0, 6))
+    for name in ("ctrl", "arc", "src_flux"):
+        np.testing.assert_allclose(block[name], 1.0, rtol=1e-5)
+    notes = " ".join(source.notes)
+    assert (f"pics/stamp was turned from {unit}" in notes) == (factor != 1)
+    assert ("src_flux is said to be in 'electron', taken for nMgy" in notes) == (unit == "electron")
+
+
+def test_a_flux_in_what_the_pixels_are_not_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"src_flux of .* is said to be in electron, but nMgy is"):
+        in_units(tmp_path, "uJy", "electron")
+
+
+def test_the_unit_of_a_renamed_array_with_bands_is_believed(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"], file["seeing"] = CUBE, CUBE, 1200 * np.ones((6, 3))
+        file["seeing"].attrs["units"] = "mas"
+    mapping = Mapping(name="theirs", same={"psfsize": "seeing_{band}"})
+    block = open_source(str(tmp_path / "x.h5"), mapping).block(slice(0, 6))
+    np.testing.assert_allclose(block["psfsize"], 1.2, rtol=1e-6)

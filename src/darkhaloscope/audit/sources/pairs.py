@@ -218,8 +218,10 @@ class PairSource:
             stored: NDArray[Any] = self.reader.images(name, rows, self.bands)
         else:
             stored = np.asarray(self.reader.images(name, rows))
+        factor = dict(self.scaled).get(name, 1.0)
         with np.errstate(over="ignore"):
             images = stored.astype(np.float32)
+            images *= np.float32(factor)
         if np.isinf(images).sum() > np.isinf(stored).sum():
             raise UserError(
                 f"{name} of {self.url} holds pixels up to {np.nanmax(np.abs(stored)):.1g}, more than "
@@ -230,7 +232,8 @@ class PairSource:
         if self.channels_last:
             images = np.moveaxis(images, -1, 1)
         if isinstance(self.reader, ArrayFile):
-            return images, steps(images, *self.reader.step(name))
+            stored_as, unit = self.reader.step(name)
+            return images, steps(images, stored_as, factor * unit)
         return images, steps(images, stored.dtype)
 
 
@@ -343,7 +346,7 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     scaled: Factors = ()
     if isinstance(reader, ArrayFile):
         scale = mapping.pixel_scale or PIXEL_SCALE
-        scaled, more = factors(reader.units(), mapping, bands, scale, url)
+        scaled, more = factors(reader.units(), mapping, bands, (first, second), scale, url)
         notes += more
     return PairSource(
         reader,
