@@ -50,6 +50,13 @@ def test_a_column_that_a_mapping_names_must_be_there(
     assert "mapping theirs: the set has no " in " ".join(open_source(bare(tmp_path), lenient).notes)
 
 
+def test_a_pixel_scale_that_nobody_says_is_taken_aloud(tmp_path: Path) -> None:
+    said = "pixel_scale: taken for 0.262 arcsec"
+    assert said in " ".join(open_source(bare(tmp_path)).notes)
+    fine = Mapping(name="theirs", pixel_scale=0.2)
+    assert said not in " ".join(open_source(bare(tmp_path), fine).notes)
+
+
 def test_one_band_of_a_column_is_enough(tmp_path: Path) -> None:
     mapping = Mapping(name="theirs", same={"psfsize": "seeing_{band}"})
     block = open_source(bare(tmp_path, seeing_r=ONES), mapping).block(slice(0, 6))

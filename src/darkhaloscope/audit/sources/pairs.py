@@ -400,6 +400,10 @@ def _with_record(source: PairSource) -> PairSource:
     notes = not_used(source.mapping, isinstance(source.reader, BlobTable))
     notes += misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
     notes += unfound(columns, source.mapping, source.bands, source.url, notes)
+    if source.mapping.pixel_scale is None:
+        notes += (
+            f"pixel_scale: taken for {PIXEL_SCALE} arcsec, as of the Legacy Surveys; a mapping says another",
+        )
     lacks, more = lacking(import_rows(table, source.mapping, source.bands))
     notes += more
     if not source.paired:
