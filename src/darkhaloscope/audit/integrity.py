@@ -19,6 +19,10 @@ from darkhaloscope.variables import NEGATIVE_KINDS, without_data
 CORE_MATCHED = NEGATIVE_KINDS.index("core_matched")
 
 CHECKS: dict[str, str] = {
+    "no_data_in_stamp": "pixels are no numbers in the stamp, and are numbers in its ctrl",
+    "no_data_in_ctrl": "pixels are no numbers in the ctrl, and are numbers in its stamp",
+    "zeros_in_stamp": "a patch of pixels is exactly 0 in the stamp, and holds sky in its ctrl",
+    "zeros_in_ctrl": "a patch of pixels is exactly 0 in the ctrl, and is not in its stamp",
     "light_without_data": "injections have arc light on pixels without data, or in a band without coverage",
     "light_on_controls": "controls hold arc light",
     "stray_extra": "rows hold extra light that are no core-matched negatives, or where there are no data",
@@ -26,15 +30,11 @@ CHECKS: dict[str, str] = {
     "pixels_not_finite": "rows hold pixels that are no finite number",
     "flux_column": "injections have a total_injected_flux that is not the sum of their arc",
     "magnification_column": "injections have a magnification that is not arc_flux_total / src_flux",
-    "no_data_in_stamp": "pixels are no numbers in the stamp, and are numbers in its ctrl",
-    "no_data_in_ctrl": "pixels are no numbers in the ctrl, and are numbers in its stamp",
-    "zeros_in_stamp": "a patch of pixels is exactly 0 in the stamp, and holds sky in its ctrl",
-    "zeros_in_ctrl": "a patch of pixels is exactly 0 in the ctrl, and is not in its stamp",
 }
-"""Each check, and what its offenders are said to do."""
+"""Each check, and what its offenders are said to do; what makes others fail stands first."""
 
 ONE_SIDED = tuple(name for name in CHECKS if name.startswith(("no_data_in_", "zeros_in_")))
-"""Checks of two images as they were stored, made where they are read; sets of arcs have none."""
+"""Checks of two images as they were stored, made where they are read; our own data sets store no stamps."""
 
 COLUMN_TOLERANCE = 1e-4
 """Relative: columns are float32, derived in float64 from the stored pixels."""
