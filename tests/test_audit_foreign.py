@@ -14,7 +14,7 @@ from astropy.io import fits
 from audit_pairs import BANDS, SKY, clean, rerendered
 from test_audit_sources import as_parquet, audit_of, flat, stamps
 
-from darkhaloscope.audit import AuditResult, measure, merge, open_source
+from darkhaloscope.audit import AuditResult, AuditSpec, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import Mapping, Stacks, load_mapping
@@ -81,17 +81,17 @@ def test_what_is_missing_is_columns_where_no_pairs_would_help(
     assert "closure needs" not in sentence
 
 
-def broken(ds: xr.Dataset) -> np.ndarray:
-    out = stamps(ds).copy()
+def broken(images: np.ndarray) -> np.ndarray:
+    out = images.copy()
     out[5, 1, 3, 10:20] = np.nan
     out[7] = np.nan
     return out
 
 
-def wrong_rows(place: Path) -> dict[str, int]:
+def wrong_rows(place: Path, block: int = 64) -> dict[str, int]:
     source = open_source(str(place))
     spec = spec_of_source(source, AuditSettings())
-    stats = merge([measure(source.block(rows), spec) for rows in source.blocks(64)], spec)
+    stats = merge([measure(source.block(rows), spec) for rows in source.blocks(block)], spec)
     found = dict(zip(CHECKS, stats["integrity"].tolist(), strict=True))
     return {k: v for k, v in found.items() if v} | {
         "nan rows": int(stats["outcomes"][:, Reason.NAN_PIXELS].sum())
@@ -99,7 +99,10 @@ def wrong_rows(place: Path) -> dict[str, int]:
 
 
 def test_pixels_that_are_no_numbers_are_no_data(pairs: xr.Dataset, tmp_path: Path) -> None:
-    assert wrong_rows(write(tmp_path, pairs, stamp=broken(pairs))) == {"nan rows": 1}
+    images = {"stamp": broken(stamps(pairs)), "ctrl": broken(pairs["ctrl"].values)}
+    assert wrong_rows(write(tmp_path, pairs, **images)) == {"nan rows": 1}
+    one = write(tmp_path, pairs, stamp=images["stamp"])
+    assert wrong_rows(one) == {"no_data_in_stamp": 1, "nan rows": 1}
 
 
 @pytest.mark.parametrize("kind", [">f8", "f2", "noisy", "int"])
@@ -128,7 +131,8 @@ def test_integers_that_stand_for_other_numbers(
     faint = pairs.isel(pair=slice(0, 40))
     cubes = {"stamp": stamps(faint) % 1, "ctrl": faint["ctrl"].values % 1}
     cubes["stamp"] = np.where(faint["arc"].values < 0.3, cubes["ctrl"] + faint["arc"].values, 0)
-    cubes["stamp"][3, 0, 2, 2] = np.nan
+    for cube in cubes.values():
+        cube[3, 0, 2, 2] = np.nan
     total = (cubes["stamp"] - cubes["ctrl"]).sum(axis=(2, 3))
     made = xr.Dataset(
         {k: (("row", "band", "y", "x"), v) for k, v in cubes.items()}
@@ -162,6 +166,22 @@ def test_a_column_that_lies_is_still_found(pairs: xr.Dataset, tmp_path: Path) ->
     lit = stamps(pairs).copy()
     lit[pairs["lens_model"].values == 0] += 1e-3 * SKY[:, None, None].astype("f4")
     assert wrong_rows(write(tmp_path, pairs, stamp=lit))["light_on_controls"] == 8
+
+
+@pytest.mark.parametrize("block", [64, 128])
+def test_the_digits_of_a_column_are_those_of_all_its_rows(
+    block: int, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    """65 rows, so that the last block of 64 holds one injection, whose digits alone say nothing."""
+    some = pairs.isel(pair=np.flatnonzero(pairs["lens_model"].values > 0)[:65])
+    two = {"magnification": np.round(columns_of(some)["magnification"], 2)}
+    assert wrong_rows(write(tmp_path, some, **two), block) == {"nan rows": 0}
+    off = np.where(np.arange(65) == 64, 1.05, 1.0) * two["magnification"]
+    place = write(tmp_path, some, magnification=np.round(off, 2))
+    spec = spec_of_source(open_source(str(place)), AuditSettings())
+    assert dict(spec.written)["magnification"].unit == 0.01
+    assert AuditSpec.from_json(spec.to_json()) == spec
+    assert wrong_rows(place, block)["magnification_column"] == 1
 
 
 def test_two_classes_have_no_arcs_to_check(pairs: xr.Dataset, tmp_path: Path) -> None:

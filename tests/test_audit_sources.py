@@ -222,7 +222,17 @@ def test_a_mapping_names_stacks_bands_and_scale(pairs: xr.Dataset, tmp_path: Pat
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing there": (lambda p: None, "no data set"),
+    "nothing there": (lambda p: None, "there is no .*x.npz; check the path"),
+    "no file of arrays": (lambda p: (p / "x.npz").write_text("hello"), "no data set"),
+    "a band twice": (
+        lambda p: np.savez(
+            p / "x",
+            stamp=np.zeros((2, 3, 32, 32)),
+            ctrl=np.zeros((2, 3, 32, 32)),
+            bands=list("ggr"),
+        ),
+        "are g, g, r, one of them twice",
+    ),
     "no pairs of stacks": (
         lambda p: np.savez(p / "x", pics=np.zeros((2, 3, 32, 32))),
         "name them in",

@@ -238,11 +238,13 @@ def test_an_unreachable_scheduler_is_one_sentence(
     assert_one_sentence(answer, "tcp://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("source", ["nowhere", "."])
+@pytest.mark.parametrize(
+    ("source", "says"), [("nowhere", "there is no "), (".", "is no data set")], ids=["nowhere", "."]
+)
 def test_what_is_no_data_set_cannot_be_audited(
-    dhs: Callable[..., Answer], tmp_path: Path, source: str
+    dhs: Callable[..., Answer], tmp_path: Path, source: str, says: str
 ) -> None:
-    assert_one_sentence(dhs("audit", tmp_path / source), "no data set")
+    assert_one_sentence(dhs("audit", tmp_path / source), says)
 
 
 def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_path: Path) -> None:

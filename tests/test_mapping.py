@@ -269,17 +269,44 @@ def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: str, sa
 
 
 @pytest.mark.parametrize(
+    ("constants", "says"),
+    [
+        ({"src_n": "abc"}, "constant src_n is 'abc', which is no number"),
+        ({"psf_model": "AIRY"}, "constant psf_model holds 'AIRY', which is none of NONE, GAUSSIAN"),
+    ],
+)
+def test_a_constant_that_its_variable_cannot_hold_is_one_sentence(
+    constants: dict[str, float | str], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        import_rows(THEIRS, Mapping(name="x", constants=constants), BANDS)
+
+
+def test_a_column_of_controls_holds_numbers() -> None:
+    mapping, rows = Mapping(name="x", control="is_it"), THEIRS.drop(columns="lens_model")
+    found = import_rows(rows.assign(is_it=[0.0, np.nan, 1.0]), mapping, BANDS)
+    assert (found["lens_model"].values == 0).tolist() == [False, False, True]
+    with pytest.raises(UserError, match="is_it holds values that are no numbers"):
+        import_rows(rows.assign(is_it=["no", "no", "yes"]), mapping, BANDS)
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"colour": "red"}, "wrong at colour"),
-        ({"same": {"theta": "t"}}, "theta is no variable"),
+        ({"xyz": "red"}, "xyz is not a key of a mapping; known keys: name"),
+        ({"same": {"thetaE": "t"}}, r"thetaE is no variable of a row; did you mean theta_e\?"),
+        ({"same": {"weight": "t"}}, "weight is no variable of a row; docs/data-set.md"),
+        ({"same": "t"}, "same is 't': input should be"),
+        ({"name": None}, "name is None"),
+        ({"pixel_scale": 262}, "pixel_scale is 262: input should be less than or equal to 10"),
+        ({"gate": {}}, r"gate is not a key of a mapping; did you mean gates\?"),
         ({"same": {"psfsize": "width"}}, "must hold {band}"),
         ({"west": {"lens_q": "e"}}, "stands in two groups"),
         ({"same": {"psfsize": "width_{bnd}"}}, "nothing else in braces"),
         ({"images": {"stamp": "s", "ctrl": "c", "member": "image_{bnd}"}}, "nothing else in"),
         ({"images": {"stamp": "s", "ctrl": "c", "member": "image"}}, "must hold {band}"),
         ({"tables": {"stamps": "a", "metrics": "a/", "partition": "p", "key": "k"}}, "own folder"),
-        ({"gates": {"closure_flux": -1}}, "wrong at gates.closure_flux"),
+        ({"gates": {"closure_flux": -1}}, "gates.closure_flux is -1: input should be"),
     ],
 )
 def test_a_wrong_mapping_is_one_sentence(tmp_path: Path, change: dict, says: str) -> None:
@@ -314,6 +341,13 @@ def test_a_mapping_is_named_or_a_file(tmp_path: Path) -> None:
     assert isinstance(SEED, Mapping)
     with pytest.raises(UserError, match="there is no mapping"):
         load_mapping(str(tmp_path / "none.yaml"))
-    (tmp_path / "bad.yaml").write_bytes(b"a: [")
-    with pytest.raises(UserError, match="is no YAML"):
-        load_mapping(str(tmp_path / "bad.yaml"))
+    for text, says in {
+        "a: [": "bad.yaml is not valid YAML at line 1",
+        "name: x\nname: y": "the key name stands twice",
+        "- a": "bad.yaml is empty or no mapping; a mapping has keys such as name:",
+        "": "bad.yaml is empty",
+        "bands: [g]": "bad.yaml: name is missing; add it",
+    }.items():
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError, match=says):
+            load_mapping(str(tmp_path / "bad.yaml"))

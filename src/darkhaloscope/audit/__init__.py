@@ -10,6 +10,7 @@ The path of a run::
 """
 
 from darkhaloscope.audit.conclude import AuditResult, conclude
+from darkhaloscope.audit.integrity import columns_written
 from darkhaloscope.audit.matched import core_brightness, match_controls
 from darkhaloscope.audit.measure import Arrays, measure, merge
 from darkhaloscope.audit.quality import Quality, quality
@@ -41,6 +42,7 @@ __all__ = [
     "Selection",
     "audit_rows",
     "chunks",
+    "columns_written",
     "conclude",
     "core_brightness",
     "exit_code",

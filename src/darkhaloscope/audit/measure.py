@@ -107,7 +107,7 @@ def measure(ds: xr.Dataset, spec: AuditSpec) -> Arrays:
     ok = ds["cutout_ok"].values.astype(bool)
     stats = _outcomes(ds, injected, ok)
     stats.update(_footprint(ds, spec, injected, ok))
-    wrong = offenders(ds)
+    wrong = offenders(ds, dict(spec.written))
     stats["integrity"] = np.array([wrong[name].sum() for name in CHECKS], dtype=np.int64)
     kept = ds["reason"].values == Reason.OK
     use = np.flatnonzero(injected & ok & kept & ~wrong["pixels_not_finite"])

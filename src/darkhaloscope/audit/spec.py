@@ -7,7 +7,7 @@ block or its worker: the same rows are kept whatever the order in which blocks a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import xxhash
 from numpy.typing import ArrayLike, NDArray
+
+from darkhaloscope.audit.integrity import Written
 
 THETA_E_EDGES = (0.5, 0.75, 1.0, 1.5, 2.0)
 """Edges in arcsec of the strata of Einstein radius that an audit reports by default."""
@@ -39,7 +41,7 @@ REDRAW = (
 )  # fmt: skip
 """Variables that an arc cannot be drawn again without."""
 
-STATISTICS_VERSION = 5
+STATISTICS_VERSION = 6
 """Raised when a block's statistics change their shape or meaning: older ones are measured again."""
 
 THRESHOLD_MARGIN = 1.1
@@ -74,6 +76,8 @@ class AuditSpec:
         Whether a stamp and the ctrl of its row show the same sky.
     lacks, notes : tuple of str
         Variables that the data set does not hold, and what stands for them, in sentences.
+    written : tuple of (str, Written)
+        Columns, and in what they are written over all rows (:mod:`.integrity`).
     """
 
     seed: int
@@ -90,14 +94,16 @@ class AuditSpec:
     paired: bool = True
     lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    written: tuple[tuple[str, Written], ...] = ()
 
     def __post_init__(self) -> None:
-        kinds = {
+        kinds: dict[str, Callable[[Any], Any]] = {
             "bands": str,
             "theta_e_edges": float,
             "stratum_counts": int,
             "lacks": str,
             "notes": str,
+            "written": lambda column: (column[0], Written(*column[1])),
         }
         for name, kind in kinds.items():
             object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))

@@ -99,18 +99,37 @@ def _merged(
 def _read(url: str) -> dict[str, Any]:
     """One YAML file as a mapping."""
     try:
-        document = yaml.load(storage.read(url).decode(), Loader=_UniqueKeys)
+        data = storage.read(url)
     except FileNotFoundError:
         raise UserError(f"there is no experiment file {url}; check the path") from None
+    return parse_yaml(data, url, "an experiment", "sections such as survey:")
+
+
+def parse_yaml(data: bytes, where: str, of: str, holds: str) -> dict[str, Any]:
+    """The keys of a YAML file, unchecked.
+
+    Parameters
+    ----------
+    data : bytes
+    where : str
+        What was read, and with ``of`` and ``holds`` what it should be, in words.
+
+    Raises
+    ------
+    UserError
+        It is no text, no YAML, holds no keys, or one twice.
+    """
+    try:
+        document = yaml.load(data.decode(), Loader=_UniqueKeys)
     except UnicodeDecodeError:
-        raise UserError(f"{url} is not a text file; an experiment is YAML") from None
+        raise UserError(f"{where} is not a text file; {of} is YAML") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
+        line = f" at line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", error)).splitlines()[0]
-        raise UserError(f"{url} is not valid YAML{where}: {problem}") from None
+        raise UserError(f"{where} is not valid YAML{line}: {problem}") from None
     if not isinstance(document, dict):
-        raise UserError(f"{url} is empty or no mapping; an experiment has sections such as survey:")
+        raise UserError(f"{where} is empty or no mapping; {of} has {holds}")
     return document
 
 

@@ -77,7 +77,7 @@ def export_rows(rows: xr.Dataset, mapping: Mapping) -> pd.DataFrame:
             ]
         elif variable.name in renamed and variable.dtype in ("f4", "f8"):
             values = _outward(mapping, variable.name, values.astype(float), rows)
-        column = renamed.get(variable.name, _own_name(variable))
+        column = mapping.column_of(variable)
         if variable.dims == BAND:
             for b, band in enumerate(bands):
                 made[column.format(band=band)] = values[:, b]
@@ -138,9 +138,8 @@ def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> 
         A column holds what its variable cannot: text for a number, a name that no closed list has.
     """
     made: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {}
-    renamed = mapping.renamed
     for variable in ALL_VARIABLES:
-        column = renamed.get(variable.name, _own_name(variable))
+        column = mapping.column_of(variable)
         if variable.sharded:
             continue
         if variable.dims == BAND:
@@ -154,10 +153,6 @@ def import_rows(table: pd.DataFrame, mapping: Mapping, bands: Sequence[str]) -> 
     found = xr.Dataset(made, coords={"band": np.array(list(bands), dtype=object)})
     found = _inward(found, table, mapping)
     return _without_arc_on_controls(found, table, mapping)
-
-
-def _own_name(variable: Variable) -> str:
-    return f"{variable.name}_{{band}}" if variable.dims == BAND else variable.name
 
 
 def _outward(mapping: Mapping, name: str, values: Floats, rows: xr.Dataset) -> Floats:
@@ -211,7 +206,7 @@ def _without_arc_on_controls(
     if "lens_model" in found:
         control = found["lens_model"].values == 0
     elif mapping.control is not None and mapping.control in table:
-        control = table[mapping.control].to_numpy(bool)
+        control = _numbers(table, mapping.control) > 0
         model = LENS_MODELS.index("SIE" if "lens_q" in found else "SIS")
         found["lens_model"] = ("pair", np.where(control, 0, model).astype(np.uint8))
     else:
@@ -222,8 +217,10 @@ def _without_arc_on_controls(
             shape = tuple(
                 found.sizes[dim] if dim == "band" else len(table) for dim in variable.dims
             )
-            coded = _code(variable, str(value), name) if variable.flags else value
-            found[name] = (variable.dims, np.full(shape, coded, numpy_dtype(variable)))
+            found[name] = (
+                variable.dims,
+                np.full(shape, _constant(variable, value), numpy_dtype(variable)),
+            )
     for name in OF_THE_ARC:
         if name in found and name != "lens_model":
             found[name].values[control] = 0 if BY_NAME[name].flags else np.nan
@@ -240,7 +237,8 @@ def _column(table: pd.DataFrame, name: str, variable: Variable) -> NDArray[Any]:
         return table[name].astype(object).where(table[name].notna(), "").map(str).to_numpy(object)
     if variable.flags is not None and not pd.api.types.is_numeric_dtype(table[name]):
         codes = {
-            text: _code(variable, text, name) for text in table[name].dropna().astype(str).unique()
+            text: _code(variable, text, f"the column {name}")
+            for text in table[name].dropna().astype(str).unique()
         }
         coded = table[name].astype(object).map(codes, na_action="ignore")
         return coded.fillna(variable.fill).to_numpy(np.uint8)
@@ -261,12 +259,25 @@ def _numbers(table: pd.DataFrame, name: str) -> Floats:
         ) from None
 
 
-def _code(variable: Variable, text: str, column: str) -> int:
+def _constant(variable: Variable, value: float | str) -> float | str:
+    """A mapping's constant as its variable is stored."""
+    said = f"the mapping's constant {variable.name}"
+    if variable.flags is not None:
+        return _code(variable, str(value), said)
+    if variable.dtype == "str":
+        return str(value)
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(f"{said} is {value!r}, which is no number; correct it") from None
+
+
+def _code(variable: Variable, text: str, where: str) -> int:
     assert variable.flags is not None
     said = SYNONYMS.get(text.lower(), text.lower())
     for code, known in variable.flags.items():
         if said == known.lower():
             return code
     raise UserError(
-        f"the column {column} holds {text!r}, which is none of {', '.join(variable.flags.values())}"
+        f"{where} holds {text!r}, which is none of {', '.join(variable.flags.values())}"
     )

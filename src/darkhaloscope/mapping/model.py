@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 from string import Formatter
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from darkhaloscope import storage
 from darkhaloscope.config import AuditSection, GatesSection
+from darkhaloscope.config.load import explain, parse_yaml
 from darkhaloscope.errors import UserError
-from darkhaloscope.variables import BAND, BY_NAME, PAIR
+from darkhaloscope.variables import BAND, BY_NAME, PAIR, Variable
 
 SHIPPED = ("seed",)
 """Mappings that come with the package, by name."""
@@ -74,13 +74,15 @@ class Mapping(_Section):
     """
 
     name: str
+    optional: bool = False
+    """Whether a set may lack columns that are named here; otherwise one that is not there is a mistake."""
     tables: Tables | None = None
     images: Images | None = None
     stacks: Stacks | None = None
     bands: tuple[str, ...] = ()
     """Bands of the images, in their order; needed where the data do not say it themselves."""
-    pixel_scale: float | None = Field(None, gt=0)
-    """Arcsec per pixel; that of the Legacy Surveys' coadds where nothing is said."""
+    pixel_scale: float | None = Field(None, ge=0.005, le=10)
+    """Arcsec (not mas) per pixel; that of the Legacy Surveys' coadds where nothing is said."""
     same: Names = {}
     """The same quantity in the same unit."""
     west: Names = {}
@@ -102,20 +104,39 @@ class Mapping(_Section):
     """What an audit accepts, as in an experiment file."""
 
     @property
+    def groups(self) -> dict[str, Names]:
+        """Columns by variable, by the convention that they are in."""
+        names = ("same", "west", "ellipticity", "array_angle", "semi_major")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def renamed(self) -> Names:
         """Every variable that has a column of another name, by group order."""
-        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
-        return {name: column for group in groups for name, column in group.items()}
+        return {name: column for group in self.groups.values() for name, column in group.items()}
+
+    @property
+    def named(self) -> Names:
+        """Every column that stands here, by its key: ``same.theta_e``, ``shear.size``, ``control``."""
+        found = {f"{g}.{name}": c for g, group in self.groups.items() for name, c in group.items()}
+        if self.shear is not None:
+            found |= {"shear.size": self.shear.size, "shear.angle": self.shear.angle}
+        return found | ({"control": self.control} if self.control is not None else {})
+
+    def column_of(self, variable: Variable) -> str:
+        """The column that holds a variable, with ``{band}`` in it where the variable has a band."""
+        own = f"{variable.name}_{{band}}" if variable.dims == BAND else variable.name
+        return self.renamed.get(variable.name, own)
 
     @model_validator(mode="after")
     def _names_are_variables(self) -> Mapping:
-        groups = (self.same, self.west, self.ellipticity, self.array_angle, self.semi_major)
-        twice = sum(map(len, groups)) - len(self.renamed)
+        twice = sum(map(len, self.groups.values())) - len(self.renamed)
         if twice:
             raise ValueError("a variable stands in two groups; each has one convention")
         for name in (*self.renamed, *self.constants):
             if name not in BY_NAME or BY_NAME[name].dims not in (PAIR, BAND):
-                raise ValueError(f"{name} is no variable of a row; docs/data-set.md lists them")
+                near = difflib.get_close_matches(name, BY_NAME, n=1)
+                hint = f"did you mean {near[0]}?" if near else "docs/data-set.md lists them"
+                raise ValueError(f"{name} is no variable of a row; {hint}")
         if self.images is not None and not _has_band(self.images.member) and len(self.bands) != 1:
             raise ValueError(
                 f"images: member {self.images.member} must hold {{band}}, or bands name the only one"
@@ -149,18 +170,15 @@ def load_mapping(name: str) -> Mapping:
     """
     try:
         if name in SHIPPED:
-            text = (importlib.resources.files(__package__) / f"{name}.yaml").read_bytes()
+            data = (importlib.resources.files(__package__) / f"{name}.yaml").read_bytes()
         else:
-            text = storage.read(name)
-        document: Any = yaml.safe_load(text.decode())
-        return Mapping.model_validate(document)
+            data = storage.read(name)
     except FileNotFoundError:
         raise UserError(
             f"there is no mapping {name}; give one of {', '.join(SHIPPED)}, or a YAML file"
         ) from None
+    document = parse_yaml(data, f"the mapping {name}", "a mapping", "keys such as name: and same:")
+    try:
+        return Mapping.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"the mapping {name} is wrong at {where}: {first['msg']}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the mapping {name} is no YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"the mapping {name}: {explain(error, Mapping, 'a mapping')}") from None

@@ -145,6 +145,7 @@ def spec_of_source(
         n_regions=n_regions,
         stratum_counts=audit.stratum_counts(theta_e, settings.audit.theta_e_edges),
         theta_e_edges=settings.audit.theta_e_edges,
+        written=audit.columns_written(columns),
         **caps_of(settings.audit),
     )
     if isinstance(source, StoredPairs):

@@ -214,15 +214,25 @@ class ArrayFile:
                     made |= _columns(name, _values(array, rows), bands)
         return pd.DataFrame(made, index=range(*rows.indices(length)))
 
+    def columns(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every array with one or two axes, by its name: what can be a column."""
+        with opened(self.url, self.kind) as (arrays, _):
+            return {
+                path.rsplit("/", 1)[-1]: tuple(array.shape)
+                for path, array in arrays.items()
+                if len(array.shape) in (1, 2)
+            }
+
     def units(self) -> dict[str, str]:
-        """What the attribute ``units`` or ``unit`` of each column says; of ``name`` also ``name_band``."""
+        """What the attribute ``units`` or ``unit`` of each stack and column says; for all bands alike."""
         with opened(self.url, self.kind) as (arrays, _):
             found = {}
             for path, array in arrays.items():
                 attributes = getattr(array, "attrs", {})
                 said = attributes.get("units", attributes.get("unit", ""))
-                if len(array.shape) in (1, 2) and isinstance(said, str):
-                    found[path.rsplit("/", 1)[-1]] = said
+                column = len(array.shape) in (1, 2)
+                if isinstance(said, str):
+                    found[path.rsplit("/", 1)[-1] if column else path] = said
             return found
 
     def rows_at_once(self, names: tuple[str, ...]) -> int:

@@ -6,15 +6,18 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
+from darkhaloscope.audit.sources.blanks import one_sided
 from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
+from darkhaloscope.audit.sources.named import misshapen, not_used, unfound
 from darkhaloscope.audit.sources.tables import BlobTable
 from darkhaloscope.audit.sources.units import Factors, factors
 from darkhaloscope.errors import Reason, UserError
@@ -40,6 +43,7 @@ MOST_BANDS = 8
 BLOCK_ROWS = 1024
 MOST_STORED = 8192
 """Rows of a stored chunk above which a block is smaller than it, and decodes it more than once."""
+Pixels = NDArray[np.float32]
 NONLENS = "nonlens_"
 """Prefix of columns of the second class of a set without pairs."""
 
@@ -110,7 +114,8 @@ class PairSource:
 
         In a set without pairs ``arc`` is what a lens image has more than the other one of its row. Where
         the arc is a difference, ``arc_error`` (pair, band) says how far its sum may be off. A row without
-        a finite pixel has failed, and failed rows have pixels 0, as everywhere.
+        a finite pixel has failed, and failed rows have pixels 0, as everywhere. What is no data in either
+        image is none in both; rows in which the two differ in that are marked (:mod:`.blanks`).
 
         Raises
         ------
@@ -123,6 +128,7 @@ class PairSource:
         ctrl, ctrl_step = self._images(ctrl_name, rows)
         light, light_step = self._images(light_name, rows)
         nodata = ~np.isfinite(ctrl) | ~np.isfinite(light)
+        differ = one_sided(*self._pair(ctrl, light)) if self.paired else {}
         arc = light if self.way == ("ctrl", "arc") else np.where(nodata, 0.0, light) - ctrl
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
         ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
@@ -147,6 +153,7 @@ class PairSource:
                 ("pair", "band"),
                 off if self.paired else np.full_like(off, np.inf),
             )
+        made = made.assign({name: ("pair", rows & ~failed) for name, rows in differ.items()})
         return made.assign(
             ctrl=(cube, ctrl),
             arc=(cube, np.where(lost, np.float32(0), arc)),
@@ -192,6 +199,13 @@ class PairSource:
             return table.drop(columns=named)
         return table[named].rename(columns=lambda c: c.removeprefix(NONLENS))
 
+    def _pair(self, ctrl: Pixels, light: Pixels) -> tuple[Pixels, Pixels]:
+        """Stamps and ctrl as a classifier sees them."""
+        if self.way != ("ctrl", "arc"):
+            return light, ctrl
+        with np.errstate(invalid="ignore", over="ignore"):
+            return ctrl + light, ctrl
+
     def _fail(self, made: xr.Dataset, nodata: NDArray[np.bool_]) -> None:
         """Rows without one pixel that is a number have failed."""
         empty = nodata.all(axis=(1, 2, 3)) & made["cutout_ok"].values.astype(bool)
@@ -204,8 +218,10 @@ class PairSource:
             stored: NDArray[Any] = self.reader.images(name, rows, self.bands)
         else:
             stored = np.asarray(self.reader.images(name, rows))
+        factor = dict(self.scaled).get(name, 1.0)
         with np.errstate(over="ignore"):
             images = stored.astype(np.float32)
+            images *= np.float32(factor)
         if np.isinf(images).sum() > np.isinf(stored).sum():
             raise UserError(
                 f"{name} of {self.url} holds pixels up to {np.nanmax(np.abs(stored)):.1g}, more than "
@@ -216,7 +232,8 @@ class PairSource:
         if self.channels_last:
             images = np.moveaxis(images, -1, 1)
         if isinstance(self.reader, ArrayFile):
-            return images, steps(images, *self.reader.step(name))
+            stored_as, unit = self.reader.step(name)
+            return images, steps(images, stored_as, factor * unit)
         return images, steps(images, stored.dtype)
 
 
@@ -263,6 +280,9 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
             table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
         )
         return _with_record(found)
+    fs, path = fsspec.url_to_fs(url)
+    if not fs.exists(path):
+        raise UserError(f"there is no {url}; check the path")
     raise UserError(
         f"{url} is no data set that can be audited: no Zarr group, NetCDF, HDF5 or NPZ file, no Parquet "
         "files, and no folder with stamp/ and ctrl/ (or lens/ and nonlens/) of FITS images"
@@ -326,7 +346,7 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     scaled: Factors = ()
     if isinstance(reader, ArrayFile):
         scale = mapping.pixel_scale or PIXEL_SCALE
-        scaled, more = factors(reader.units(), mapping, bands, scale, url)
+        scaled, more = factors(reader.units(), mapping, bands, (first, second), scale, url)
         notes += more
     return PairSource(
         reader,
@@ -369,8 +389,23 @@ def _size(url: str, shape: tuple[int, ...]) -> int:
 
 def _with_record(source: PairSource) -> PairSource:
     """What the set does not say, and what stands for it, found in its first row."""
-    first = source._columns(slice(0, 1))
-    lacks, notes = lacking(first)
+    if len(set(source.bands)) < len(source.bands):
+        raise UserError(
+            f"the bands of {source.url} are {', '.join(source.bands)}, one of them twice; say bands: [...] "
+            "in a mapping"
+        )
+    table = source._table(source.first, 0, slice(0, 1))
+    columns = [str(column) for column in table]
+    shapes = source.reader.columns() if isinstance(source.reader, ArrayFile) else {}
+    notes = not_used(source.mapping, isinstance(source.reader, BlobTable))
+    notes += misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
+    notes += unfound(columns, source.mapping, source.bands, source.url, notes)
+    if source.mapping.pixel_scale is None:
+        notes += (
+            f"pixel_scale: taken for {PIXEL_SCALE} arcsec, as of the Legacy Surveys; a mapping says another",
+        )
+    lacks, more = lacking(import_rows(table, source.mapping, source.bands))
+    notes += more
     if not source.paired:
         notes = (
             *notes,

@@ -45,6 +45,11 @@ class BlobTable:
         """
         data = _dataset(_stamps(url, mapping))
         if data is None:
+            if mapping.tables is not None and _dataset(url) is not None:
+                raise UserError(
+                    f"{url} is Parquet without a folder {mapping.tables.stamps}, where the mapping "
+                    f"{mapping.name} looks for stamps; take tables out of the mapping"
+                )
             return None
         images = mapping.images or IMAGES
         for column in (images.stamp, images.ctrl):
