@@ -36,6 +36,7 @@ from darkhaloscope.audit.places import places
 from darkhaloscope.audit.rerender import predicted_width
 from darkhaloscope.audit.rounding import rounded, steps, stored_as
 from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.audit.stray import Stray, stray_pixels
 
 SCATTER_FLOOR = 1e-3
 """Scatter in sky sigma that every pixel is granted: the limit on a pedestal."""
@@ -99,6 +100,8 @@ class Closure:
     noise_pairs : DataFrame
         As ``pairs``, of re-rendered arcs with the noise and the rounding that the stored ones have; empty
         where those are noiseless. The summary's intervals are wider by what these show.
+    strays : tuple of (band, Stray)
+        Pixels without an arc that differ all the same; they are left out of everything else.
     photons : float
         Variance that a unit of an arc's light adds to its pixel, sky sigma; the largest of all bands.
     """
@@ -110,6 +113,7 @@ class Closure:
     n_pairs: int
     left_out: dict[str, int]
     noise_pairs: pd.DataFrame
+    strays: tuple[tuple[str, Stray], ...] = ()
     photons: float = 0.0
 
     @property
@@ -169,12 +173,17 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         "too faint for the noise": 0,
     }
     gain = rerendered["magnification"][match(stats["row_hash"], rerendered["hash"])]
-    tables, profiles, rings, rights = [], [], [], []
+    tables, profiles, rings, rights, strays = [], [], [], [], []
     photons = 0.0
     # Bands are looked at one by one, so each has its share of the risk.
     confidence = 1.0 - (1.0 - CONFIDENCE) / len(spec.bands)
     for b, band in enumerate(spec.bands):
         images = _images(stats, rerendered["whole"][drawn], row, place, b, spec, left_out)
+        off = stray_pixels(images.arc, images.again, images.good)
+        if off is not None:
+            strays.append((band, off))
+            arc, again = (np.where(off.mask, 0.0, v) for v in (images.arc, images.again))
+            images = replace(images, arc=arc, again=again, good=images.good & ~off.mask)
         gap = images.arc - images.again
         noise = noise_of(gap, images.again, images.good)
         noise = with_photons(noise, gap, images.again, images.good)
@@ -209,6 +218,7 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         int(pairs["hash"].nunique()),
         left_out,
         noise_pairs,
+        tuple(strays),
         photons,
     )
 
