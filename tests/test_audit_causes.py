@@ -25,6 +25,7 @@ from darkhaloscope.audit.alignment import MOST, _strange, alignment, rival_noise
 from darkhaloscope.audit.alternatives import Alternative, alternatives, changed
 from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.explain import Images, _Scores, closure_images
 from darkhaloscope.audit.families import (
     displacement_of,
@@ -87,8 +88,8 @@ def test_a_constant_is_said_only_where_it_fits(factor: float, says: str) -> None
     pairs = pairs_of(100, flux_ratio=factor, magnification=1.0)
     value = factor - 1.0
     summary = pd.DataFrame(
-        [("flux", band, value, value - 1e-5, value + 1e-5, 100) for band in ("all", "r")],
-        columns=["quantity", "band", "value", "lo", "hi", "pairs"],
+        [("flux", band, value, value - 1e-5, value + 1e-5, 100, 0.0) for band in ("all", "r")],
+        columns=SUMMARY_COLUMNS,
     )
     empty = pd.DataFrame()
     (cause,) = flux_causes(Closure(pairs, summary, empty, empty, 100, {}, empty), Limits())
@@ -193,7 +194,7 @@ def test_what_is_not_drawn_in_all_rows_could_not_have_been_the_best(
     of_all = np.ones((rows, 1))
     images = Images(
         {"hash": np.arange(rows, dtype=np.uint64), "which": np.full(rows, -1)},
-        arc, arc, np.ones(arc.shape, bool), 0.0 * of_all, of_all[:, :, None, None],
+        arc, arc, np.ones(arc.shape, bool), 0.0 * of_all, 0.0 * of_all, of_all[:, :, None, None],
     )  # fmt: skip
     asked = [said(which) for which in rng.permutation(known)]
     left = [images.unexplained(redraw(changed(images.rows, [a]))["whole"]).mean() for a in asked]
@@ -309,3 +310,22 @@ def test_two_exposures_of_one_sky_show_one_target() -> None:
         table, _ = alignment(stamps, stats, spec)
         assert len(table) == min(PAIRS, MOST)
         assert low <= table["strange"].mean() <= high
+
+
+def test_a_few_rows_of_others_do_not_spoil_the_rest(rng: np.random.Generator) -> None:
+    """Faint arcs in rows that promise bright ones: the factor of all is that of the others."""
+    rows, side = 60, 12
+    again = np.geomspace(1, 1000, rows)[:, None, None, None] * rng.uniform(
+        0.5, 1, (rows, 1, side, side)
+    )
+    arc = again.copy()
+    arc[-6:] = again[:6]
+    ones = np.ones((rows, 1))
+    images = Images(
+        {"hash": np.arange(rows, dtype=np.uint64)}, arc, again, np.ones(arc.shape, bool), 0.0 * ones,
+        0.0 * ones, ones[:, :, None, None],
+    )  # fmt: skip
+    assert (images.unexplained(again) > 0.1).sum() == 6
+    found = shuffled(images)
+    assert found is not None
+    assert found.share == pytest.approx(0.1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, with_arc
+from planted import planted
 from scipy.ndimage import gaussian_filter
 
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import Stamps
-from darkhaloscope.audit.noise import Noise, noise_of
+from darkhaloscope.audit.noise import Noise, noise_of, with_photons
 from darkhaloscope.audit.one_class import noise_tests
 
 pytestmark = pytest.mark.usefixtures("remembered")
@@ -59,8 +60,77 @@ def test_noise_that_both_classes_have_of_their_own_is_no_shortcut() -> None:
     assert (sizes["p_holm"] > 0.05).all()
 
 
+# --- noise of the arcs' own photons ---------------------------------------------------------------
+
+
+def _photons(ds: Ds, variance: float, factor: float = 1.0) -> Ds:
+    """Arcs with Gaussian noise of ``variance`` sky sigma times their light, and none elsewhere."""
+    rng = np.random.default_rng(7)
+
+    def change(arc: np.ndarray) -> np.ndarray:
+        light = factor * arc / UNIT
+        return UNIT * (light + np.sqrt(variance * light) * rng.normal(size=arc.shape))
+
+    return with_arc(ds, change)
+
+
+@pytest.mark.parametrize("variance", [0.02, pytest.param(0.2, marks=pytest.mark.long)])
+def test_the_noise_of_an_arc_s_own_photons_is_no_bug(variance: float) -> None:
+    result = run_audit(_photons(clean(), variance))
+    assert result.verdict["verdict"] == "undecided", result.verdict["sentence"]
+    assert any("own photons" in line for line in result.verdict["not_tested"])
+
+
+@pytest.mark.long
+def test_a_doubled_flux_is_found_among_photons() -> None:
+    result = run_audit(_photons(clean(), 0.02, factor=2.0))
+    assert names(result)[0] == "flux_scale"
+    assert result.verdict["causes"][0]["size"] == pytest.approx(2.0, rel=0.02)
+
+
+def test_photons_are_told_from_errors_of_the_arc() -> None:
+    rng = np.random.default_rng(8)
+    axis = np.arange(SIZE) - (SIZE - 1) / 2
+    ring = np.exp(-0.5 * ((np.hypot(axis[:, None], axis) - 8) / 2) ** 2)
+    arc = np.geomspace(5, 500, 60)[:, None, None] * ring
+    good, none = np.ones(arc.shape, dtype=bool), Noise(np.zeros(60), 0.0)
+    seen = np.sqrt(0.05 * arc) * rng.normal(size=arc.shape)
+    assert with_photons(none, seen, arc, good).photons == pytest.approx(0.05, rel=0.1)
+    for wrong in (
+        0.1 * arc,
+        np.roll(arc, 1, axis=2) - arc,
+        0.05 * arc * rng.normal(size=arc.shape),
+    ):
+        assert with_photons(none, wrong, arc, good).photons == 0.0
+    # Beside noise of the sky that is not theirs.
+    sky = 0.7 * rng.normal(size=arc.shape)
+    both = noise_of(seen + sky, arc, good)
+    assert with_photons(both, seen + sky, arc, good).photons == pytest.approx(0.05, rel=0.3)
+    assert with_photons(noise_of(sky, arc, good), sky, arc, good).photons < 0.01
+
+
+# --- what is found beside noise -------------------------------------------------------------------
+
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("defect", "cause"),
+    [
+        ("target rounded", "target_rounded"), ("lens angle turned", "angle_convention"),
+        pytest.param("shift by half a px", "shift", marks=LONG),
+        pytest.param("psfsize as Moffat FWHM", "psf_as_moffat_fwhm", marks=LONG),
+    ],
+)  # fmt: skip
+def test_defects_are_found_in_noise_and_called_by_their_names(defect: str, cause: str) -> None:
+    bright = with_arc(clean(), lambda arc: 4.0 * arc)
+    bright["src_flux"].values[:] *= 4.0
+    result = run_audit(_noisy(planted(bright, defect), 0.5))
+    assert cause in names(result), result.verdict["sentence"]
+
+
 def test_level_and_correlation_are_those_that_were_made() -> None:
-    made = Noise(np.full(200, 0.4), 0.5).draw((200, SIZE, SIZE), 1, 1)
+    made = Noise(np.full(200, 0.4), 0.5).draw(np.zeros((200, SIZE, SIZE)), 1, 1)
     neighbours = np.corrcoef(made[..., 1:].ravel(), made[..., :-1].ravel())[0, 1]
     assert made.std() == pytest.approx(0.4, rel=0.02)
     assert neighbours == pytest.approx(0.5, abs=0.1)  # a sampled kernel falls short

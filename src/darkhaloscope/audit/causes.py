@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 
 from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.closure_summary import TESTED
 from darkhaloscope.audit.intervals import CONFIDENCE, Estimate, Outcome, certain, equivalence
-
-TESTED = ("flux", "shift", "width", "core_pedestal", "outer_pedestal", "leftover")
-"""Effects that are asked for in every band: one family of tests."""
 
 LISTED = 0.1
 """Causes below this fraction of their limit are not worth a line."""
@@ -77,9 +75,24 @@ def outcome_of(e: Estimate, limit: float, bands: int, pairs: int = 0) -> Outcome
 
 def outside_of(found: Closure, quantity: str, limit: float) -> list[tuple[str, Estimate]]:
     """Bands in which the effect is certainly larger than its limit."""
+    return _outside(found, (quantity,), limit)
+
+
+def displaced_in(found: Closure, limit: float) -> list[tuple[str, Estimate]]:
+    """Bands in which arcs are certainly displaced, with the longest of what tells it."""
+    return _outside(found, found.displacements, limit)
+
+
+def _outside(
+    found: Closure, quantities: tuple[str, ...], limit: float
+) -> list[tuple[str, Estimate]]:
     bands = bands_of(found)
-    estimates = [(band, found.estimate(quantity, band)) for band in bands]
-    return [(band, e) for band, e in estimates if outcome_of(e, limit, len(bands)) == "fail"]
+    out = []
+    for band in bands:
+        estimates = [found.estimate(q, band) for q in quantities]
+        failed = [e for e in estimates if outcome_of(e, limit, len(bands)) == "fail"]
+        out += [(band, max(failed, key=lambda e: abs(e.value)))] if failed else []
+    return out
 
 
 def within(name: str, e: Estimate, limit: float, unit: str) -> list[Cause]:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.closure_summary import (
+    DISPLACEMENTS,
     MIN_EFFECTIVE,
     ratio,
     summarise,
@@ -30,11 +31,12 @@ from darkhaloscope.audit.intervals import (
     weighted_mean,
 )
 from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
-from darkhaloscope.audit.noise import Noise, flat, noise_of
+from darkhaloscope.audit.noise import Noise, flat, noise_of, signal_of, stands_out, with_photons
 from darkhaloscope.audit.places import places
 from darkhaloscope.audit.rerender import predicted_width
 from darkhaloscope.audit.rounding import rounded, steps, stored_as
 from darkhaloscope.audit.spec import AuditSpec
+from darkhaloscope.audit.stray import Stray, stray_pixels
 
 SCATTER_FLOOR = 1e-3
 """Scatter in sky sigma that every pixel is granted: the limit on a pedestal."""
@@ -42,10 +44,6 @@ SCATTER_FLOOR = 1e-3
 ERROR_FLOOR = 5e-4
 """Error of a pixel relative to its arc that is always granted: rounding to 10 mantissa bits."""
 
-
-FAINTEST = 20.0
-"""S/N of a re-rendered arc below which, in noise, its own fit says nothing: at 20 its flux is known to
-5 %, and the fit is still linear."""
 
 PASSES = 4
 SETTLED = 1e-5
@@ -66,10 +64,11 @@ a hole in the arc looks like a shift."""
 
 PAIR_COLUMNS = [
     "hash", "brick", "slot", "band", "theta_e", "flux_ratio", "dx", "dy", "shift", "width_ratio",
-    "width_ratio_as_moffat_fwhm", "core_pedestal", "core_weight", "outer_pedestal", "outer_weight",
-    "leftover", "difference", "worst_radius", "signal", "centroid_shift", "peak_radius",
-    "peak_radius_rerendered", "peak_misplaced", "quadrant_difference", "target_offset_x",
-    "target_offset_y", "lens_offset_x", "lens_offset_y", "magnification", "psf_width", "src_reff", "src_q",
+    "width_ratio_as_moffat_fwhm", "core_pedestal", "core_weight", "core_granted", "outer_pedestal",
+    "outer_weight", "outer_granted", "leftover", "difference", "worst_radius", "signal",
+    "centroid_shift", "peak_radius", "peak_radius_rerendered", "peak_misplaced",
+    "quadrant_difference", "target_offset_x", "target_offset_y", "lens_offset_x", "lens_offset_y",
+    "magnification", "psf_width", "src_reff", "src_q",
 ]  # fmt: skip
 PROFILE_COLUMNS = [
     "band", "r", "measured", "rerendered", "residual", "lo", "hi", "allowance", "core_radius",
@@ -101,6 +100,10 @@ class Closure:
     noise_pairs : DataFrame
         As ``pairs``, of re-rendered arcs with the noise and the rounding that the stored ones have; empty
         where those are noiseless. The summary's intervals are wider by what these show.
+    strays : tuple of (band, Stray)
+        Pixels without an arc that differ all the same; they are left out of everything else.
+    photons : float
+        Variance that a unit of an arc's light adds to its pixel, sky sigma; the largest of all bands.
     """
 
     pairs: pd.DataFrame
@@ -110,6 +113,13 @@ class Closure:
     n_pairs: int
     left_out: dict[str, int]
     noise_pairs: pd.DataFrame
+    strays: tuple[tuple[str, Stray], ...] = ()
+    photons: float = 0.0
+
+    @property
+    def displacements(self) -> tuple[str, ...]:
+        """Quantities that tell a displacement; in noise a mean length is long, and components are not."""
+        return DISPLACEMENTS if len(self.noise_pairs) else DISPLACEMENTS[:1]
 
     def estimate(self, quantity: str, band: str = "all") -> Estimate:
         """One line of the summary."""
@@ -117,7 +127,9 @@ class Closure:
         if found.empty:
             return Estimate(float("nan"), float("nan"), float("nan"), 0)
         line = found.iloc[0]
-        return Estimate(float(line.value), float(line.lo), float(line.hi), int(line.pairs))
+        return Estimate(
+            float(line.value), float(line.lo), float(line.hi), int(line.pairs), float(line.granted)
+        )
 
 
 @dataclass(frozen=True)
@@ -132,16 +144,18 @@ class _Images:
     radius: Floats
     floor: Floats
     """Scatter that is granted to every pixel of an image: that of its noise."""
+    photons: Floats
+    """Variance that a unit of the arc's light adds, of each image."""
 
     @property
     def noisy(self) -> bool:
-        return bool((self.floor > SCATTER_FLOOR).any())
+        return bool((self.floor > SCATTER_FLOOR).any() or self.photons.any())
 
     def __getitem__(self, use: NDArray[np.bool_]) -> _Images:
         return _Images(*(getattr(self, name)[use] for name in _FIELDS))
 
 
-_FIELDS = ("row", "place", "arc", "again", "good", "radius", "floor")
+_FIELDS = ("row", "place", "arc", "again", "good", "radius", "floor", "photons")
 
 
 def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
@@ -159,29 +173,43 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         "too faint for the noise": 0,
     }
     gain = rerendered["magnification"][match(stats["row_hash"], rerendered["hash"])]
-    tables, profiles, rings, noisy = [], [], [], []
+    tables, profiles, rings, rights, strays = [], [], [], [], []
+    photons = 0.0
     # Bands are looked at one by one, so each has its share of the risk.
     confidence = 1.0 - (1.0 - CONFIDENCE) / len(spec.bands)
     for b, band in enumerate(spec.bands):
         images = _images(stats, rerendered["whole"][drawn], row, place, b, spec, left_out)
-        noise = noise_of(images.arc - images.again, images.again, images.good)
+        off = stray_pixels(images.arc, images.again, images.good)
+        if off is not None:
+            strays.append((band, off))
+            arc, again = (np.where(off.mask, 0.0, v) for v in (images.arc, images.again))
+            images = replace(images, arc=arc, again=again, good=images.good & ~off.mask)
+        gap = images.arc - images.again
+        noise = noise_of(gap, images.again, images.good)
+        noise = with_photons(noise, gap, images.again, images.good)
         if noise.there:
-            seen = _seen_in(images, noise)
+            seen = stands_out(images.again, images.good, noise)
             left_out["too faint for the noise"] += int((~seen).sum())
-            noise = Noise(noise.level[seen], noise.correlation)
-            images = replace(images[seen], floor=np.maximum(noise.level, SCATTER_FLOOR))
+            noise, images = noise[seen], images[seen]
+            photons = max(photons, noise.photons)
+            images = replace(
+                images,
+                floor=np.maximum(noise.level, SCATTER_FLOOR),
+                photons=np.full(len(images.row), noise.photons),
+            )
         right = _right(stats, images, noise, b, spec)
         if right is not None and len(images.row):
-            noisy.append(_band(stats, right, gain, b, band, spec, confidence)[0])
+            rights.append(_band(stats, right, gain, b, band, spec, confidence)[0])
         if len(images.row):
             table, profile, ring = _band(stats, images, gain, b, band, spec, confidence)
             tables.append(table)
             profiles.append(profile)
             rings.append(ring)
-    pairs, noise_pairs = _stack(tables, PAIR_COLUMNS), _stack(noisy, PAIR_COLUMNS)
-    summary = summarise(pairs, spec, confidence)
-    if len(noise_pairs):
-        summary = widened(summary, summarise(noise_pairs, spec, confidence))
+    pairs, noise_pairs = _stack(tables, PAIR_COLUMNS), _stack(rights, PAIR_COLUMNS)
+    noisy = len(noise_pairs) > 0
+    summary = summarise(pairs, spec, confidence, noisy)
+    if noisy:
+        summary = widened(summary, summarise(noise_pairs, spec, confidence, noisy))
     return Closure(
         pairs,
         summary,
@@ -190,6 +218,8 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
         int(pairs["hash"].nunique()),
         left_out,
         noise_pairs,
+        tuple(strays),
+        photons,
     )
 
 
@@ -200,7 +230,7 @@ def _right(stats: Arrays, im: _Images, noise: Noise, b: int, spec: AuditSpec) ->
     """
     arc, there = im.again, noise.there
     if there:
-        arc = arc + noise.draw(im.arc.shape, spec.seed, 20 + b) * im.good
+        arc = arc + noise.draw(arc, spec.seed, 20 + b) * im.good
     unit = stats["row_sky_sigma"][im.row, b].astype(float)[:, None, None]
     ctrl = stats["whole_ctrl"][im.place, b].astype(float)
     kind = stored_as(ctrl, stats["whole_arc"][im.place, b].astype(float))
@@ -209,12 +239,6 @@ def _right(stats: Arrays, im: _Images, noise: Noise, b: int, spec: AuditSpec) ->
         if float(np.median(coarsest)) > SCATTER_FLOOR:
             there, arc = True, rounded(ctrl, arc * unit, kind) / unit * im.good
     return replace(im, arc=arc) if there else None
-
-
-def _seen_in(im: _Images, noise: Noise) -> NDArray[np.bool_]:
-    """Arcs that stand out of the noise."""
-    light = np.sqrt((im.again**2).sum(axis=(1, 2), where=im.good))
-    return np.asarray(light > FAINTEST * noise.level)
 
 
 def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -245,7 +269,8 @@ def _images(
     unit = sigma[use, None, None]
     arc = stats["whole_arc"][place[use], b].astype(float) / unit
     floor = np.full(len(use), SCATTER_FLOOR)
-    return _Images(row[use], place[use], arc, whole[use, b] / unit, good[use], radius[use], floor)
+    again, photons = whole[use, b] / unit, np.zeros(len(use))
+    return _Images(row[use], place[use], arc, again, good[use], radius[use], floor, photons)
 
 
 _WIDTH_COLUMNS = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
@@ -271,6 +296,11 @@ def _band(
     # What remains once the constants, which are tested by themselves, are taken away.
     remains = np.abs(rest - constants.image) * im.good
     light = im.again.sum(axis=(1, 2))
+
+    def error(where: NDArray[np.bool_]) -> Floats:
+        """Sum of what the fit's relative error can leave there, all of one sign."""
+        return np.asarray(solved.eps * (np.abs(fit.model) * weight * where).sum(axis=(1, 2)))
+
     table = pd.DataFrame(
         {
             "hash": stats["row_hash"][im.row],
@@ -286,8 +316,10 @@ def _band(
             "width_ratio_as_moffat_fwhm": _moffat_ratio(model, beta),
             "core_pedestal": ratio((rest * weight * constants.mask).sum(axis=(1, 2)), core_w),
             "core_weight": core_w,
+            "core_granted": ratio(error(constants.mask), core_w),
             "outer_pedestal": ratio((rest * weight * outer).sum(axis=(1, 2)), outer_w),
             "outer_weight": outer_w,
+            "outer_granted": ratio(error(outer), outer_w),
             "leftover": remains.sum(axis=(1, 2)) / light,
             "difference": np.abs(im.arc - im.again).sum(axis=(1, 2), where=im.good) / light,
             "worst_radius": flat(im.radius)[np.arange(len(remains)), flat(remains).argmax(axis=1)],
@@ -312,10 +344,10 @@ def _band(
 
 
 def _signal(im: _Images) -> Floats:
-    """S/N of each re-rendered arc in what noise there is, far from it, in the stored one."""
-    light = np.sqrt((im.again**2).sum(axis=(1, 2), where=im.good))
-    level = noise_of(im.arc - im.again, im.again, im.good).level
-    return np.asarray(light / np.maximum(level, SCATTER_FLOOR))
+    """S/N of each re-rendered arc in the noise that the stored one has, far from it and of its photons."""
+    noise = noise_of(im.arc - im.again, im.again, im.good)
+    photons = float(im.photons.max(initial=0.0))
+    return signal_of(im.again, im.good, replace(noise, photons=photons), SCATTER_FLOOR)
 
 
 @dataclass(frozen=True)

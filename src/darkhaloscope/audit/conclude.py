@@ -160,7 +160,7 @@ def conclude(
         *twins,
         *skies,
         *found,
-        *_wrong_rows(stats),
+        *[c for c in _wrong_rows(stats) if not (closed.photons and c.name == "flux_column")],
         *([alone.cause()] if alone is not None and not explained else []),
         *_split_leak(quality, same_skies, gates),
         *_other_bugs(closed, quality, gates, explained or alone is not None or bool(twins), limits),
@@ -349,6 +349,11 @@ def _left_out(
     if core.tied > MOSTLY:
         out.append(f"core gate: {core.tied:.0%} of the pairs have the same core in stamp and ctrl")
     out += [f"closure: {n} images ({why})" for why, n in found.left_out.items() if n]
+    if found.photons:
+        out.append(
+            f"flux_column: stamps hold the noise of the arcs' own photons (variance {found.photons:.2g} sky "
+            "sigma times the light), and columns the flux without it"
+        )
     if core.tied > MOSTLY_TIED:
         out.append(f"core gate: not a test, {core.tied:.0%} of the pairs tie exactly")
     if not spec.redraws:

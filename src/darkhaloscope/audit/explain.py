@@ -26,7 +26,7 @@ from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.fit import fit_arcs
 from darkhaloscope.audit.intervals import Floats, binomial_interval
 from darkhaloscope.audit.measure import Arrays
-from darkhaloscope.audit.noise import noise_of
+from darkhaloscope.audit.noise import noise_of, stands_out, with_photons
 from darkhaloscope.audit.rerender import CORE_TOLERANCE, Redraw, audit_rows, predicted_width
 from darkhaloscope.audit.sampled import one_sample
 from darkhaloscope.audit.spec import AuditSpec
@@ -57,6 +57,9 @@ ELONGATED = 0.9
 FLOOR = 3e-6
 """Below this part of the square nothing is told apart: the accuracy of what is drawn again."""
 
+ERRORS = 2.0
+"""In noise nothing is told apart below so many errors of what a sample leaves on average."""
+
 SAMPLED = 1e-4
 """Part of the square by which unblurred arcs differ that took 4, 8 or 16 samples across a pixel: nobody
 knows how many a careless renderer took."""
@@ -79,7 +82,8 @@ CARELESS = {
 class Images:
     """Closure rows with their stored and re-rendered arcs, (row, band, y, x), in sky sigma.
 
-    ``noise`` (row, band) is that of the stored ones; pixels that do not count are 0 in both.
+    ``noise`` (row, band) is that of the stored ones, ``photons`` (row, band) the variance that a unit of
+    their light adds; pixels that do not count are 0 in both.
     """
 
     rows: Arrays
@@ -87,27 +91,44 @@ class Images:
     again: Floats
     good: NDArray[np.bool_]
     noise: Floats
+    photons: Floats
     unit: Floats
 
     def __getitem__(self, use: NDArray[np.int64]) -> Images:
         rows = {k: v[use] for k, v in self.rows.items()}
-        return Images(
-            rows, self.arc[use], self.again[use], self.good[use], self.noise[use], self.unit[use]
-        )
+        arrays = {k: v[use] for k, v in vars(self).items() if k != "rows"}
+        return Images(rows, **arrays)
 
     @property
     def noisy(self) -> bool:
-        return bool(self.noise.any())
+        return bool(self.noise.any() or self.photons.any())
 
     @property
     def light(self) -> Floats:
-        """Square of each stored arc without its noise, (row,)."""
-        return np.asarray(np.maximum((self.arc**2).sum(axis=(1, 2, 3)) - self.grain, 1e-300))
+        """Square of each stored arc without its noise, (row,); in noise that of what is promised at least."""
+        least = (self.again**2).sum(axis=(1, 2, 3)) if self.noisy else 1e-300
+        return np.asarray(np.maximum((self.arc**2).sum(axis=(1, 2, 3)) - self.grain, least))
 
     @property
     def grain(self) -> Floats:
         """Square that noise alone adds to each row."""
-        return np.asarray((self.good.sum(axis=(2, 3)) * self.noise**2).sum(axis=1))
+        return np.asarray(self.variance.sum(axis=(1, 2, 3)))
+
+    @property
+    def variance(self) -> Floats:
+        """Of the noise of each pixel, (row, band, y, x)."""
+        level, photons = (v[:, :, None, None] for v in (self.noise, self.photons))
+        return np.asarray(self.good * (level**2 + photons * np.maximum(self.again, 0.0)))
+
+    @property
+    def errors(self) -> Floats:
+        """What noise makes of the part of each row's square that is unexplained (standard deviation)."""
+        return np.asarray(np.sqrt(2.0 * (self.variance**2).sum(axis=(1, 2, 3))) / self.light)
+
+    @property
+    def error(self) -> float:
+        """The same of its mean over the rows."""
+        return float(np.sqrt((self.errors**2).sum()) / max(len(self.arc), 1))
 
     def unexplained(self, other: Floats) -> Floats:
         """Part of each arc's square that ``other`` (row, band, y, x) leaves.
@@ -116,7 +137,10 @@ class Images:
         ``other`` could not be drawn.
         """
         drawn = np.asarray(np.isfinite(other).all(axis=(1, 2, 3)))
-        weight = self.good * (drawn / self.light)[:, None, None, None]
+        promised = (other**2).sum(axis=(1, 2, 3), where=self.good & drawn[:, None, None, None])
+        # A faint arc of a row that promises a bright one would decide the factor by itself.
+        share = drawn / np.maximum(self.light, promised)
+        weight = self.good * share[:, None, None, None]
         total = np.maximum(weight.sum(axis=(0, 2, 3)), 1e-300)
         model = np.where(drawn[:, None, None, None], other, 0.0)
         seen, model = (
@@ -126,12 +150,13 @@ class Images:
         top = (weight * seen * model).sum(axis=(0, 2, 3))
         factor = top / np.maximum((weight * model**2).sum(axis=(0, 2, 3)), 1e-300)
         rest = ((seen - factor[:, None, None] * model) ** 2).sum(axis=(1, 2, 3))
-        part = np.clip((rest - self.grain) / self.light, 0.0, 2.0)
+        # Below 0 by noise: cut off there, what noise leaves would not cancel in a mean.
+        part = np.clip((rest - self.grain) / self.light, -2.0, 2.0)
         return np.asarray(np.where(drawn, part, 2.0))
 
 
 def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images:
-    """Closure rows whose arcs were drawn again and are seen in at least one band."""
+    """Closure rows whose arcs were drawn again and are seen, in noise above it, in at least one band."""
     rows = audit_rows(stats, spec)
     drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).all(axis=(1, 2, 3)))
     hashes = rerendered["whole_hash"][drawn]
@@ -147,13 +172,17 @@ def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images
     unit = np.where(seen, sigma, 1.0)[:, :, None, None]
     arc = np.where(good, stats["whole_arc"][place] / unit, 0.0)
     again = np.where(good, rerendered["whole"][drawn] / unit, 0.0)
-    noise = np.zeros(seen.shape)
+    noise, photons = np.zeros(seen.shape), np.zeros(seen.shape)
     for b in range(len(spec.bands)):
-        found = noise_of((arc - again)[:, b], again[:, b], good[:, b])
+        images = (arc - again)[:, b], again[:, b], good[:, b]
+        found = with_photons(noise_of(*images), *images)
         if found.there:
-            noise[:, b] = found.level
+            noise[:, b], photons[:, b] = found.level, found.photons
+            # What is lost in noise says nothing, and its noise would speak for the others.
+            good[:, b] &= stands_out(again[:, b], good[:, b], found)[:, None, None]
+    arc, again = (np.where(good, v, 0.0) for v in (arc, again))
     lit = (again**2).sum(axis=(1, 2, 3)) > 0
-    return Images(chosen, arc, again, good, noise, unit)[np.flatnonzero(lit)]
+    return Images(chosen, arc, again, good, noise, photons, unit)[np.flatnonzero(lit)]
 
 
 _WIDTH = ("psf_source", "psf_fwhm_used", "psfsize", "coverage")
@@ -209,6 +238,7 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     sample = images[_brightest(images, off)]
     before = float(sample.unexplained(sample.again).mean())
     fitted = _after_fit(sample, spec)
+    floor = max(FLOOR, ERRORS * sample.error)
     careless = _careless(spec)
     known = [
         a
@@ -220,18 +250,18 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     others = {
         says: float(sample.unexplained(draw(sample)).mean()) for says, draw in careless.items()
     }
-    chosen, left = _search(known, score, before)
+    chosen, left = _search(known, score, before, max(floor, 1e-3 * before))
     best = min(others, key=others.__getitem__)
     share = (len(off) / len(part), *binomial_interval(len(off), len(part)))
-    limit = max(EXPLAINED * before, FLOOR)
-    if others[best] < min(left, limit) / AS_GOOD and others[best] < max(fitted, SAMPLED):
+    limit = max(EXPLAINED * before, floor)
+    if others[best] < min(left, limit) / AS_GOOD and others[best] < max(fitted, SAMPLED, floor):
         return Explanation(CARELESS[best], best, (), share, others[best], before, None, True)
-    if not chosen or left > min(HINT * before, AS_GOOD * max(fitted, FLOOR)):
+    if not chosen or left > min(HINT * before, AS_GOOD * max(fitted, floor)):
         return None
     near = {
         a.cause: a.says
         for a in first
-        if len(chosen) == 1 and score.below([a], AS_GOOD * max(left, FLOOR))
+        if len(chosen) == 1 and score.below([a], AS_GOOD * max(left, floor))
     }
     # What explained most was chosen first, and gives its name.
     name, says = chosen[0].cause, ", and then ".join(a.says for a in chosen)
@@ -257,15 +287,21 @@ def _careless(spec: AuditSpec) -> dict[str, Draw]:
 
 def _limit(images: Images) -> Floats:
     """Above it a row is off: three times what noise may leave."""
-    error = np.sqrt(2.0 * images.grain * (images.noise**2).mean(axis=1)) / images.light
-    return np.asarray(OFF + 3.0 * error)
+    return OFF + 3.0 * images.errors
 
 
 def _brightest(images: Images, off: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of the rows that are off, bright and elongated ones."""
+    """Of the rows that are off, bright and elongated ones.
+
+    In noise they are taken from all rows and by the light that they promise: those that are off most are so
+    by their noise too, which no alternative would explain.
+    """
+    count, light = FEW, images.light
+    if images.noisy:
+        count, off = MANY, np.arange(len(images.arc))
+        light = (images.again**2).sum(axis=(1, 2, 3))
     q = np.fmin(images.rows["lens_q"][off].astype(float), 1.0)
-    order = off[np.lexsort((-images.light[off], q >= ELONGATED))]
-    count = MANY if images.noisy else FEW
+    order = off[np.lexsort((-light[off], q >= ELONGATED))]
     return np.sort(order[: 2 * count : 2] if len(order) >= 2 * count else order[:count])
 
 
@@ -310,10 +346,9 @@ def _drawn(sample: Images, rows: Arrays, spec: AuditSpec, redraw: Redraw) -> Flo
 
 
 def _search(
-    known: list[Alternative], score: _Scores, before: float
+    known: list[Alternative], score: _Scores, before: float, settled: float
 ) -> tuple[list[Alternative], float]:
-    """The alternative that leaves least, then what helps most beside it, as long as it does."""
-    settled = max(FLOOR, 1e-3 * before)
+    """The alternative that leaves least, then what helps most beside it, until ``settled`` is left."""
     chosen: list[Alternative] = []
     left, trials = before, [a for a in known if a.part != LENS_PLACE]
     while trials and len(chosen) < MOST_CHANGES and left > settled:

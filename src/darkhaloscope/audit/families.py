@@ -17,13 +17,15 @@ from darkhaloscope.audit.causes import (
     Cause,
     Limits,
     bands_of,
+    displaced_in,
     outside_of,
     per_band,
     where_of,
     within,
 )
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.intervals import Estimate
+from darkhaloscope.audit.closure_summary import DISPLACEMENTS
+from darkhaloscope.audit.intervals import Estimate, Floats
 
 SAME_RATIO = 0.02
 """How near a width ratio must come to a convention's own to be said to fit it."""
@@ -53,14 +55,17 @@ SPREAD = 0.2
 """Scatter of ln(magnification) from which a slope is asked for."""
 
 UNEXPLAINED = 0.3
-"""Part of the mean displacement that a named one may leave."""
+"""Part of the mean displacement that a named one may leave, beside what noise leaves of right arcs."""
+
+SAME_STEP, IN_NOISE = 0.1, 0.3
+"""How near a multiple of a recorded offset must come to a whole one, without noise and with it."""
 
 
 @dataclass(frozen=True)
 class Slope:
     """Of ln(flux ratio) on ln(magnification), with its 95 % interval (Theil 1950, Sen 1968).
 
-    ``rest``: part of the scatter of ln(flux ratio) that a line of this slope leaves.
+    ``rest``: part of the scatter of ln(flux ratio), beyond that of noise, that a line of this slope leaves.
     """
 
     value: float
@@ -69,29 +74,41 @@ class Slope:
     rest: float
 
 
-def magnification_slope(pairs: pd.DataFrame) -> Slope | None:
+def magnification_slope(pairs: pd.DataFrame, noise: pd.DataFrame | None = None) -> Slope | None:
     """How flux ratios follow the magnification; None where its spread cannot tell."""
     from scipy.stats import theilslopes  # slow to import, and workers never need it
 
-    use = (pairs.flux_ratio > 0) & (pairs.magnification > 0)
-    logs = pd.DataFrame(
-        {name: np.log(pairs.loc[use, name]) for name in ("flux_ratio", "magnification")}
-    )
-    mean = logs.groupby(pairs["hash"]).mean()
+    mean = _mean_logs(pairs)
     if len(mean) < 20 or float(mean.magnification.std()) < SPREAD:
         return None
     value, _, lo, hi = theilslopes(mean.flux_ratio, mean.magnification)
     ratio, gain = (mean[name].to_numpy(float) for name in ("flux_ratio", "magnification"))
+    by_noise = 0.0
+    if noise is not None and len(noise):
+        by_noise = _spread(_mean_logs(noise).flux_ratio.to_numpy(float))
     rest, whole = (
-        float(np.median(np.abs(v - np.median(v)))) for v in (ratio - value * gain, ratio)
+        np.sqrt(max(_spread(v) ** 2 - by_noise**2, 0.0)) for v in (ratio - value * gain, ratio)
     )
-    return Slope(float(value), float(lo), float(hi), rest / max(whole, 1e-12))
+    return Slope(float(value), float(lo), float(hi), float(rest / max(whole, 1e-12)))
+
+
+def _mean_logs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Logarithms of flux ratio and magnification, each pair's mean over its bands."""
+    use = (pairs.flux_ratio > 0) & (pairs.magnification > 0)
+    logs = pd.DataFrame(
+        {name: np.log(pairs.loc[use, name]) for name in ("flux_ratio", "magnification")}
+    )
+    return logs.groupby(pairs["hash"]).mean()
+
+
+def _spread(values: Floats) -> float:
+    return float(np.median(np.abs(values - np.median(values))))
 
 
 def flux_causes(found: Closure, limits: Limits) -> list[Cause]:
     """One factor, by the band; or a factor that follows the magnification."""
     pooled = found.estimate("flux")
-    slope = magnification_slope(found.pairs) if len(found.pairs) else None
+    slope = magnification_slope(found.pairs, found.noise_pairs) if len(found.pairs) else None
     for promised, (name, says) in SLOPES.items():
         if slope and slope.rest < ON_LINE and abs(slope.value - promised) < SAME_SLOPE:
             text = (
@@ -173,28 +190,36 @@ def displacement_of(pairs: pd.DataFrame) -> Displacement:
 
 def shift_causes(found: Closure, limits: Limits) -> list[Cause]:
     """A constant vector, the target's sub-pixel part, or the lens's offset."""
-    outside = outside_of(found, "shift", limits.centroid)
+    outside = displaced_in(found, limits.centroid)
     e = found.estimate("shift")
     if not outside:
         return within("shift", e, limits.centroid, " px")
-    part = found.pairs
+    part, noise = found.pairs, found.noise_pairs
     if len(outside) < len(bands_of(found)):
-        e = outside[0][1]
-        part = found.pairs[found.pairs.band == outside[0][0]]
+        band, e = outside[0]
+        part, noise = part[part.band == band], noise[noise.band == band]
     where, d = where_of(outside, found), displacement_of(part)
     x, y = d.vector
     vector = f"({x:+.3f}, {y:+.3f}) px"
-    name, explained = "shift", d.rest < UNEXPLAINED * e.value
-    if explained and abs(d.target + 1.0) < 0.1 and abs(d.lens) < 0.1:
+    step, granted, told = SAME_STEP, 0.0, set(DISPLACEMENTS)
+    if len(noise):
+        # A mean length is long by noise alone, and a coefficient anything where its offsets are small.
+        e = max((estimate for _, estimate in outside), key=lambda v: abs(v.value))
+        e = e if e.value > 0 else Estimate(-e.value, -e.hi, -e.lo, e.n)
+        step, granted = IN_NOISE, displacement_of(noise).rest
+        told = {q for q in DISPLACEMENTS if outside_of(found, q, limits.centroid)}
+    name, explained = "shift", d.rest < UNEXPLAINED * e.value + granted
+    to_target, to_lens = "shift_with_target" in told, "shift_with_lens" in told
+    if to_target and explained and abs(d.target + 1.0) < step and abs(d.lens) < step:
         name, shape = "target_rounded", "minus the target's recorded sub-pixel part"
         if np.hypot(x, y) > limits.centroid:
             shape += f" and a constant vector {vector}"
         shape += ": the target was rounded"
-    elif explained and abs(d.target) < 0.1 and abs(d.lens) > 0.1:
+    elif to_lens and explained and abs(d.target) < step < abs(d.lens):
         name = "lens_offset"
         done = {-1: "ignored", -2: "taken with the other sign", 1: "added twice"}
         shape = f"{d.lens:+.2f} times the lens's recorded offset"
-        if round(d.lens) in done and abs(d.lens - round(d.lens)) < 0.1:
+        if round(d.lens) in done and abs(d.lens - round(d.lens)) < step:
             shape += f": it was {done[round(d.lens)]}"
     elif explained:
         shape = f"a constant vector (dx, dy) = {vector}"

@@ -37,7 +37,7 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
     """Equivalence of each effect, in the band where it is largest; all bands must pass."""
     wanted = (
         ("closure_flux", ("flux",), limits.closure_flux),
-        ("closure_centroid", ("shift",), limits.closure_centroid),
+        ("closure_centroid", found.displacements, limits.closure_centroid),
         ("closure_blur", ("width",), limits.closure_blur),
         ("residual_pedestal", ("core_pedestal", "outer_pedestal"), limits.residual_pedestal),
         ("closure_residual", ("leftover",), limits.closure_residual),

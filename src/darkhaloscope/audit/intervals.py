@@ -30,12 +30,16 @@ DESCRIBED_REGIONS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; ``n`` counts what was resampled (pairs or regions)."""
+    """A number with its interval; ``n`` counts what was resampled (pairs or regions).
+
+    ``granted`` is how much of it may be an error of what it is held against: more pairs do not lessen it.
+    """
 
     value: float
     lo: float
     hi: float
     n: int
+    granted: float = 0.0
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
@@ -122,7 +126,7 @@ def certain(e: Estimate, limit: float, tests: int, confidence: float) -> bool:
     if e.n < FEWEST_PAIRS or not (np.isfinite(e.lo) and np.isfinite(e.hi)):
         return False
     ends = [-stdtrit(e.n - 1, risk / 2.0) for risk in (FAMILY_RISK / tests, 1.0 - confidence)]
-    return abs(e.value) - limit > 0.5 * (e.hi - e.lo) * float(ends[0] / ends[1])
+    return abs(e.value) - e.granted - limit > 0.5 * (e.hi - e.lo) * float(ends[0] / ends[1])
 
 
 def below(lo: float, hi: float, limit: float) -> Outcome:

@@ -20,7 +20,8 @@ from darkhaloscope.audit.causes import (
 )
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.families import flux_causes, shift_causes, width_causes
-from darkhaloscope.audit.intervals import Estimate
+from darkhaloscope.audit.intervals import Estimate, binomial_interval
+from darkhaloscope.audit.stray import OFTEN
 
 MOSTLY, PARTLY = 0.5, 0.2
 """Shares of the whole difference that must stay unexplained to stand alone, or to be added."""
@@ -39,13 +40,26 @@ def closure_causes(found: Closure, limits: Limits) -> list[Cause]:
         *_pedestals(found, limits),
     ]
     named.sort(key=lambda c: (c.kind == "none", -c.weight))
+    strays = _strays(found)
     unexplained = _leftover(found, limits, named)
     if unexplained is None:
-        return named
+        return [*strays, *named]
     share = found.estimate("leftover").value / found.estimate("difference").value
     if share > MOSTLY:
-        return [unexplained]
-    return [*named, unexplained] if share > PARTLY else named
+        return [*strays, unexplained]
+    return [*strays, *named, unexplained] if share > PARTLY else [*strays, *named]
+
+
+def _strays(found: Closure) -> list[Cause]:
+    """Pixels without an arc that differ, in the band where they are most; all bands are said."""
+    if not found.strays:
+        return []
+    band, worst = max(found.strays, key=lambda stray: int(stray[1].mask.sum()))
+    text = "; ".join(f"{band}: {stray.says}" for band, stray in found.strays)
+    n = found.n_pairs
+    interval = binomial_interval(round(worst.share * n), n)
+    says = f"{worst.says} (band {band})"
+    return [Cause("stray_pixels", worst.share, interval, text, "bug", worst.share / OFTEN, says)]
 
 
 def _pedestals(found: Closure, limits: Limits) -> list[Cause]:

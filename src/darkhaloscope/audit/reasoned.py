@@ -64,13 +64,15 @@ def reasoned(
     if len(images.arc) == 0 or (names & set(CLEAR) and not names & set(VAGUE)):
         return found
     vague = bool(names & set(VAGUE)) or (doubtful and not bugs) or len(names & set(FITTED)) > 1
+    # Noise hides what scale, shift and width leave: any of them may be another convention.
+    vague = vague or (images.noisy and bool(names & {*FITTED, "core_pedestal"}))
     if names <= {*CONSTANTS, *VAGUE}:
         light = came_round(images, limits, spec, redraw)
         if light is not None and light.kind == "bug":
             return [light, *(c for c in found if c.name not in CONSTANTS)]
         found = found if light is None else [*found, light]
-    if names == {"shift"}:
-        return [_moved_round(c, images) if c.name == "shift" else c for c in found]
+    if names == {"shift"} and not vague:
+        return _moved_round(found, images)
     if not vague and "blur" not in names:
         return found
     because = explain(images, spec, redraw, mild=not vague)
@@ -83,7 +85,7 @@ def reasoned(
         weight = mixed.share / limits.leftover
         return [Cause("rows_shuffled", mixed.share, mixed.interval, text, "bug", weight, says)]
     if because is None:
-        return found
+        return _moved_round(found, images) if names == {"shift"} else found
     hint = f"; nearest: {because.says}, which leaves {because.left / because.before:.0%}"
     return [replace(c, evidence=c.evidence + hint) if c in bugs else c for c in found]
 
@@ -150,8 +152,12 @@ def came_round(images: Images, limits: Limits, spec: AuditSpec, redraw: Redraw) 
     return Cause("fft_wrap", slope, interval, text, kind, most / limits.pedestal, says)
 
 
-def _moved_round(cause: Cause, images: Images) -> Cause:
+def _moved_round(found: list[Cause], images: Images) -> list[Cause]:
     """A shift by whole pixels that lost no light at the edge was made on a periodic grid."""
+    return [_round(c, images) if c.name == "shift" else c for c in found]
+
+
+def _round(cause: Cause, images: Images) -> Cause:
     x, y = (float(np.median(v)) for v in _vector(images))
     if np.hypot(x, y) < FAR:
         return cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from darkhaloscope.audit.explain import Images
 from darkhaloscope.audit.intervals import Floats, binomial_interval
@@ -15,9 +16,14 @@ NOT_ITS_OWN = 0.1
 ANOTHER = 0.02
 """Part that another row's may leave, and an eighth of what its own leave."""
 
+CLEAR = 0.005
+"""Error of a part up to which noise does not make another row's arc fit."""
+
 FEWEST = 8
 UNRELATED = 0.5
 ALIKE = 0.01
+BURIED = 0.3
+"""Error of a flux, in units of the fluxes' scatter, beyond which they tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,20 @@ def shuffled(images: Images) -> Shuffled | None:
     """
     n = len(images.arc)
     own = images.unexplained(images.again)
-    off = np.flatnonzero(own > NOT_ITS_OWN)
+    off = np.flatnonzero(own > NOT_ITS_OWN + 3.0 * images.errors)
     if len(off) < 3:
         return None
+    share, interval = len(off) / n, binomial_interval(len(off), n)
+    # Among many others one fits an arc that is lost in noise.
+    clear = off[images.errors[off] < CLEAR]
+    found = _others(images, clear, own) if len(clear) >= 3 else None
+    if found is not None:
+        return Shuffled(share, interval, found)
+    return None if len(off) < FEWEST else _by_flux(images, off, share, interval)
+
+
+def _others(images: Images, off: NDArray[np.int64], own: Floats) -> str | None:
+    """Whether arcs that are not their own are those of other rows."""
     left = _left(images.arc[off], images.again, images.grain[off], images.light[off])
     twins = _left(
         images.again[off],
@@ -51,14 +68,9 @@ def shuffled(images: Images) -> Shuffled | None:
     limit = np.minimum(ANOTHER, own[off] / 8.0)
     found = int((left.min(axis=1) < limit).sum())
     chance = float((twins.min(axis=1) < limit).mean())
-    share, interval = len(off) / n, binomial_interval(len(off), n)
-    if found >= 3 and found / len(off) > 3.0 * chance:
-        return Shuffled(
-            share,
-            interval,
-            f"{found} of {len(off)} arcs that are not their own are those of other rows",
-        )
-    return None if len(off) < FEWEST else _by_flux(images, off, share, interval)
+    if found < 3 or found / len(off) <= 3.0 * chance:
+        return None
+    return f"{found} of {len(off)} arcs that are not their own are those of other rows"
 
 
 def _left(arc: Floats, other: Floats, grain: Floats, light: Floats) -> Floats:
@@ -74,6 +86,8 @@ def _by_flux(
     from scipy.stats import ks_2samp, spearmanr  # slow to import, and workers never need it
 
     seen, promised = (v[off].sum(axis=(1, 2, 3)) for v in (images.arc, images.again))
+    if float(np.median(np.sqrt(images.grain[off]))) > BURIED * float(promised.std()):
+        return None  # noise alone makes fluxes no more than related
     same_law = float(ks_2samp(seen, promised).pvalue) > ALIKE
     related = float(spearmanr(seen, promised).statistic)
     if not same_law or related > UNRELATED:

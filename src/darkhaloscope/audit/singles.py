@@ -143,7 +143,8 @@ def scattered_words(found: Closure, limits: Limits, mean_is_right: bool) -> str:
     }[quantity]
     text = unit.format(float(values.std()))
     though = " though the mean is right" if mean_is_right else ""
-    trend = _trend(values.to_numpy(float), pairs)
+    # Arcs that are right go with a column by their rounding, and would outvote those that are off.
+    trend = _trend(values.where(off[quantity] > 1.0, 0.0).to_numpy(float), pairs)
     return f"are off by themselves{though} ({text}{trend})"
 
 

@@ -205,7 +205,9 @@ def quality_sets(found: Findings) -> Table:
 
 QUANTITIES = {
     "flux": "flux ratio − 1", "shift": "displacement [px]", "shift_x": "displacement in x [px]",
-    "shift_y": "displacement in y [px]", "width": "PSF width ratio − 1",
+    "shift_y": "displacement in y [px]",
+    "shift_with_target": "displacement along the target's sub-pixel part [px]",
+    "shift_with_lens": "displacement along the lens's offset [px]", "width": "PSF width ratio − 1",
     "core_pedestal": "constant in the core [sky σ]", "outer_pedestal": "constant far out [sky σ]",
     "leftover": "unexplained light",
 }  # fmt: skip
