@@ -14,6 +14,7 @@ from planted import planted
 from darkhaloscope.audit.causes import Limits, outside_of
 from darkhaloscope.audit.closure import Closure, closure
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
+from darkhaloscope.audit.explain import closure_images
 from darkhaloscope.audit.gates import closure_gates, localisation_gate, scatter_gate
 from darkhaloscope.audit.identity import NOT_UNIQUE, REPEATED, repeated, skies_in_two_splits
 from darkhaloscope.audit.intervals import Estimate, certain, t_interval
@@ -257,3 +258,19 @@ def test_a_magnification_a_little_below_one_is_none() -> None:
 
     assert of(1.0, 0.995, np.nan) == []
     assert of(0.98, 3.0) == [0.5]
+
+
+def test_a_band_without_a_psf_is_left_out_and_the_others_are_looked_at() -> None:
+    ds = with_arc(clean(PAIRS), lambda arc: 2 * arc).copy(deep=True)
+    ds["psfsize"].values[:, 2] = np.nan
+    found = closed(ds)
+    assert found.pairs["band"].unique().tolist() == ["g", "r"]
+    assert found.left_out["no psfsize, sky_sigma or coverage"] == PAIRS
+    assert [c.name for c in closure_causes(found, LIMITS) if c.kind == "bug"] == ["flux_scale"]
+    spec = spec_of(ds)
+    stats = measured(ds)
+    images = closure_images(stats, rerendered(ds, stats, spec), spec)
+    assert len(images.arc) == PAIRS
+    assert not images.good[:, 2].any()
+    # A factor is allowed to all rows together: it leaves nothing.
+    assert images.unexplained(images.again).max() < 1e-4

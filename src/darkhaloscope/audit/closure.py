@@ -160,7 +160,7 @@ _FIELDS = ("row", "place", "arc", "again", "good", "radius", "floor", "photons")
 
 def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
     """Compare the closure rows with what was drawn again, matched by their hash."""
-    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).all(axis=(1, 2, 3)))
+    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).any(axis=(1, 2, 3)))
     hashes = rerendered["whole_hash"][drawn]
     place, row = match(hashes, stats["whole_hash"]), match(hashes, stats["row_hash"])
     there = (place >= 0) & (row >= 0)
@@ -168,6 +168,7 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
     failed = len(rerendered["whole_hash"]) - len(drawn)
     left_out = {
         "not re-rendered": failed,
+        "no psfsize, sky_sigma or coverage": 0,
         "no light": 0,
         "no data near the arc": 0,
         "too faint for the noise": 0,
@@ -261,6 +262,8 @@ def _images(
     sigma = stats["row_sky_sigma"][row, b].astype(float)
     width = predicted_width(*(stats[f"row_{n}"][row, b] for n in _WIDTH_COLUMNS))
     covered = (stats["row_coverage"][row, b] > 0) & (sigma > 0) & (width > 0)
+    unsaid = ~((sigma > 0) & (width > 0)) & ~(stats["row_coverage"][row, b] <= 0)
+    left_out["no psfsize, sky_sigma or coverage"] += int(unsaid.sum())
     lit = whole[:, b].sum(axis=(1, 2)) > 0
     clean = ~(~good & (radius < FIT_RADIUS * spec.size)).any(axis=(1, 2))
     left_out["no light"] += int((covered & ~lit).sum())

@@ -136,8 +136,9 @@ class Images:
         One factor and one constant a band are allowed to all rows together: closure names them. 2 where
         ``other`` could not be drawn.
         """
+        other = np.where(self.good, other, 0.0)
         drawn = np.asarray(np.isfinite(other).all(axis=(1, 2, 3)))
-        promised = (other**2).sum(axis=(1, 2, 3), where=self.good & drawn[:, None, None, None])
+        promised = (other**2).sum(axis=(1, 2, 3), where=drawn[:, None, None, None])
         # A faint arc of a row that promises a bright one would decide the factor by itself.
         share = drawn / np.maximum(self.light, promised)
         weight = self.good * share[:, None, None, None]
@@ -158,7 +159,7 @@ class Images:
 def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images:
     """Closure rows whose arcs were drawn again and are seen, in noise above it, in at least one band."""
     rows = audit_rows(stats, spec)
-    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).all(axis=(1, 2, 3)))
+    drawn = np.flatnonzero(np.isfinite(rerendered["whole"]).any(axis=(1, 2, 3)))
     hashes = rerendered["whole_hash"][drawn]
     place, row = match(hashes, stats["whole_hash"]), match(hashes, rows["hash"])
     use = (place >= 0) & (row >= 0)
@@ -168,7 +169,7 @@ def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images
     width = predicted_width(*(chosen[n] for n in _WIDTH))
     seen = (sigma > 0) & (width > 0)
     lost = without_data(chosen["nodata"], len(spec.bands))
-    good = ~lost & np.asarray(seen)[:, :, None, None]
+    good = ~lost & np.asarray(seen)[:, :, None, None] & np.isfinite(rerendered["whole"][drawn])
     unit = np.where(seen, sigma, 1.0)[:, :, None, None]
     arc = np.where(good, stats["whole_arc"][place] / unit, 0.0)
     again = np.where(good, rerendered["whole"][drawn] / unit, 0.0)
