@@ -55,12 +55,21 @@ def test_a_faint_patch_in_a_corner_is_found_where_it_is() -> None:
     patch = np.zeros((1, 3, SIZE, SIZE))
     patch[:, 1, 42:, 42:] = 0.5 * SKY[1]
     result = run_audit(with_arc(clean(), lambda arc: arc + patch))
-    assert "leak" in names(result)
+    assert names(result) == ["stray_pixels"]
+    assert "36 of 2304 pixels (x 42 to 47, y 42 to 47)" in result.verdict["sentence"]
     leak = result.tables["leak_map"]
     blocks = leak[leak["reader"] == BLOCK]
     worst = blocks.loc[blocks["excess"].idxmax()]
     assert (worst.x, worst.y) == (44.5, 44.5)
     assert (blocks["excess"].abs() > 0.02).sum() == 1
+
+
+def test_a_glow_far_out_is_a_leak() -> None:
+    """Too faint and too smooth for a pixel to be off by itself."""
+    axis = np.arange(SIZE)
+    glow = 0.09 * np.exp(-0.5 * ((axis - 41) / 3) ** 2)
+    result = run_audit(with_arc(clean(), lambda arc: arc + SKY[None, :, None, None] * glow[:, None]))
+    assert "leak" in names(result)
 
 
 def test_a_ctrl_of_another_place_is_called_displaced() -> None:
