@@ -64,11 +64,14 @@ def test_a_faint_patch_in_a_corner_is_found_where_it_is() -> None:
     assert (blocks["excess"].abs() > 0.02).sum() == 1
 
 
+@pytest.mark.long
 def test_a_glow_far_out_is_a_leak() -> None:
     """Too faint and too smooth for a pixel to be off by itself."""
     axis = np.arange(SIZE)
     glow = 0.09 * np.exp(-0.5 * ((axis - 41) / 3) ** 2)
-    result = run_audit(with_arc(clean(), lambda arc: arc + SKY[None, :, None, None] * glow[:, None]))
+    result = run_audit(
+        with_arc(clean(), lambda arc: arc + SKY[None, :, None, None] * glow[:, None])
+    )
     assert "leak" in names(result)
 
 

@@ -16,6 +16,7 @@ from darkhaloscope.audit.one_class import noise_tests
 pytestmark = pytest.mark.usefixtures("remembered")
 
 UNIT = SKY[None, :, None, None]
+LONG = pytest.mark.long
 
 
 def _noisy(ds: Ds, size: float, factor: float = 1.0, smooth: float = 0.0) -> Ds:
@@ -28,7 +29,9 @@ def _noisy(ds: Ds, size: float, factor: float = 1.0, smooth: float = 0.0) -> Ds:
     return with_arc(ds, change)
 
 
-@pytest.mark.parametrize(("size", "smooth"), [(0.7, 0.0), (0.3, 0.0), (1.0, 0.6)])
+@pytest.mark.parametrize(
+    ("size", "smooth"), [(0.7, 0.0), pytest.param(0.3, 0.0, marks=LONG), (1.0, 0.6)]
+)
 def test_noise_in_one_class_is_called_that_and_nothing_else(size: float, smooth: float) -> None:
     result = run_audit(_noisy(clean(), size, smooth=smooth))
     assert names(result) in (["noise_one_class", "nonlinear_excess"], ["noise_one_class"])
@@ -111,13 +114,12 @@ def test_photons_are_told_from_errors_of_the_arc() -> None:
 
 # --- what is found beside noise -------------------------------------------------------------------
 
-LONG = pytest.mark.long
-
 
 @pytest.mark.parametrize(
     ("defect", "cause"),
     [
-        ("target rounded", "target_rounded"), ("lens angle turned", "angle_convention"),
+        ("lens angle turned", "angle_convention"),
+        pytest.param("target rounded", "target_rounded", marks=LONG),
         pytest.param("shift by half a px", "shift", marks=LONG),
         pytest.param("psfsize as Moffat FWHM", "psf_as_moffat_fwhm", marks=LONG),
     ],
