@@ -7,7 +7,7 @@ import galsim
 import lenstronomy.ImSim.image_model as peer_image
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lenstronomy.Data.pixel_grid import PixelGrid
 from lenstronomy.Data.psf import PSF as PEER_PSF
@@ -181,6 +181,12 @@ def peer_arc(lens, source, psf, size, x, y, factor):
     return image[margin:-margin, margin:-margin]
 
 
+PEER_PSFS = [
+    Psf("gaussian", fwhm=0.8, pixel="integrate"),
+    Psf("moffat", fwhm=0.7, beta=4.765, pixel="integrate"),
+]
+
+
 @pytest.mark.filterwarnings("ignore:.axes. should not be:DeprecationWarning")
 @settings(max_examples=25, deadline=None)
 @given(
@@ -196,24 +202,30 @@ def peer_arc(lens, source, psf, size, x, y, factor):
     pa_source=st.floats(0.0, 180.0),
     offset=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)),
     place=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)),
-    psf=st.sampled_from(
-        [
-            Psf("gaussian", fwhm=0.8, pixel="integrate"),
-            Psf("moffat", fwhm=0.7, beta=4.765, pixel="integrate"),
-        ]
-    ),
+    psf=st.sampled_from(PEER_PSFS),
 )
+@example(
+    theta_e=1.0, q=0.5, pa=0.0, g1=0.0, g2=0.0, centre=(0.0, 0.0), n=1.0, reff=0.21875, q_source=0.5,
+    pa_source=0.0, offset=(0.0, 0.5), place=(0.0, 0.0), psf=PEER_PSFS[0],
+)  # fmt: skip
 def test_arcs_are_the_peers(
     theta_e, q, pa, g1, g2, centre, n, reff, q_source, pa_source, offset, place, psf
 ):
-    """Smooth sources, which lenstronomy resolves at 7 rays a pixel side to 2.2e-3 of the peak."""
+    """Smooth sources, which lenstronomy mostly resolves at 7 rays a pixel side to 2.2e-3 of the peak.
+
+    Over a caustic it takes more: with 31 it comes to 1e-5 in flux, where 7 are off by 1.2e-3.
+    """
     lens = Lens("SIE", theta_e, q=q, pa=pa, gamma1=g1, gamma2=g2, dx=centre[0], dy=centre[1])
     source = Sersic((1.0,), reff, n=n, q=q_source, pa=pa_source, dx=offset[0], dy=offset[1])
     x, y = 15.5 + place[0], 15.5 + place[1]
     ours = render(lens, source, [psf], size=32, x=x, y=y).arc[0]
-    truth = peer_arc(lens, source, psf, 32, x, y, 7)
-    assert np.abs(ours - truth).max() <= 3.5e-3 * truth.max()
-    assert ours.sum() == pytest.approx(truth.sum(), rel=1e-3)
+    for rays in (7, 21):
+        truth = peer_arc(lens, source, psf, 32, x, y, rays)
+        worst, flux = np.abs(ours - truth).max() / truth.max(), ours.sum() / truth.sum()
+        if worst <= 3e-3 and abs(flux - 1.0) <= 8e-4:
+            break
+    assert worst <= 3.5e-3
+    assert flux == pytest.approx(1.0, rel=1e-3)
     assert np.abs(centroid(ours) - centroid(truth)).max() < 0.01
 
 
