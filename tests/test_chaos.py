@@ -49,7 +49,7 @@ def undisturbed(
 # --- the terminal ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_ctrl_c(
     setting: Setting,
     threads: Client,

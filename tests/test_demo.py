@@ -53,6 +53,7 @@ def test_the_demo_holds_what_it_promises(demo: commands.Outcome) -> None:
     assert splits.groupby("region")["s"].nunique().max() == 1
 
 
+@pytest.mark.long
 def test_called_again_it_resumes(demo: commands.Outcome, no_pictures: None) -> None:
     shard = Path(demo.folder) / "stamps.zarr" / "arc" / "c" / "0" / "0" / "0" / "0"
     before = shard.stat().st_mtime_ns

@@ -158,7 +158,7 @@ def _lenses(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("plant", [plant_corner, plant_core])
+@pytest.mark.parametrize("plant", [plant_corner, pytest.param(plant_core, marks=pytest.mark.long)])
 def test_a_planted_shortcut_fails_though_the_auroc_is_high(
     faint: xr.Dataset, tmp_path: Path, plant: Any
 ) -> None:

@@ -123,6 +123,7 @@ def test_local_and_s3_are_the_same_bytes(scheduler: str, tmp_path: Path, quiet: 
     assert fsspec.filesystem("s3").exists(remote.report)
 
 
+@pytest.mark.long
 def test_mixed_kinds_are_run_resumed_and_drawn_again(
     scheduler: str, tmp_path: Path, quiet: Console
 ) -> None:
@@ -156,7 +157,7 @@ def test_mixed_kinds_are_run_resumed_and_drawn_again(
         commands.run(EXPERIMENT, out=out, cluster=scheduler, overrides=other, console=quiet)
 
 
-@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("size", [64, pytest.param(96, marks=pytest.mark.long)])
 def test_stamp_size_is_a_key(scheduler: str, tmp_path: Path, quiet: Console, size: int) -> None:
     changed = {**SMALL, "stamp.size": size}
     out = commands.run(
@@ -262,7 +263,7 @@ def test_audit_of_the_finished_run_says_the_same(
     assert again.exit_code == real_run.exit_code
 
 
-@pytest.mark.parametrize("sky_sigmas", [0.1, 5.0])
+@pytest.mark.parametrize("sky_sigmas", [0.1, pytest.param(5.0, marks=pytest.mark.long)])
 def test_light_added_to_the_core_is_a_bug_and_is_placed(
     real_run: commands.Outcome, scheduler: str, tmp_path: Path, quiet: Console, sky_sigmas: float
 ) -> None:
