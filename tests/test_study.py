@@ -366,7 +366,6 @@ def make_and_read(client: Client, folder: str, ready: study.Ready, on_step: Any)
     return study.read_study(folder, ready)
 
 
-@pytest.mark.long
 def test_a_whole_study(small: Path, threads: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     few_trees = functools.partial(HistGradientBoostingClassifier, max_iter=3, random_state=0)
     monkeypatch.setitem(READERS, "profile", few_trees)
