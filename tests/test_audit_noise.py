@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import Stamps
-from darkhaloscope.audit.noise import Noise, noise_of, with_photons
+from darkhaloscope.audit.noise import Noise, noise_of
 from darkhaloscope.audit.one_class import noise_tests
 
 pytestmark = pytest.mark.usefixtures("remembered")
@@ -96,20 +96,19 @@ def test_photons_are_told_from_errors_of_the_arc() -> None:
     axis = np.arange(SIZE) - (SIZE - 1) / 2
     ring = np.exp(-0.5 * ((np.hypot(axis[:, None], axis) - 8) / 2) ** 2)
     arc = np.geomspace(5, 500, 60)[:, None, None] * ring
-    good, none = np.ones(arc.shape, dtype=bool), Noise(np.zeros(60), 0.0)
+    good = np.ones(arc.shape, dtype=bool)
     seen = np.sqrt(0.05 * arc) * rng.normal(size=arc.shape)
-    assert with_photons(none, seen, arc, good).photons == pytest.approx(0.05, rel=0.1)
+    assert noise_of(seen, arc, good).photons == pytest.approx(0.05, rel=0.1)
     for wrong in (
         0.1 * arc,
         np.roll(arc, 1, axis=2) - arc,
         0.05 * arc * rng.normal(size=arc.shape),
     ):
-        assert with_photons(none, wrong, arc, good).photons == 0.0
+        assert noise_of(wrong, arc, good).photons == 0.0
     # Beside noise of the sky that is not theirs.
     sky = 0.7 * rng.normal(size=arc.shape)
-    both = noise_of(seen + sky, arc, good)
-    assert with_photons(both, seen + sky, arc, good).photons == pytest.approx(0.05, rel=0.3)
-    assert with_photons(noise_of(sky, arc, good), sky, arc, good).photons < 0.01
+    assert noise_of(seen + sky, arc, good).photons == pytest.approx(0.05, rel=0.3)
+    assert noise_of(sky, arc, good).photons < 0.01
 
 
 # --- what is found beside noise -------------------------------------------------------------------

@@ -91,7 +91,8 @@ def _outside(
     for band in bands:
         estimates = [found.estimate(q, band) for q in quantities]
         failed = [e for e in estimates if outcome_of(e, limit, len(bands)) == "fail"]
-        out += [(band, max(failed, key=lambda e: abs(e.value)))] if failed else []
+        if failed:
+            out.append((band, max(failed, key=lambda e: abs(e.value))))
     return out
 
 

@@ -31,9 +31,9 @@ from darkhaloscope.audit.intervals import (
     weighted_mean,
 )
 from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
-from darkhaloscope.audit.noise import Noise, flat, noise_of, signal_of, stands_out, with_photons
+from darkhaloscope.audit.noise import TO_SIGMA, Noise, flat, noise_of, signal_of, stands_out
 from darkhaloscope.audit.places import places
-from darkhaloscope.audit.rerender import predicted_width
+from darkhaloscope.audit.rerender import OF_IMAGES, predicted_width, unsaid
 from darkhaloscope.audit.rounding import rounded, steps, stored_as
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.stray import Stray, stray_pixels
@@ -152,10 +152,7 @@ class _Images:
         return bool((self.floor > SCATTER_FLOOR).any() or self.photons.any())
 
     def __getitem__(self, use: NDArray[np.bool_]) -> _Images:
-        return _Images(*(getattr(self, name)[use] for name in _FIELDS))
-
-
-_FIELDS = ("row", "place", "arc", "again", "good", "radius", "floor", "photons")
+        return _Images(**{k: v[use] for k, v in vars(self).items()})
 
 
 def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
@@ -168,7 +165,6 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
     failed = len(rerendered["whole_hash"]) - len(drawn)
     left_out = {
         "not re-rendered": failed,
-        "no psfsize, sky_sigma or coverage": 0,
         "no light": 0,
         "no data near the arc": 0,
         "too faint for the noise": 0,
@@ -187,7 +183,6 @@ def closure(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Closure:
             images = replace(images, arc=arc, again=again, good=images.good & ~off.mask)
         gap = images.arc - images.again
         noise = noise_of(gap, images.again, images.good)
-        noise = with_photons(noise, gap, images.again, images.good)
         if noise.there:
             seen = stands_out(images.again, images.good, noise)
             left_out["too faint for the noise"] += int((~seen).sum())
@@ -260,10 +255,8 @@ def _images(
     radius = np.hypot(axis[None, None, :] - x, axis[None, :, None] - y)
     good = (stats["whole_nodata"][place] & np.uint8(1 << b)) == 0
     sigma = stats["row_sky_sigma"][row, b].astype(float)
-    width = predicted_width(*(stats[f"row_{n}"][row, b] for n in _WIDTH_COLUMNS))
-    covered = (stats["row_coverage"][row, b] > 0) & (sigma > 0) & (width > 0)
-    unsaid = ~((sigma > 0) & (width > 0)) & ~(stats["row_coverage"][row, b] <= 0)
-    left_out["no psfsize, sky_sigma or coverage"] += int(unsaid.sum())
+    missing = unsaid({name: stats[f"row_{name}"][row, b] for name in OF_IMAGES})
+    covered = (stats["row_coverage"][row, b] > 0) & ~np.any(list(missing.values()), axis=0)
     lit = whole[:, b].sum(axis=(1, 2)) > 0
     clean = ~(~good & (radius < FIT_RADIUS * spec.size)).any(axis=(1, 2))
     left_out["no light"] += int((covered & ~lit).sum())
@@ -401,10 +394,10 @@ def _solve(
 
 
 def _relative_error(im: _Images, fit: ArcFit) -> float:
-    """Error of the fit relative to the arc, from its bright pixels: 1.4826 times the median."""
+    """Error of the fit relative to the arc, from its bright pixels: TO_SIGMA times the median."""
     bright = im.good & (fit.model > BRIGHT * fit.model.max(axis=(1, 2), keepdims=True))
     relative = np.abs(fit.seen - fit.model)[bright] / fit.model[bright]
-    return max(ERROR_FLOOR, 1.4826 * float(np.median(relative))) if bright.any() else ERROR_FLOOR
+    return max(ERROR_FLOOR, TO_SIGMA * float(np.median(relative))) if bright.any() else ERROR_FLOOR
 
 
 def _moffat_ratio(model: NDArray[np.int64], beta: Floats) -> Floats:

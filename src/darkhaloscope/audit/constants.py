@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from darkhaloscope.audit.intervals import Floats
+from darkhaloscope.audit.noise import deviation
 from darkhaloscope.geometry import core_slice, radius_map, stamp_centre
 
 NOTICED = 5e-4
@@ -79,9 +80,7 @@ def find_constants(
     noticed = NOTICED
     if noisy:
         away = stack[radius >= CENTRE]
-        noticed = max(
-            noticed, ABOVE_NOISE * 1.4826 * float(np.median(np.abs(away - np.median(away))))
-        )
+        noticed = max(noticed, ABOVE_NOISE * deviation(away))
     if abs(level) > noticed:
         parts, _ = label(stack * np.sign(level) > 0.5 * abs(level))
         central = np.bincount(parts[radius < CENTRE])

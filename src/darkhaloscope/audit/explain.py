@@ -26,7 +26,7 @@ from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.fit import fit_arcs
 from darkhaloscope.audit.intervals import Floats, binomial_interval
 from darkhaloscope.audit.measure import Arrays
-from darkhaloscope.audit.noise import noise_of, stands_out, with_photons
+from darkhaloscope.audit.noise import noise_of, stands_out
 from darkhaloscope.audit.rerender import CORE_TOLERANCE, Redraw, audit_rows, predicted_width
 from darkhaloscope.audit.sampled import one_sample
 from darkhaloscope.audit.spec import AuditSpec
@@ -175,8 +175,7 @@ def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images
     again = np.where(good, rerendered["whole"][drawn] / unit, 0.0)
     noise, photons = np.zeros(seen.shape), np.zeros(seen.shape)
     for b in range(len(spec.bands)):
-        images = (arc - again)[:, b], again[:, b], good[:, b]
-        found = with_photons(noise_of(*images), *images)
+        found = noise_of((arc - again)[:, b], again[:, b], good[:, b])
         if found.there:
             noise[:, b], photons[:, b] = found.level, found.photons
             # What is lost in noise says nothing, and its noise would speak for the others.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.hypotheses import Hypothesis, p_above, p_beyond
 from darkhaloscope.audit.intervals import Floats, t_interval
+from darkhaloscope.audit.noise import deviation
 from darkhaloscope.audit.spec import AuditSpec
 
 DRAWN = ("theta_e", "lens_q", "src_dmag", "src_reff", "src_n", "src_q")
@@ -109,7 +110,7 @@ def independence_tests(table: pd.DataFrame, fewest: int) -> list[Hypothesis]:
 def psf_outliers(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> pd.DataFrame:
     """The PSF widths furthest from their band's median, at most 20 a band, with how many there are.
 
-    ``z`` is the distance of the logarithm in units of 1.4826 times its median absolute deviation.
+    ``z`` is the distance of the logarithm in units of its robust standard deviation.
     """
     if "psfsize" not in columns or "psfsize" in spec.lacks:
         return pd.DataFrame(columns=OUTLIER_COLUMNS)
@@ -119,7 +120,7 @@ def psf_outliers(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
         known = np.flatnonzero(np.isfinite(widths[:, b]) & (widths[:, b] > 0))
         log = np.log(widths[known, b])
         middle = float(np.median(log)) if len(log) else 0.0
-        spread = 1.4826 * float(np.median(np.abs(log - middle))) if len(log) else 0.0
+        spread = deviation(log) if len(log) else 0.0
         if spread <= 0:
             continue
         z = (log - middle) / spread

@@ -145,11 +145,20 @@ def faint_pixels(arc: Floats, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(both & (arc[..., 1:] <= limit[:, None, None]))
 
 
-def noise_of(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
-    """Noise of ``difference`` (image, y, x) far from ``arc``.
+def deviation(values: Floats) -> float:
+    """Robust standard deviation of ``values``: :data:`TO_SIGMA` times their median absolute deviation."""
+    return TO_SIGMA * float(np.median(np.abs(values - np.median(values))))
 
-    From neighbours' differences and sums, whose variances are 2 s^2 (1 -+ correlation): what is smooth,
-    as the wings of an arc, is not in the first.
+
+def noise_of(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
+    """Noise of ``difference`` (image, y, x): far from ``arc``, and of the arc's own photons."""
+    return _with_photons(_noise_afar(difference, arc, good), difference, arc, good)
+
+
+def _noise_afar(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
+    """From neighbours' differences and sums, whose variances are 2 s^2 (1 -+ correlation).
+
+    What is smooth, as the wings of an arc, is not in the first.
     """
     use = faint_pixels(arc, good)
     left, right = difference[..., :-1], difference[..., 1:]
@@ -165,11 +174,10 @@ def _pooled(level: Floats) -> Floats:
     if len(level) < FEWEST_IMAGES:
         return level
     middle = float(np.median(level))
-    spread = TO_SIGMA * float(np.median(np.abs(level - middle)))
-    return np.full(len(level), middle) if spread < SAME_LEVEL * middle else level
+    return np.full(len(level), middle) if deviation(level) < SAME_LEVEL * middle else level
 
 
-def with_photons(noise: Noise, difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
+def _with_photons(noise: Noise, difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
     """The noise with that of the arcs' own photons, if ``difference`` (image, y, x) holds it.
 
     Beyond the noise elsewhere neighbours differ by a variance in proportion to the arc's light (as the square

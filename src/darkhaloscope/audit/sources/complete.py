@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.noise import TO_SIGMA
 from darkhaloscope.audit.quality import OUTCOME_COLUMNS
 from darkhaloscope.audit.spec import REDRAW
 from darkhaloscope.errors import Reason
@@ -137,4 +138,4 @@ def sky_of(ctrl: NDArray[np.float32], nodata: NDArray[np.bool_]) -> NDArray[np.f
     values[np.isnan(values).all(axis=-1)] = 0.0
     middle = np.nanmedian(values, axis=-1, keepdims=True)
     spread = np.nanmedian(np.abs(values - middle), axis=-1)
-    return np.where(spread > 0, 1.4826 * spread, np.nan).astype(np.float32)
+    return np.where(spread > 0, TO_SIGMA * spread, np.nan).astype(np.float32)

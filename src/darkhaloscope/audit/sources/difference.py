@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.noise import TO_SIGMA
 from darkhaloscope.geometry import radius_map, stamp_centre
 
 Steps = NDArray[np.float64]
 """Sum over a stamp of the steps in which its pixels are stored, (row, band)."""
 
-TO_SIGMA = 1.4826
 GRANTED = 10.0
 """Standard errors of a sum of white noise that are granted: neighbours may be alike."""
 
