@@ -32,6 +32,7 @@ from darkhaloscope.audit.families import (
     excess_of,
     flux_causes,
     magnification_slope,
+    shift_causes,
 )
 from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.measure import Arrays
@@ -67,13 +68,15 @@ def test_the_slope_on_magnification_is_the_power_that_was_applied(
 ) -> None:
     gain = np.exp(rng.normal(1.5, 0.6, 200))
     scatter = np.exp(rng.normal(0, 0.02, 200))
-    found = magnification_slope(pairs_of(200, flux_ratio=gain**power * scatter, magnification=gain))
+    found = magnification_slope(
+        pairs_of(200, flux_ratio=gain**power * scatter, magnification=gain), pairs_of(0)
+    )
     assert found is not None
     assert found.value == pytest.approx(power, abs=0.02)
     assert found.lo < power < found.hi
     assert power == 0.0 or found.rest < 0.1
     alike = pairs_of(200, flux_ratio=gain**power, magnification=gain**0.1)
-    assert magnification_slope(alike) is None
+    assert magnification_slope(alike, pairs_of(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,24 @@ def test_displacements_come_apart_into_vector_target_and_lens(rng: np.random.Gen
     assert found.target == pytest.approx(-1.0, abs=0.03)
     assert found.lens == pytest.approx(0.5, abs=0.03)
     assert found.rest < 0.03
+
+
+@pytest.mark.parametrize(("scatter", "name"), [(0.01, "lens_offset"), (2.0, "shift")])
+def test_a_recorded_offset_is_the_reason_only_of_what_it_explains(
+    scatter: float, name: str, rng: np.random.Generator
+) -> None:
+    """Arcs that lie anywhere follow no offset, whatever coefficient a fit gives it."""
+    lens = rng.normal(0, 0.3, (2, 150))
+    dx, dy = -lens + rng.normal(0, scatter, (2, 150)) + (12.0 if name == "shift" else 0.0)
+    pairs = pairs_of(150, dx=dx, dy=dy, lens_offset_x=lens[0], lens_offset_y=lens[1])
+    far = float(np.hypot(dx, dy).mean())
+    summary = pd.DataFrame(
+        [("shift", band, far, 0.9 * far, 1.1 * far, 150, 0.0) for band in ("all", "r")],
+        columns=SUMMARY_COLUMNS,
+    )
+    empty = pd.DataFrame()
+    (cause,) = shift_causes(Closure(pairs, summary, empty, empty, 150, {}, empty), Limits())
+    assert cause.name == name
 
 
 def test_a_wider_psf_and_a_larger_source_have_their_own_terms(rng: np.random.Generator) -> None:

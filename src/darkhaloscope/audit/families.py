@@ -25,7 +25,8 @@ from darkhaloscope.audit.causes import (
 )
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.closure_summary import DISPLACEMENTS
-from darkhaloscope.audit.intervals import Estimate, Floats
+from darkhaloscope.audit.intervals import Estimate
+from darkhaloscope.audit.noise import deviation
 
 SAME_RATIO = 0.02
 """How near a width ratio must come to a convention's own to be said to fit it."""
@@ -74,7 +75,7 @@ class Slope:
     rest: float
 
 
-def magnification_slope(pairs: pd.DataFrame, noise: pd.DataFrame | None = None) -> Slope | None:
+def magnification_slope(pairs: pd.DataFrame, noise: pd.DataFrame) -> Slope | None:
     """How flux ratios follow the magnification; None where its spread cannot tell."""
     from scipy.stats import theilslopes  # slow to import, and workers never need it
 
@@ -84,10 +85,10 @@ def magnification_slope(pairs: pd.DataFrame, noise: pd.DataFrame | None = None) 
     value, _, lo, hi = theilslopes(mean.flux_ratio, mean.magnification)
     ratio, gain = (mean[name].to_numpy(float) for name in ("flux_ratio", "magnification"))
     by_noise = 0.0
-    if noise is not None and len(noise):
-        by_noise = _spread(_mean_logs(noise).flux_ratio.to_numpy(float))
+    if len(noise):
+        by_noise = deviation(_mean_logs(noise).flux_ratio.to_numpy(float))
     rest, whole = (
-        np.sqrt(max(_spread(v) ** 2 - by_noise**2, 0.0)) for v in (ratio - value * gain, ratio)
+        np.sqrt(max(deviation(v) ** 2 - by_noise**2, 0.0)) for v in (ratio - value * gain, ratio)
     )
     return Slope(float(value), float(lo), float(hi), float(rest / max(whole, 1e-12)))
 
@@ -99,10 +100,6 @@ def _mean_logs(pairs: pd.DataFrame) -> pd.DataFrame:
         {name: np.log(pairs.loc[use, name]) for name in ("flux_ratio", "magnification")}
     )
     return logs.groupby(pairs["hash"]).mean()
-
-
-def _spread(values: Floats) -> float:
-    return float(np.median(np.abs(values - np.median(values))))
 
 
 def flux_causes(found: Closure, limits: Limits) -> list[Cause]:
@@ -158,12 +155,17 @@ def _constant(outside: list[tuple[str, Estimate]]) -> str:
 
 @dataclass(frozen=True)
 class Displacement:
-    """``vector + target (sub-pixel part) + lens (lens - target)``, in pixels; ``rest`` is what it leaves."""
+    """``vector + target (sub-pixel part) + lens (lens - target)``, in pixels; ``rest`` is what it leaves.
+
+    ``by_target`` and ``by_lens`` are how far the two recorded offsets move an arc so; medians, as ``rest``.
+    """
 
     vector: tuple[float, float]
     target: float
     lens: float
     rest: float
+    by_target: float
+    by_lens: float
 
 
 def displacement_of(pairs: pd.DataFrame) -> Displacement:
@@ -184,8 +186,9 @@ def displacement_of(pairs: pd.DataFrame) -> Displacement:
 
     fit = least_squares(lambda p: design @ p - seen, start, loss="soft_l1", f_scale=0.05)
     x, y, target, lens = (float(v) for v in fit.x)
-    left = (design @ fit.x - seen).reshape(2, -1)
-    return Displacement((x, y), target, lens, float(np.median(np.hypot(*left))))
+    moved = [design[:, 2] * target, design[:, 3] * lens, design @ fit.x - seen]
+    by_target, by_lens, rest = (float(np.median(np.hypot(*np.split(v, 2)))) for v in moved)
+    return Displacement((x, y), target, lens, rest, by_target, by_lens)
 
 
 def shift_causes(found: Closure, limits: Limits) -> list[Cause]:
@@ -209,7 +212,9 @@ def shift_causes(found: Closure, limits: Limits) -> list[Cause]:
         step, granted = IN_NOISE, displacement_of(noise).rest
         told = {q for q in DISPLACEMENTS if outside_of(found, q, limits.centroid)}
     name, explained = "shift", d.rest < UNEXPLAINED * e.value + granted
-    to_target, to_lens = "shift_with_target" in told, "shift_with_lens" in told
+    # A recorded offset is the reason only where it moves arcs by more than what it leaves.
+    to_target = "shift_with_target" in told and d.rest < UNEXPLAINED * d.by_target + granted
+    to_lens = "shift_with_lens" in told and d.rest < UNEXPLAINED * d.by_lens + granted
     if to_target and explained and abs(d.target + 1.0) < step and abs(d.lens) < step:
         name, shape = "target_rounded", "minus the target's recorded sub-pixel part"
         if np.hypot(x, y) > limits.centroid:
