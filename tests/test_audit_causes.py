@@ -8,6 +8,7 @@ import pytest
 from audit_pairs import (
     REGIONS,
     SCALE,
+    SIZE,
     SKY,
     Ds,
     clean,
@@ -26,7 +27,8 @@ from darkhaloscope.audit.alternatives import Alternative, alternatives, changed
 from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
-from darkhaloscope.audit.explain import Images, _Scores, closure_images
+from darkhaloscope.audit.constants import find_constants
+from darkhaloscope.audit.explain import Images, _Scores, closure_images, explain
 from darkhaloscope.audit.families import (
     displacement_of,
     excess_of,
@@ -37,7 +39,7 @@ from darkhaloscope.audit.families import (
 from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.noise import medians
-from darkhaloscope.audit.rerender import audit_rows
+from darkhaloscope.audit.rerender import audit_rows, redraw_plain
 from darkhaloscope.audit.sampled import one_sample
 from darkhaloscope.audit.shuffled import shuffled
 
@@ -131,6 +133,37 @@ def test_a_recorded_offset_is_the_reason_only_of_what_it_explains(
     empty = pd.DataFrame()
     (cause,) = shift_causes(Closure(pairs, summary, empty, empty, 150, {}, empty), Limits())
     assert cause.name == name
+
+
+def test_a_few_wrong_images_are_no_constant_of_all(rng: np.random.Generator) -> None:
+    """Light in the core of 15 % of the images is taken from none of the others; in all it is a constant."""
+    rest = rng.normal(0, 1e-4, (100, SIZE, SIZE))
+    weight, outer = np.ones_like(rest), np.zeros(rest.shape, dtype=bool)
+    outer[:, 0] = True
+    some, every = rest.copy(), rest.copy()
+    some[:15, SIZE // 2 - 3 : SIZE // 2 + 3, SIZE // 2] += 50.0
+    every[:, SIZE // 2 - 4 : SIZE // 2 + 4, SIZE // 2 - 4 : SIZE // 2 + 4] += 0.02
+    assert abs(find_constants(some, weight, outer).core) < 1e-4
+    assert find_constants(every, weight, outer).core == pytest.approx(0.02, abs=1e-4)
+
+
+def test_a_convention_of_some_rows_is_named_with_their_share() -> None:
+    """Right rows stay right: neither a factor of the wrong ones nor their convention is put on them."""
+    ds = clean(PAIRS)
+    injected = np.flatnonzero(ds["lens_model"].values != 0)
+    turned = injected[::4]
+    ds = ds.copy(deep=True)
+    ds["arc"].values[turned] = np.rot90(ds["arc"].values[turned], axes=(2, 3))
+    spec = spec_of(ds)
+    stats = measure(ds, spec)
+    images = closure_images(stats, rerendered(ds, stats, spec), spec)
+    because = explain(images, spec, redraw_plain, mild=False)
+    assert because is not None
+    assert (because.cause, because.whole, because.some) == ("pixels_flipped", True, True)
+    assert because.share[0] == pytest.approx(len(turned) / len(injected), abs=0.02)
+    assert because.rows is not None
+    moved = (because.rows["lens_pa"] != images.rows["lens_pa"]).sum()
+    assert moved == pytest.approx(because.share[0] * len(images.arc), abs=0.5)
 
 
 def test_a_wider_psf_and_a_larger_source_have_their_own_terms(rng: np.random.Generator) -> None:

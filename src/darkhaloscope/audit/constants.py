@@ -23,6 +23,9 @@ NOTICED = 5e-4
 ABOVE_NOISE = 5.0
 """Core level in units of a stacked pixel's scatter from which its reach is traced in noise."""
 
+UNUSUAL = 10.0
+"""Robust standard deviations from the median from which the core of an image is no usual one."""
+
 CENTRE = 3.0
 SMALLEST = 9
 """Fewer pixels than this are no core."""
@@ -70,6 +73,7 @@ def find_constants(
         of the stack's own scatter, since what is traced in noise is always a constant.
     """
     size = rest.shape[-1]
+    weight = weight * _usual(rest, weight)[:, None, None]
     far_weight = float((weight * outer).sum())
     far = float((rest * weight * outer).sum()) / far_weight if far_weight > 0 else 0.0
     total = weight.sum(axis=0)
@@ -91,3 +95,18 @@ def find_constants(
     inside = float(total[mask].sum())
     core = float((stack * total)[mask].sum()) / inside if inside > 0 else 0.0
     return Constants(far, core, mask, reach)
+
+
+def _usual(rest: Floats, weight: Floats) -> NDArray[np.bool_]:
+    """Which images have a core like that of most: a few that are wrong are no constant of all.
+
+    Taken from every image, their mean would spoil the fit of all others.
+    """
+    mask = core_box(rest.shape[-1])
+    total = (weight * mask).sum(axis=(1, 2))
+    known = total > 0
+    if not known.any():
+        return ~known
+    level = (rest * weight * mask).sum(axis=(1, 2)) / np.where(known, total, 1.0)
+    away = np.abs(level - np.median(level[known]))
+    return np.asarray(~known | (away <= max(UNUSUAL * deviation(level[known]), NOTICED)))

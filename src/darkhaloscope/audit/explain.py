@@ -51,6 +51,9 @@ AS_GOOD = 2.0
 """Alternatives that leave up to this many times as much as the best cannot be told from it."""
 
 MOST_CHANGES = 4
+MOST = 0.9
+"""Share of rows that are off from which all are meant: some conventions do not show in every row."""
+
 ELONGATED = 0.9
 """Axis ratio below which angles and ellipticities show."""
 
@@ -148,12 +151,25 @@ class Images:
             (v - ((weight * v).sum(axis=(0, 2, 3)) / total)[:, None, None]) * self.good
             for v in (self.arc, model)
         )
-        top = (weight * seen * model).sum(axis=(0, 2, 3))
-        factor = top / np.maximum((weight * model**2).sum(axis=(0, 2, 3)), 1e-300)
+        factor = _factor(*((weight * v * model).sum(axis=(2, 3)) for v in (seen, model)))
         rest = ((seen - factor[:, None, None] * model) ** 2).sum(axis=(1, 2, 3))
         # Below 0 by noise: cut off there, what noise leaves would not cancel in a mean.
         part = np.clip((rest - self.grain) / self.light, -2.0, 2.0)
         return np.asarray(np.where(drawn, part, 2.0))
+
+
+def _factor(top: Floats, bottom: Floats) -> Floats:
+    """Of each band the factor top / bottom (row, band) that half of the rows, by their weight, are below.
+
+    Not their mean: a few wrong rows would then make all others look wrong.
+    """
+    weight = np.maximum(bottom, 0.0)
+    ratio = np.divide(top, bottom, out=np.zeros_like(top), where=weight > 0)
+    order = np.argsort(ratio, axis=0, kind="stable")
+    ratio, weight = (np.take_along_axis(v, order, axis=0) for v in (ratio, weight))
+    below = np.cumsum(weight, axis=0)
+    middle = (below >= 0.5 * below[-1]).argmax(axis=0)
+    return np.asarray(ratio[middle, np.arange(ratio.shape[1])])
 
 
 def closure_images(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> Images:
@@ -207,6 +223,8 @@ class Explanation:
         The closure rows as they would have to be; None where no parameter says it.
     whole : bool
         Whether that is all, or only comes nearer than what is recorded.
+    some : bool
+        Whether the other rows are as recorded; noise does not tell.
     """
 
     cause: str
@@ -217,6 +235,7 @@ class Explanation:
     before: float
     rows: Arrays | None
     whole: bool
+    some: bool = False
 
 
 Draw = Callable[[Images], Floats]
@@ -268,8 +287,22 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     # Where targets lie in the centre a flipped stamp is a flipped sky.
     same = FLIPPED if name in FLIPPED else (name,)
     rivals = tuple(f"{other} ({what})" for other, what in near.items() if other not in same)
+    some = not images.noisy and share[2] < MOST
     rows = changed(images.rows, chosen)
-    return Explanation(name, says, rivals, share, left, before, rows, left <= limit)
+    if some:
+        rows = _in_some(off, rows, images.rows)
+    return Explanation(name, says, rivals, share, left, before, rows, left <= limit, some)
+
+
+def _in_some(off: NDArray[np.int64], rows: Arrays, recorded: Arrays) -> Arrays:
+    """What ``rows`` say of those that are off, and what is recorded of the others."""
+    out = dict(recorded)
+    for name, values in rows.items():
+        if values is not recorded[name]:
+            out[name] = np.array(values)
+            others = np.setdiff1d(np.arange(len(values)), off)
+            out[name][others] = recorded[name][others]
+    return out
 
 
 def _differs(rows: Arrays, change: Arrays) -> bool:

@@ -105,7 +105,8 @@ def _cause(because: Explanation, found: list[Cause], limits: Limits) -> Cause:
     if because.rivals:
         name = "blur" if blur is not None else "unexplained_residual"
         text += f"; cannot be told from {', '.join(because.rivals)}"
-    says = f"the arcs are those of {because.says}"
+    who = f"{share:.0%} of the arcs" if because.some else "the arcs"
+    says = f"{who} are those of {because.says}"
     return Cause(name, size, interval, text, "bug", share / limits.leftover, says)
 
 
