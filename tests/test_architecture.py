@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "darkhaloscope"
 ROOMS = (
     "compiled", "logs", "tls", "errors", "draw", "variables", "partial", "signed", "trouble", "storage",
     "progress",
-    "config", "geometry", "mapping", "lensing", "survey", "plan", "fix", "selftest", "inject", "store",
+    "config", "geometry", "lensing", "mapping", "survey", "plan", "fix", "selftest", "inject", "store",
     "views", "audit", "trial", "prepare", "workflow", "driver", "status", "metrics", "cluster", "report",
     "study", "completeness", "detect", "commands", "cli",
 )  # fmt: skip

@@ -220,6 +220,38 @@ def test_export_and_import_give_the_same_rows_back() -> None:
             np.testing.assert_array_equal(back[name], truth, err_msg=name)
 
 
+def _widths(constants: dict[str, float | str], **columns: object) -> xr.Dataset:
+    mapping = Mapping(name="theirs", fwhm={"psfsize": "seeing_{band}"}, constants=constants)
+    table = pd.DataFrame({"lens_model": ["SIE", "CONTROL"], "seeing_r": [1.0, 1.2], **columns})
+    return import_rows(table, mapping, ("r",))
+
+
+@pytest.mark.parametrize("beta", [2.5, 3.5])
+def test_a_moffat_s_fwhm_becomes_the_width_of_equal_noise(beta: float) -> None:
+    """``NEA = (sum P)^2 / sum P^2`` on a fine grid, against that of a Gaussian, 4 pi sigma^2."""
+    found = _widths({"psf_model": "MOFFAT", "psf_beta": beta})
+    half, step = np.linspace(-30, 30, 3001, retstep=True)
+    alpha = 0.5 / np.sqrt(2 ** (1 / beta) - 1)
+    profile = (1 + (half[:, None] ** 2 + half**2) / alpha**2) ** -beta
+    area = profile.sum() ** 2 / (profile**2).sum() * step**2
+    width = 2 * np.sqrt(2 * np.log(2)) * np.sqrt(area / (4 * np.pi))
+    assert found["psfsize"].values[:, 0] == pytest.approx([width, 1.2 * width], rel=3e-3)
+    rows = found.assign(psf_model=("pair", np.array([2, 0], np.uint8)))
+    back = export_rows(
+        rows,
+        Mapping(name="theirs", fwhm={"psfsize": "seeing_{band}"}, constants={"psf_beta": beta}),
+    )
+    assert back["seeing_r"].tolist() == pytest.approx([1.0, 1.2])
+
+
+def test_a_fwhm_needs_a_profile_and_a_gaussian_s_is_the_width() -> None:
+    assert _widths({"psf_model": "GAUSSIAN"})["psfsize"].values.ravel() == pytest.approx([1, 1.2])
+    found = _widths({"psf_beta": 3.5}, psf_model=["MOFFAT", None])["psfsize"].values.ravel()
+    assert found == pytest.approx(1.2325 * np.array([1, 1.2]), rel=1e-3)
+    with pytest.raises(UserError, match="psfsize as a FWHM, and neither it nor the data say"):
+        _widths({})
+
+
 def test_the_seeds_column_names() -> None:
     names = set(export_rows(random_rows(3), SEED).columns)
     assert names >= {

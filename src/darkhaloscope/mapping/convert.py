@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
+from darkhaloscope.lensing.psf import moffat_fwhm, moffat_nea_fwhm
 from darkhaloscope.mapping.model import Mapping
 from darkhaloscope.variables import (
     ALL_VARIABLES,
@@ -23,6 +24,7 @@ from darkhaloscope.variables import (
     BY_NAME,
     LENS_MODELS,
     OPTIONAL_KINDS,
+    PSF_MODELS,
     Variable,
     numpy_dtype,
 )
@@ -165,6 +167,8 @@ def _outward(mapping: Mapping, name: str, values: Floats, rows: xr.Dataset) -> F
         return np.deg2rad(values + 90.0)
     if name in mapping.semi_major:
         return np.asarray(values / _root_q(rows["src_q"].values.astype(float)))
+    if name in mapping.fwhm:
+        return values / _nea_of_fwhm(rows, mapping)[:, None]
     return values
 
 
@@ -190,13 +194,48 @@ def _inward(found: xr.Dataset, table: pd.DataFrame, mapping: Mapping) -> xr.Data
             made[name] = values * _root_q(made.get("src_q", found["src_q"].values.astype(float)))
         else:
             found = found.drop_vars(name)  # sqrt(a b) is not known from a alone
+    for name in mapping.fwhm:
+        if name in found:
+            values = found[name].values.astype(float)
+            made[name] = values * _nea_of_fwhm(found, mapping)[:, None]
     if mapping.shear is not None and {mapping.shear.size, mapping.shear.angle} <= set(table):
         size, angle = (_numbers(table, c) for c in (mapping.shear.size, mapping.shear.angle))
         made["gamma1"] = size * np.cos(2 * angle)
         made["gamma2"] = -size * np.sin(2 * angle)
     return found.assign(
-        {name: ("pair", values.astype(BY_NAME[name].dtype)) for name, values in made.items()}
+        {
+            name: (BY_NAME[name].dims, values.astype(BY_NAME[name].dtype))
+            for name, values in made.items()
+        }
     )
+
+
+def _nea_of_fwhm(rows: xr.Dataset, mapping: Mapping) -> Floats:
+    """Noise-equivalent width of each row's PSF profile in units of its FWHM.
+
+    Where all injections have one profile it is that of controls too, which have no arc to say it.
+    """
+    names = ("psf_model", "psf_beta")
+    said = {n: rows[n].values.astype(float) for n in names if n in rows}
+    for name in names:
+        if name not in said and name in mapping.constants:
+            value = float(_constant(BY_NAME[name], mapping.constants[name]))
+            said[name] = np.full(rows.sizes["pair"], value)
+    if "psf_model" not in said:
+        raise UserError(
+            f"the mapping {mapping.name} gives {', '.join(mapping.fwhm)} as a FWHM, and neither it nor the "
+            "data say of which profile; say psf_model: GAUSSIAN or MOFFAT (with psf_beta) under constants"
+        )
+    beta = said.get("psf_beta", np.full(rows.sizes["pair"], np.nan))
+    ratio = np.full(len(beta), np.nan)
+    ratio[said["psf_model"] == PSF_MODELS.index("GAUSSIAN")] = 1.0
+    for value in np.unique(beta[beta > 1.0]).tolist():
+        use = (said["psf_model"] == PSF_MODELS.index("MOFFAT")) & (beta == value)
+        ratio[use] = moffat_nea_fwhm(1.0, value) / moffat_fwhm(1.0, value)
+    known = np.unique(ratio[np.isfinite(ratio)])
+    if len(known) == 1:
+        ratio[said["psf_model"] == PSF_MODELS.index("NONE")] = known[0]
+    return ratio
 
 
 def _without_arc_on_controls(

@@ -93,6 +93,9 @@ class Mapping(_Section):
     """Radians from +x toward +y of the array; the variable is in degrees east of north."""
     semi_major: Names = {}
     """Half-light semi-major axis a; the variable is sqrt(a b), with the axis ratio ``src_q``."""
+    fwhm: Names = {}
+    """FWHM of the PSF's profile, arcsec; the variable is the noise-equivalent width that ``psf_model`` (and
+    ``psf_beta``) have then: 1.23 times it for a Moffat of beta 3.5, the same for a Gaussian."""
     shear: Shear | None = None
     control: str | None = None
     """A column that is true (1) on controls."""
@@ -106,7 +109,7 @@ class Mapping(_Section):
     @property
     def groups(self) -> dict[str, Names]:
         """Columns by variable, by the convention that they are in."""
-        names = ("same", "west", "ellipticity", "array_angle", "semi_major")
+        names = ("same", "west", "ellipticity", "array_angle", "semi_major", "fwhm")
         return {name: getattr(self, name) for name in names}
 
     @property
