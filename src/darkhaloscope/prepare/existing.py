@@ -155,7 +155,7 @@ def spec_of_source(
         pixel_scale=source.pixel_scale,
         paired=source.paired,
         lacks=source.lacks,
-        notes=source.notes,
+        notes=source.record,
     )
 
 

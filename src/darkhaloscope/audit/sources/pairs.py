@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
 from darkhaloscope.audit.sources.blanks import one_sided
-from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
+from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of, unsaid
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
 from darkhaloscope.audit.sources.named import misshapen, not_used, unfound
@@ -133,7 +133,8 @@ class PairSource:
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
         ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
         found = self._columns(rows)
-        made = complete(found, len(arc), self.size, self.bands, rows.start)
+        number = np.arange(rows.start, rows.start + len(arc))
+        made = complete(found, number, self.size, self.bands)
         self._fail(made, nodata)
         failed = ~made["cutout_ok"].values
         ctrl[failed] = 0.0
@@ -166,16 +167,26 @@ class PairSource:
 
         In a set without pairs the rows of the second class follow those of the first, as controls.
         """
-        found = self._columns(slice(0, self.lengths[0]))
-        made = complete(found, self.lengths[0], self.size, self.bands, 0)
+        first, n = self.lengths[0], sum(self.lengths)
+        found = self._columns(slice(0, first))
+        made = complete(found, np.arange(first), self.size, self.bands)
+        said = unsaid(found)
         if not self.paired:
             other = import_rows(self._table(self.second, 1), self.mapping, self.bands)
-            second = complete(other, self.lengths[1], self.size, self.bands, self.lengths[0])
+            second = complete(other, np.arange(first, n), self.size, self.bands)
+            said = unsaid(found, other)
             second["lens_model"] = ("pair", np.zeros(self.lengths[1], np.uint8))
             made = xr.concat(
                 [made, second], "pair", data_vars="all", coords="minimal", compat="override"
             )
-        return made.drop_vars([v for v in self.lacks if v not in NEEDED and v in made])
+        made = made.drop_vars([v for v in self.lacks if v not in NEEDED and v in made])
+        return made.assign_attrs(unsaid=said)
+
+    @property
+    def record(self) -> tuple[str, ...]:
+        """What was taken for granted, and what single rows do not say; it reads all columns."""
+        said: tuple[str, ...] = self.columns.attrs["unsaid"]
+        return self.notes + said
 
     def _columns(self, rows: slice) -> xr.Dataset:
         return import_rows(self._table(self.first, 0, rows), self.mapping, self.bands)
