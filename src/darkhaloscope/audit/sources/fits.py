@@ -61,10 +61,10 @@ class FitsFolder:
         said = str(self._image(name, names[0])[1].get("BANDS", "")).replace(",", " ").split()
         return tuple(said) if len(said) != 1 else tuple(said[0])
 
-    def images(self, name: str, rows: slice) -> NDArray[np.float32]:
-        """Images of one folder."""
+    def images(self, name: str, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images of one folder, by the places of their files."""
         files = dict(self.files)[name]
-        images = [self._image(name, file)[0] for file in files[rows]]
+        images = [self._image(name, files[i])[0] for i in places.tolist()]
         if len({i.shape for i in images}) > 1:
             raise UserError(
                 f"the images in {self.url}/{name} differ in shape; cut them to one size"
