@@ -240,6 +240,60 @@ def test_bands_in_images_of_their_own(pairs: xr.Dataset, tmp_path: Path) -> None
     np.testing.assert_array_equal(source.block(slice(0, 3))["ctrl"], pairs["ctrl"][:3])
 
 
+def named_files(folder: Path, orders: list[str], value: dict[str, float]) -> None:
+    """Stamps of three constant bands, in images of their own that each file stores in an order of its own."""
+    for name in ("stamp", "ctrl"):
+        (folder / name).mkdir()
+        for i, order in enumerate(orders):
+            flat = [fits.ImageHDU(np.full((32, 32), value[b], "f4"), name=b.upper()) for b in order]
+            fits.HDUList([fits.PrimaryHDU(), *flat]).writeto(folder / name / f"{i}.fits")
+
+
+FLUX = {"g": 1.0, "r": 2.0, "z": 3.0}
+
+
+@pytest.mark.parametrize("said", [None, ("z", "g", "r")])
+def test_bands_are_read_by_their_names_in_every_file(
+    said: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    named_files(tmp_path, ["grz", "zrg", "rgz"], FLUX)
+    source = open_source(str(tmp_path), Mapping(name="x", bands=said or ()))
+    assert source.bands == (said or BANDS)
+    found = source.block(slice(0, 3))["ctrl"].values[:, :, 5, 5]
+    np.testing.assert_array_equal(found, [[FLUX[b] for b in source.bands]] * 3)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_bands_of_cubes_are_those_of_their_keyword(last: bool, tmp_path: Path) -> None:
+    for name in ("stamp", "ctrl"):
+        (tmp_path / name).mkdir()
+        for i, said in enumerate(("grz", "z,r,g", None)):
+            bands = (said or "grz").replace(",", "")
+            cube = np.stack([np.full((32, 32), FLUX[b], "f4") for b in bands], -1 if last else 0)
+            header = fits.Header({"BANDS": said} if said else {})
+            fits.PrimaryHDU(cube, header).writeto(tmp_path / name / f"{i}.fits")
+    found = open_source(str(tmp_path)).block(slice(0, 3))["ctrl"].values[:, :, 5, 5]
+    np.testing.assert_array_equal(found, [[1, 2, 3]] * 3)
+    # A mapping has other words for what the first file holds.
+    other = open_source(str(tmp_path), Mapping(name="x", bands=("z", "r", "g")))
+    np.testing.assert_array_equal(
+        other.block(slice(0, 3))["ctrl"].values[:, :, 5, 5], [[1, 2, 3]] * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("gri", "the bands g, r, i, the first file the bands g, r, z"),
+        ("g", "fewer than two images that"),
+    ],
+)
+def test_a_file_of_other_bands_is_one_sentence(other: str, says: str, tmp_path: Path) -> None:
+    named_files(tmp_path, ["grz", other], FLUX | {"i": 4.0})
+    with pytest.raises(UserError, match=f"1.fits holds {says}"):
+        open_source(str(tmp_path)).block(slice(0, 2))
+
+
 def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> None:
     place = as_parquet(tmp_path, pairs)
     with pytest.raises(UserError, match="--mapping seed"):

@@ -398,6 +398,8 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             f"{' (' + ', '.join(bands) + ')' if bands else ''}; say bands: [...] in a mapping"
         )
     size = _size(url, one[:3] if last else one)
+    if isinstance(reader, FitsFolder):
+        reader = reader.in_order_of(bands)
     scaled: Factors = ()
     if isinstance(reader, ArrayFile):
         scale = mapping.pixel_scale or PIXEL_SCALE
