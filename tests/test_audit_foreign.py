@@ -17,7 +17,7 @@ from test_audit_sources import as_parquet, audit_of, flat, stamps
 from darkhaloscope.audit import AuditResult, AuditSpec, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.mapping import Mapping, Stacks, load_mapping
+from darkhaloscope.mapping import Mapping, Stacks, encode_stamp, load_mapping
 from darkhaloscope.prepare import (
     AuditSettings,
     limits_of,
@@ -307,6 +307,47 @@ def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> No
     block = source.block(source.blocks(8)[0])
     reasons = [Reason.OK, Reason.NAN_PIXELS, Reason.NAN_PIXELS, Reason.OK]
     assert block["reason"].values[:4].tolist() == [int(r) for r in reasons]
+
+
+def blobs(folder: Path, damaged: dict[int, bytes | None], column: str = "stamp_npz") -> str:
+    """1,025 rows of one stamp in Parquet; the last is a block of its own."""
+    whole = encode_stamp(np.ones((3, 24, 24), "f4"), BANDS, "image_{band}")
+    table = pd.DataFrame({"stamp_npz": [whole] * 1025, "ctrl_stamp_npz": [whole] * 1025})
+    for row, blob in damaged.items():
+        table.at[row, column] = blob
+    table.to_parquet(folder / "x.parquet", row_group_size=512)
+    return str(folder)
+
+
+def flipped(place: int, value: int) -> bytes:
+    """A stamp with one byte of its zip directory wrong."""
+    whole = bytearray(encode_stamp(np.ones((3, 24, 24), "f4"), BANDS, "image_{band}"))
+    whole[whole.rindex(b"PK\x01\x02") + place] = value
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("column", ["stamp_npz", "ctrl_stamp_npz"])
+def test_damaged_blobs_are_failed_rows_wherever_they_lie(column: str, tmp_path: Path) -> None:
+    bad = {0: b"damaged", 1: None, 700: flipped(6, 127), 701: flipped(8, 1), 1024: b"PK"}
+    source = open_source(blobs(tmp_path, bad, column))
+    assert (source.bands, source.size) == (BANDS, 24)
+    cuts = source.blocks()
+    assert cuts[-1] == slice(1024, 1025)
+    blocks = [source.block(rows) for rows in cuts]
+    failed = np.concatenate([block["reason"].values == Reason.NAN_PIXELS for block in blocks])
+    assert np.flatnonzero(failed).tolist() == sorted(bad)
+
+
+def test_a_column_without_stamps_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a stamp is no \.npz with image_g"):
+        open_source(blobs(tmp_path, dict.fromkeys(range(1025), b"x"), "ctrl_stamp_npz"))
+    nameless = encode_stamp(np.ones((1, 24, 24), "f4"), ["g"], "flux_{band}")
+    for blob in (b"x", nameless):
+        with pytest.raises(UserError, match=r"the first stamps of .* are no \.npz with image_"):
+            open_source(blobs(tmp_path, dict.fromkeys(range(1025), blob)))
+    small = encode_stamp(np.ones((3, 25, 25), "f4"), BANDS, "image_{band}")
+    with pytest.raises(UserError, match="differ in shape"):
+        open_source(blobs(tmp_path, {1024: small})).block(slice(1024, 1025))
 
 
 def test_metrics_are_joined_by_a_column_that_is_there(pairs: xr.Dataset, tmp_path: Path) -> None:

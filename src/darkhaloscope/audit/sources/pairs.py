@@ -252,7 +252,7 @@ class PairSource:
         places = self.places(int(name == self.second), rows)
         stretch = _stretch(places)
         if isinstance(self.reader, BlobTable):
-            stored: NDArray[Any] = self.reader.images(name, stretch, self.bands)
+            stored: NDArray[Any] = self.reader.images(name, stretch, self.bands, self.size)
         elif isinstance(self.reader, FitsFolder):
             stored = self.reader.images(name, places)
         else:
@@ -329,8 +329,7 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
                 f"the stamps of {url} have {len(bands)} bands; an audit takes up to {MOST_BANDS}, name "
                 "some in a mapping (bands)"
             )
-        shape = table.images("stamp", slice(0, 1), bands).shape
-        size = _size(url, shape)
+        size = _size(url, table.shape(bands))
         found = PairSource(
             table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
         )
