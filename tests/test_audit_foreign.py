@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -225,6 +226,80 @@ def test_units_that_a_file_says_are_turned_into_ours(pairs: xr.Dataset, tmp_path
         UserError, match=r"src_reff of .* is said to be in kpc, but arcsec is needed"
     ):
         open_source(str(tmp_path / "x.h5"))
+
+
+AS_STORED: dict[str, Callable[[str], object]] = {
+    "text": str,
+    "bytes of a fixed length": lambda text: np.bytes_(text.encode()),
+    "blanks behind": lambda text: np.array(text.ljust(12), dtype="S12"),
+    "one element": lambda text: np.array([text.encode()]),
+    "one for each band": lambda text: np.array([text] * 3, dtype=h5py.string_dtype()),
+}
+"""How libraries of other languages store an attribute of text."""
+
+
+@pytest.mark.parametrize("kind", AS_STORED)
+def test_units_and_bands_are_read_however_their_text_is_stored(
+    kind: str, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    stored = AS_STORED[kind]
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["psfsize"], file["theta_e"] = 1000 * pairs["psfsize"], pairs["theta_e"].values
+        file["psfsize"].attrs["Units"] = stored("mas")
+        file["theta_e"].attrs["units"] = stored("smoots")
+        # What netCDF writes for an axis that has a length and no names.
+        file["band"] = np.zeros(3, ">f4")
+        file["band"].attrs["NAME"] = np.bytes_(
+            b"This is a netCDF dimension but not a netCDF variable."
+        )
+        if kind != "one for each band":
+            file.attrs["bands"] = stored("r i z")
+        else:
+            file.attrs["bands"] = np.array([b"r", b"i", b"z"])
+    source = open_source(str(tmp_path / "x.nc"))
+    assert source.bands == ("r", "i", "z")
+    np.testing.assert_allclose(
+        source.block(slice(0, 9))["psfsize"], pairs["psfsize"][:9], rtol=1e-6
+    )
+    assert "theta_e is said to be in 'smoots', taken for arcsec" in " ".join(source.notes)
+    with h5py.File(tmp_path / "x.nc", "a") as file:
+        file["theta_e"].attrs["units"] = stored("kpc")
+    with pytest.raises(UserError, match="said to be in kpc, but arcsec is needed"):
+        open_source(str(tmp_path / "x.nc"))
+
+
+@pytest.mark.parametrize(
+    ("units", "says"),
+    [(["arcsec", "mas"], "'arcsec, mas', taken for"), (1, "said to be in 1, but")],
+)
+def test_units_that_nobody_can_read_are_said(
+    units: object, says: str, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["psfsize"] = pairs["psfsize"].values
+        file["psfsize"].attrs["units"] = units
+    try:
+        said = " ".join(open_source(str(tmp_path / "x.h5")).notes)
+    except UserError as error:
+        said = str(error)
+    assert says in said
+
+
+def test_bands_that_are_numbered_are_called_by_their_numbers(tmp_path: Path) -> None:
+    cube = np.zeros((4, 2, 24, 24))
+    np.savez(tmp_path / "x.npz", stamp=cube, ctrl=cube, band=[475, 622])
+    assert open_source(str(tmp_path / "x.npz")).bands == ("475", "622")
+
+
+def test_units_of_the_second_class_are_turned_as_those_of_the_first(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["lens"] = file["nonlens"] = np.zeros((4, 24, 24))
+        file["psfsize"] = file["nonlens_psfsize"] = np.full((4, 1), 1300.0)
+        for name in ("psfsize", "nonlens_psfsize"):
+            file[name].attrs["units"] = "mas"
+    np.testing.assert_allclose(open_source(str(tmp_path / "x.h5")).columns["psfsize"], 1.3)
 
 
 def test_bands_in_images_of_their_own(pairs: xr.Dataset, tmp_path: Path) -> None:

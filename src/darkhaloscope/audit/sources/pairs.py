@@ -402,7 +402,10 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     scaled: Factors = ()
     if isinstance(reader, ArrayFile):
         scale = mapping.pixel_scale or PIXEL_SCALE
-        scaled, more = factors(reader.units(), mapping, bands, (first, second), scale, url)
+        of_second = NONLENS if way == ("lens", "nonlens") else ""
+        scaled, more = factors(
+            reader.units(), mapping, bands, (first, second), scale, url, of_second
+        )
         notes += more
     return PairSource(
         reader,
