@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 import zarr
 from astropy.io import fits
+from astropy.table import Table
 from audit_pairs import BANDS, SKY, clean, rerendered
 from test_audit_sources import as_parquet, audit_of, flat, stamps
 
@@ -26,6 +27,7 @@ from darkhaloscope.prepare import (
     source_of,
     spec_of_source,
 )
+from darkhaloscope.variables import LENS_MODELS
 
 pytestmark = pytest.mark.usefixtures("remembered", "no_pictures")
 
@@ -525,6 +527,15 @@ def test_a_file_of_fits_is_named_by_all_its_dots(tmp_path: Path) -> None:
             tmp_path / "rows.csv", index=False
         )
         assert open_source(str(tmp_path)).columns["theta_e"].values.tolist() == theta_e.tolist()
+
+
+def test_text_in_a_table_of_fits_is_text(tmp_path: Path) -> None:
+    fits_folder(tmp_path, ["a.fits", "b.fits"])
+    said = {"file": ["a", "b"], "lens_model": ["SIE", "CONTROL"], "region_id": ["north", ""]}
+    Table(said).write(tmp_path / "rows.fits")
+    columns = open_source(str(tmp_path)).columns
+    assert columns["lens_model"].values.tolist() == [LENS_MODELS.index("SIE"), 0]
+    assert columns["region_id"].values.tolist() == ["north", "row 1 of none"]
 
 
 @pytest.mark.parametrize(

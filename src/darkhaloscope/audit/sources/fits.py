@@ -177,7 +177,7 @@ def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
         else:
             from astropy.table import Table  # slow to import
 
-            table = Table.read(data, format="fits").to_pandas()
+            table = Table.read(data, format="fits", character_as_bytes=False).to_pandas()
     except (ValueError, OSError) as error:
         raise UserError(f"{place} cannot be read ({error})") from None
     if "file" not in table:
