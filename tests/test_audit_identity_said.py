@@ -111,7 +111,9 @@ def test_no_stand_in_is_the_number_of_a_real_host(tmp_path: Path) -> None:
     """Rows of a class without columns count as hosts of their own beside targets that are numbered."""
     sky = np.zeros((10, 24, 24), "f4")
     np.savez(tmp_path / "x.npz", lens=sky, nonlens=sky, target_id=np.arange(10) + 5)
-    assert quality(open_source(str(tmp_path / "x.npz")).columns, "r").hosts == 20
+    source = open_source(str(tmp_path / "x.npz"))
+    assert quality(source.columns, "r").hosts == 20
+    assert "host: 10 rows say none in target_id; each counts as one of its own" in source.record
 
 
 def test_bricks_and_slots_that_are_not_said_make_no_row_another(tmp_path: Path) -> None:

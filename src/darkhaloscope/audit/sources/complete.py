@@ -99,16 +99,22 @@ def known_by(found: xr.Dataset) -> dict[str, Known]:
     }
 
 
-def unsaid(*parts: xr.Dataset) -> tuple[str, ...]:
-    """Sentences on rows that do not say what other rows of their set say of themselves."""
-    missing: dict[tuple[str, str], int] = {}
-    for found in parts:
-        for what, (column, said) in known_by(found).items():
-            if (what, column) != ("brick", "brick") or "region_id" in found:
-                missing[what, column] = missing.get((what, column), 0) + int((~said).sum())
+def unsaid(*parts: tuple[xr.Dataset, int]) -> tuple[str, ...]:
+    """Sentences on rows that do not say what other rows of their set say of themselves.
+
+    ``parts`` are what a set, or each of its classes, says, and how many rows that are.
+    """
+    known = [(known_by(found), n) for found, n in parts]
+    columns = {what: of.column for said, _ in reversed(known) for what, of in said.items()}
+    if columns.get("region") == columns.get("brick"):
+        columns.pop("brick", None)  # said once
+    missing = {
+        what: sum(int((~said[what].said).sum()) if what in said else n for said, n in known)
+        for what in columns
+    }
     return tuple(
-        f"{what}: {n} rows say none in {column}; each counts as one of its own"
-        for (what, column), n in missing.items()
+        f"{what}: {n} rows say none in {columns[what]}; each counts as one of its own"
+        for what, n in missing.items()
         if n
     )
 

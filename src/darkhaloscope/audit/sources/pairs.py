@@ -189,11 +189,11 @@ class PairSource:
         first, n = self.lengths[0], sum(self.lengths)
         found = self._columns(np.arange(first))
         made = complete(found, np.arange(first), self.size, self.bands)
-        said = unsaid(found)
+        said = unsaid((found, first))
         if not self.paired:
             other = import_rows(self._table(self.second, 1), self.mapping, self.bands)
             second = complete(other, np.arange(first, n), self.size, self.bands)
-            said = unsaid(found, other)
+            said = unsaid((found, first), (other, n - first))
             second["lens_model"] = ("pair", np.zeros(self.lengths[1], np.uint8))
             made = xr.concat(
                 [made, second], "pair", data_vars="all", coords="minimal", compat="override"
