@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,13 +12,14 @@ import pytest
 import xarray as xr
 import zarr
 from astropy.io import fits
+from astropy.table import Table
 from audit_pairs import BANDS, SKY, clean, rerendered
 from test_audit_sources import as_parquet, audit_of, flat, stamps
 
 from darkhaloscope.audit import AuditResult, AuditSpec, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.mapping import Mapping, Stacks, load_mapping
+from darkhaloscope.mapping import Mapping, Stacks, encode_stamp, load_mapping
 from darkhaloscope.prepare import (
     AuditSettings,
     limits_of,
@@ -25,6 +27,7 @@ from darkhaloscope.prepare import (
     source_of,
     spec_of_source,
 )
+from darkhaloscope.variables import LENS_MODELS
 
 pytestmark = pytest.mark.usefixtures("remembered", "no_pictures")
 
@@ -227,6 +230,80 @@ def test_units_that_a_file_says_are_turned_into_ours(pairs: xr.Dataset, tmp_path
         open_source(str(tmp_path / "x.h5"))
 
 
+AS_STORED: dict[str, Callable[[str], object]] = {
+    "text": str,
+    "bytes of a fixed length": lambda text: np.bytes_(text.encode()),
+    "blanks behind": lambda text: np.array(text.ljust(12), dtype="S12"),
+    "one element": lambda text: np.array([text.encode()]),
+    "one for each band": lambda text: np.array([text] * 3, dtype=h5py.string_dtype()),
+}
+"""How libraries of other languages store an attribute of text."""
+
+
+@pytest.mark.parametrize("kind", AS_STORED)
+def test_units_and_bands_are_read_however_their_text_is_stored(
+    kind: str, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    stored = AS_STORED[kind]
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["psfsize"], file["theta_e"] = 1000 * pairs["psfsize"], pairs["theta_e"].values
+        file["psfsize"].attrs["Units"] = stored("mas")
+        file["theta_e"].attrs["units"] = stored("smoots")
+        # What netCDF writes for an axis that has a length and no names.
+        file["band"] = np.zeros(3, ">f4")
+        file["band"].attrs["NAME"] = np.bytes_(
+            b"This is a netCDF dimension but not a netCDF variable."
+        )
+        if kind != "one for each band":
+            file.attrs["bands"] = stored("r i z")
+        else:
+            file.attrs["bands"] = np.array([b"r", b"i", b"z"])
+    source = open_source(str(tmp_path / "x.nc"))
+    assert source.bands == ("r", "i", "z")
+    np.testing.assert_allclose(
+        source.block(slice(0, 9))["psfsize"], pairs["psfsize"][:9], rtol=1e-6
+    )
+    assert "theta_e is said to be in 'smoots', taken for arcsec" in " ".join(source.notes)
+    with h5py.File(tmp_path / "x.nc", "a") as file:
+        file["theta_e"].attrs["units"] = stored("kpc")
+    with pytest.raises(UserError, match="said to be in kpc, but arcsec is needed"):
+        open_source(str(tmp_path / "x.nc"))
+
+
+@pytest.mark.parametrize(
+    ("units", "says"),
+    [(["arcsec", "mas"], "'arcsec, mas', taken for"), (1, "said to be in 1, but")],
+)
+def test_units_that_nobody_can_read_are_said(
+    units: object, says: str, pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values
+        file["psfsize"] = pairs["psfsize"].values
+        file["psfsize"].attrs["units"] = units
+    try:
+        said = " ".join(open_source(str(tmp_path / "x.h5")).notes)
+    except UserError as error:
+        said = str(error)
+    assert says in said
+
+
+def test_bands_that_are_numbered_are_called_by_their_numbers(tmp_path: Path) -> None:
+    cube = np.zeros((4, 2, 24, 24))
+    np.savez(tmp_path / "x.npz", stamp=cube, ctrl=cube, band=[475, 622])
+    assert open_source(str(tmp_path / "x.npz")).bands == ("475", "622")
+
+
+def test_units_of_the_second_class_are_turned_as_those_of_the_first(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["lens"] = file["nonlens"] = np.zeros((4, 24, 24))
+        file["psfsize"] = file["nonlens_psfsize"] = np.full((4, 1), 1300.0)
+        for name in ("psfsize", "nonlens_psfsize"):
+            file[name].attrs["units"] = "mas"
+    np.testing.assert_allclose(open_source(str(tmp_path / "x.h5")).columns["psfsize"], 1.3)
+
+
 def test_bands_in_images_of_their_own(pairs: xr.Dataset, tmp_path: Path) -> None:
     for name, cube in (("stamp", stamps(pairs)), ("ctrl", pairs["ctrl"].values)):
         (tmp_path / name).mkdir()
@@ -238,6 +315,60 @@ def test_bands_in_images_of_their_own(pairs: xr.Dataset, tmp_path: Path) -> None
     source = open_source(str(tmp_path))
     assert source.bands == BANDS
     np.testing.assert_array_equal(source.block(slice(0, 3))["ctrl"], pairs["ctrl"][:3])
+
+
+def named_files(folder: Path, orders: list[str], value: dict[str, float]) -> None:
+    """Stamps of three constant bands, in images of their own that each file stores in an order of its own."""
+    for name in ("stamp", "ctrl"):
+        (folder / name).mkdir()
+        for i, order in enumerate(orders):
+            flat = [fits.ImageHDU(np.full((32, 32), value[b], "f4"), name=b.upper()) for b in order]
+            fits.HDUList([fits.PrimaryHDU(), *flat]).writeto(folder / name / f"{i}.fits")
+
+
+FLUX = {"g": 1.0, "r": 2.0, "z": 3.0}
+
+
+@pytest.mark.parametrize("said", [None, ("z", "g", "r")])
+def test_bands_are_read_by_their_names_in_every_file(
+    said: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    named_files(tmp_path, ["grz", "zrg", "rgz"], FLUX)
+    source = open_source(str(tmp_path), Mapping(name="x", bands=said or ()))
+    assert source.bands == (said or BANDS)
+    found = source.block(slice(0, 3))["ctrl"].values[:, :, 5, 5]
+    np.testing.assert_array_equal(found, [[FLUX[b] for b in source.bands]] * 3)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_bands_of_cubes_are_those_of_their_keyword(last: bool, tmp_path: Path) -> None:
+    for name in ("stamp", "ctrl"):
+        (tmp_path / name).mkdir()
+        for i, said in enumerate(("grz", "z,r,g", None)):
+            bands = (said or "grz").replace(",", "")
+            cube = np.stack([np.full((32, 32), FLUX[b], "f4") for b in bands], -1 if last else 0)
+            header = fits.Header({"BANDS": said} if said else {})
+            fits.PrimaryHDU(cube, header).writeto(tmp_path / name / f"{i}.fits")
+    found = open_source(str(tmp_path)).block(slice(0, 3))["ctrl"].values[:, :, 5, 5]
+    np.testing.assert_array_equal(found, [[1, 2, 3]] * 3)
+    # A mapping has other words for what the first file holds.
+    other = open_source(str(tmp_path), Mapping(name="x", bands=("z", "r", "g")))
+    np.testing.assert_array_equal(
+        other.block(slice(0, 3))["ctrl"].values[:, :, 5, 5], [[1, 2, 3]] * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("gri", "the bands g, r, i, the first file the bands g, r, z"),
+        ("g", "fewer than two images that"),
+    ],
+)
+def test_a_file_of_other_bands_is_one_sentence(other: str, says: str, tmp_path: Path) -> None:
+    named_files(tmp_path, ["grz", other], FLUX | {"i": 4.0})
+    with pytest.raises(UserError, match=f"1.fits holds {says}"):
+        open_source(str(tmp_path)).block(slice(0, 2))
 
 
 def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> None:
@@ -253,6 +384,47 @@ def test_a_damaged_blob_is_a_failed_row(pairs: xr.Dataset, tmp_path: Path) -> No
     block = source.block(source.blocks(8)[0])
     reasons = [Reason.OK, Reason.NAN_PIXELS, Reason.NAN_PIXELS, Reason.OK]
     assert block["reason"].values[:4].tolist() == [int(r) for r in reasons]
+
+
+def blobs(folder: Path, damaged: dict[int, bytes | None], column: str = "stamp_npz") -> str:
+    """1,025 rows of one stamp in Parquet; the last is a block of its own."""
+    whole = encode_stamp(np.ones((3, 24, 24), "f4"), BANDS, "image_{band}")
+    table = pd.DataFrame({"stamp_npz": [whole] * 1025, "ctrl_stamp_npz": [whole] * 1025})
+    for row, blob in damaged.items():
+        table.at[row, column] = blob
+    table.to_parquet(folder / "x.parquet", row_group_size=512)
+    return str(folder)
+
+
+def flipped(place: int, value: int) -> bytes:
+    """A stamp with one byte of its zip directory wrong."""
+    whole = bytearray(encode_stamp(np.ones((3, 24, 24), "f4"), BANDS, "image_{band}"))
+    whole[whole.rindex(b"PK\x01\x02") + place] = value
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("column", ["stamp_npz", "ctrl_stamp_npz"])
+def test_damaged_blobs_are_failed_rows_wherever_they_lie(column: str, tmp_path: Path) -> None:
+    bad = {0: b"damaged", 1: None, 700: flipped(6, 127), 701: flipped(8, 1), 1024: b"PK"}
+    source = open_source(blobs(tmp_path, bad, column))
+    assert (source.bands, source.size) == (BANDS, 24)
+    cuts = source.blocks()
+    assert cuts[-1] == slice(1024, 1025)
+    blocks = [source.block(rows) for rows in cuts]
+    failed = np.concatenate([block["reason"].values == Reason.NAN_PIXELS for block in blocks])
+    assert np.flatnonzero(failed).tolist() == sorted(bad)
+
+
+def test_a_column_without_stamps_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a stamp is no \.npz with image_g"):
+        open_source(blobs(tmp_path, dict.fromkeys(range(1025), b"x"), "ctrl_stamp_npz"))
+    nameless = encode_stamp(np.ones((1, 24, 24), "f4"), ["g"], "flux_{band}")
+    for blob in (b"x", nameless):
+        with pytest.raises(UserError, match=r"the first stamps of .* are no \.npz with image_"):
+            open_source(blobs(tmp_path, dict.fromkeys(range(1025), blob)))
+    small = encode_stamp(np.ones((3, 25, 25), "f4"), BANDS, "image_{band}")
+    with pytest.raises(UserError, match="differ in shape"):
+        open_source(blobs(tmp_path, {1024: small})).block(slice(1024, 1025))
 
 
 def test_metrics_are_joined_by_a_column_that_is_there(pairs: xr.Dataset, tmp_path: Path) -> None:
@@ -355,6 +527,15 @@ def test_a_file_of_fits_is_named_by_all_its_dots(tmp_path: Path) -> None:
             tmp_path / "rows.csv", index=False
         )
         assert open_source(str(tmp_path)).columns["theta_e"].values.tolist() == theta_e.tolist()
+
+
+def test_text_in_a_table_of_fits_is_text(tmp_path: Path) -> None:
+    fits_folder(tmp_path, ["a.fits", "b.fits"])
+    said = {"file": ["a", "b"], "lens_model": ["SIE", "CONTROL"], "region_id": ["north", ""]}
+    Table(said).write(tmp_path / "rows.fits")
+    columns = open_source(str(tmp_path)).columns
+    assert columns["lens_model"].values.tolist() == [LENS_MODELS.index("SIE"), 0]
+    assert columns["region_id"].values.tolist() == ["north", "row 1 of none"]
 
 
 @pytest.mark.parametrize(

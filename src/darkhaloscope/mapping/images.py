@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 
+UNREADABLE = (
+    ValueError, TypeError, OSError, KeyError, EOFError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading bytes as an ``.npz`` raises where some of them are wrong."""
+
 
 def encode_stamp(pixels: NDArray[np.float32], bands: Sequence[str], member: str) -> bytes:
     """A stamp (band, y, x) as an ``.npz``; ``member`` names a band's array, as ``image_{band}``.
@@ -46,7 +52,7 @@ def decode_stamp(blob: bytes, bands: Sequence[str], member: str) -> NDArray[np.f
             return np.stack([archive[member.format(band=band)] for band in bands]).astype(
                 np.float32
             )
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"a stamp is no .npz with {member.format(band=bands[0])} and its like ({error}); "
             "check the mapping's images"

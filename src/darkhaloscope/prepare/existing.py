@@ -129,6 +129,8 @@ def spec_of_source(
     columns = source.columns
     excluded = [code for code in Reason if code is not Reason.OK and not code.failed]
     injected = (columns["lens_model"].values > 0) & ~np.isin(columns["reason"].values, excluded)
+    if isinstance(source, PairSource) and not source.paired:  # of the larger class not all are read
+        injected &= np.isin(np.arange(len(injected)), source.places(0))
     theta_e = columns["theta_e"].values[injected]
     n_regions = len(np.unique(columns["region_id"].values.astype(object)))
     if isinstance(settings, Experiment):
@@ -155,7 +157,7 @@ def spec_of_source(
         pixel_scale=source.pixel_scale,
         paired=source.paired,
         lacks=source.lacks,
-        notes=source.notes,
+        notes=source.record,
     )
 
 

@@ -173,15 +173,16 @@ class ArrayFile:
             }
 
     def bands(self) -> tuple[str, ...]:
-        """Names in the array ``band`` or the attribute ``bands``; empty where there is neither."""
+        """Names in the array ``band`` or the attribute ``bands``, text before numbers; empty where there is
+        neither."""
         with opened(self.url, self.kind) as (arrays, attributes):
-            for name in ("band", "bands"):
-                if name in arrays and len(arrays[name].shape) == 1:
-                    return tuple(_text(np.asarray(arrays[name][:])).tolist())
-            said = attributes.get("bands", ())
-        if isinstance(said, str):
-            return tuple(said.replace(",", " ").split())
-        return tuple(str(b) for b in said)
+            axes = [arrays[n] for n in ("band", "bands") if n in arrays and _is_axis(arrays[n])]
+            named = [_text(np.asarray(a[:])).tolist() for a in axes]
+        for names in named:
+            if all(isinstance(name, str) for name in names):
+                return tuple(names)
+        said = " ".join(_words(attributes.get("bands", ()))).replace(",", " ").split()
+        return tuple(said or (f"{number:g}" for numbers in named[:1] for number in numbers))
 
     def images(self, name: str, rows: slice) -> NDArray[Any]:
         """Rows of one stack; stored integers that stand for other numbers as these (CF conventions)."""
@@ -229,10 +230,10 @@ class ArrayFile:
             found = {}
             for path, array in arrays.items():
                 attributes = getattr(array, "attrs", {})
-                said = attributes.get("units", attributes.get("unit", ""))
+                name = next((k for k in attributes if k.lower() in ("units", "unit")), "")
+                said = sorted({*_words(attributes[name] if name else ())})
                 column = len(array.shape) in (1, 2)
-                if isinstance(said, str):
-                    found[path.rsplit("/", 1)[-1] if column else path] = said
+                found[path.rsplit("/", 1)[-1] if column else path] = ", ".join(said)
             return found
 
     def rows_at_once(self, names: tuple[str, ...]) -> int:
@@ -261,6 +262,21 @@ def _said(array: Array, attribute: str, otherwise: float) -> float:
     """A number among an array's attributes."""
     found = np.ravel(getattr(array, "attrs", {}).get(attribute, otherwise))
     return float(found[0]) if found.size == 1 and found.dtype.kind in "fiu" else otherwise
+
+
+def _is_axis(array: Array) -> bool:
+    """Whether an array names what lies along an axis: netCDF writes zeros for one without names."""
+    said = " ".join(_words(getattr(array, "attrs", {}).get("NAME", "")))
+    known = np.dtype(array.dtype).kind in COLUMN_KINDS and len(array.shape) == 1
+    return known and not said.startswith("This is a netCDF dimension but not")
+
+
+def _words(said: Any) -> list[str]:
+    """An attribute's texts, as one or as several, in whatever bytes they are stored; numbers as text."""
+    if isinstance(said, h5py.Empty):
+        return []
+    # Zeros at the end of bytes, as C writes them, are left out by numpy; blanks, as Fortran does, are not.
+    return [str(word).strip() for word in _text(np.ravel(said)).tolist()]
 
 
 def _columns(name: str, values: NDArray[Any], bands: tuple[str, ...]) -> dict[str, NDArray[Any]]:

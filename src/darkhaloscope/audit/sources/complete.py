@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -22,6 +24,17 @@ NEEDED = (
     "coverage", "reason", "ra", "dec",
 )  # fmt: skip
 """Variables that get a stand-in, because no audit can do without them."""
+
+NO_NAME = frozenset({"", "-1", "-1.0", "nan", "none", "<na>"})
+"""Texts, in lower case and without spaces around them, that stand where a name is missing."""
+
+NO_NUMBER = (-1, int(np.iinfo(np.int64).min))
+"""Our fill value, and what NaN becomes as an int64."""
+
+OWN = -(1 << 62)
+"""Rows that say no number are counted down from here, far from those of any survey."""
+
+Mask = NDArray[np.bool_]
 
 ZERO = ("gamma1", "gamma2", "lens_dx", "lens_dy")
 """Small numbers that are 0 where a set says nothing, and said to be."""
@@ -56,26 +69,86 @@ def lacking(first: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return lacks, tuple(notes)
 
 
+class Known(NamedTuple):
+    """By which columns of a set rows are told apart, and which rows (pair,) say so."""
+
+    column: str
+    said: Mask
+
+
+def known_by(found: xr.Dataset) -> dict[str, Known]:
+    """What says the host, region, brick and slot of a row; those that no column says are not there."""
+    text = {c: Known(c, _named(found[c].values)) for c in ("region_id", "brick") if c in found}
+    number = {
+        c: Known(c, ~np.isin(found[c].values, NO_NUMBER))
+        for c in ("host_id", "target_id", "slot")
+        if c in found
+    }
+    place = {"place": Known("ra and dec", _placed(found))} if {"ra", "dec"} <= set(found) else {}
+    every = text | number | place
+    ways = {
+        "host": ("host_id", "target_id", "place"),
+        "region": ("region_id", "brick", "place"),
+        "brick": ("brick",),
+        "slot": ("slot",),
+    }
+    return {
+        what: every[next(column for column in columns if column in every)]
+        for what, columns in ways.items()
+        if set(columns) & set(every)
+    }
+
+
+def unsaid(*parts: tuple[xr.Dataset, int]) -> tuple[str, ...]:
+    """Sentences on rows that do not say what other rows of their set say of themselves.
+
+    ``parts`` are what a set, or each of its classes, says, and how many rows that are.
+    """
+    known = [(known_by(found), n) for found, n in parts]
+    columns = {what: of.column for said, _ in reversed(known) for what, of in said.items()}
+    if columns.get("region") == columns.get("brick"):
+        columns.pop("brick", None)  # said once
+    missing = {
+        what: sum(int((~said[what].said).sum()) if what in said else n for said, n in known)
+        for what in columns
+    }
+    return tuple(
+        f"{what}: {n} rows say none in {columns[what]}; each counts as one of its own"
+        for what, n in missing.items()
+        if n
+    )
+
+
 def complete(
-    found: xr.Dataset, n: int, size: int, bands: tuple[str, ...], start: int
+    found: xr.Dataset, number: NDArray[np.int64], size: int, bands: tuple[str, ...]
 ) -> xr.Dataset:
     """Every variable but the pixels, with a stand-in for each that is missing.
+
+    A row that does not say its host, region, brick or slot gets one that no other row has: rows that say
+    nothing are not alike in it.
 
     Parameters
     ----------
     found : Dataset
-        What the set says of ``n`` rows, the first of which is row ``start``.
+        What the set says of some rows.
+    number : ndarray of int64
+        The places of these rows in the set.
     """
+    n = len(number)
     made = xr.Dataset(dict(found.data_vars), coords={"band": np.array(bands, dtype=object)})
-    number = np.arange(start, start + n, dtype=np.int64)
-    if "region_id" not in found:
-        made["region_id"] = ("pair", _regions(found, number))
-    if "brick" not in found:
-        made["brick"] = ("pair", made["region_id"].values.astype(object))
-    if "slot" not in found:
-        made["slot"] = ("pair", number)
-    if "host_id" not in found:
-        made["host_id"] = ("pair", _hosts(found, number))
+    by = known_by(found)
+    made["region_id"] = ("pair", _regions(found, number, by.get("region")))
+    made["brick"] = (
+        "pair",
+        _own_name(found["brick"].values, number, by["brick"].said)
+        if "brick" in found
+        else made["region_id"].values.astype(object),
+    )
+    made["slot"] = (
+        "pair",
+        _own_number(found["slot"].values, number, by["slot"].said) if "slot" in found else number,
+    )
+    made["host_id"] = ("pair", _hosts(found, number, by.get("host")))
     if "lens_model" not in found:
         # What is no radius (0, NaN, -99) is no lens.
         lens = found["theta_e"].values > 0 if "theta_e" in found else np.ones(n, bool)
@@ -111,23 +184,53 @@ def complete(
     return made
 
 
-def _regions(found: xr.Dataset, number: NDArray[np.int64]) -> NDArray[np.object_]:
-    if "brick" in found:
-        return found["brick"].values.astype(object)
-    if "ra" in found and "dec" in found:
-        x, y = (np.floor(found[c].values / CELL) for c in ("ra", "dec"))
-        return np.array([f"cell {a:.0f} {b:.0f}" for a, b in zip(x, y, strict=True)], dtype=object)
-    return np.array([f"row {i}" for i in number.tolist()], dtype=object)
+def _named(values: NDArray[np.object_]) -> Mask:
+    """Texts that are names."""
+    return np.array([str(v).strip().lower() not in NO_NAME for v in values.tolist()], dtype=bool)
 
 
-def _hosts(found: xr.Dataset, number: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One number a galaxy: the target's id, its place to 0.4 arcsec, or its row."""
-    if "target_id" in found:
-        return np.asarray(found["target_id"].values, dtype=np.int64)
-    if "ra" in found and "dec" in found:
-        ra, dec = (np.round(found[c].values.astype(float) * 1e4) for c in ("ra", "dec"))
-        return np.asarray(np.nan_to_num(ra) * 4_000_000 + np.nan_to_num(dec), dtype=np.int64)
-    return number
+def _placed(found: xr.Dataset) -> Mask:
+    """Rows whose place is one on the sky."""
+    ra, dec = found["ra"].values, found["dec"].values
+    return np.asarray((np.abs(ra) <= 360) & (np.abs(dec) <= 90))
+
+
+def _own_name(
+    names: NDArray[np.object_], number: NDArray[np.int64], said: Mask
+) -> NDArray[np.object_]:
+    own = np.array([f"row {i} of none" for i in number.tolist()], dtype=object)
+    return np.where(said, names.astype(object), own)
+
+
+def _own_number(
+    values: NDArray[np.int64], number: NDArray[np.int64], said: Mask
+) -> NDArray[np.int64]:
+    return np.where(said, values, OWN - number)
+
+
+def _regions(
+    found: xr.Dataset, number: NDArray[np.int64], known: Known | None
+) -> NDArray[np.object_]:
+    if known is None:
+        return np.array([f"row {i}" for i in number.tolist()], dtype=object)
+    if known.column in found:
+        return _own_name(found[known.column].values, number, known.said)
+    x, y = (np.floor(found[c].values / CELL) for c in ("ra", "dec"))
+    cells = np.array([f"cell {a:.0f} {b:.0f}" for a, b in zip(x, y, strict=True)], dtype=object)
+    return _own_name(cells, number, known.said)
+
+
+def _hosts(found: xr.Dataset, number: NDArray[np.int64], known: Known | None) -> NDArray[np.int64]:
+    """One number a galaxy: what the set calls it, its target's id, or its place to 0.4 arcsec."""
+    if known is None:
+        return OWN - number
+    if known.column in found:
+        return _own_number(found[known.column].values.astype(np.int64), number, known.said)
+    ra, dec = (
+        np.round(np.where(known.said, found[c].values, 0.0).astype(float) * 1e4)
+        for c in ("ra", "dec")
+    )
+    return _own_number((ra * 4_000_000 + dec).astype(np.int64), number, known.said)
 
 
 def sky_of(ctrl: NDArray[np.float32], nodata: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import fsspec
 import numpy as np
@@ -27,12 +28,28 @@ TABLES = ("rows.parquet", "rows.csv", "rows.fits")
 """Columns of the rows, beside the folders; ``file`` names the stamp."""
 
 
+class Stamp(NamedTuple):
+    """What one file holds."""
+
+    pixels: NDArray[np.float32]
+    bands: tuple[str, ...]
+    """Empty where the file does not say them."""
+    apart: bool
+    """Whether each band is an image of its own, called by its name."""
+
+
 @dataclass(frozen=True)
 class FitsFolder:
-    """Folders of images as rows; the rows of each are in the order of the files' names."""
+    """Folders of images as rows; the rows of each are in the order of the files' names.
+
+    Bands are in the order of ``named``, and by their names where a file says them; ``apart`` is whether the
+    first file holds an image for each.
+    """
 
     url: str
     files: tuple[tuple[str, tuple[str, ...]], ...]
+    named: tuple[str, ...] = ()
+    apart: bool = False
 
     @classmethod
     def find(cls, url: str) -> FitsFolder | None:
@@ -50,21 +67,33 @@ class FitsFolder:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape (file, [band,] y, x) of each folder, by its first image."""
         return {
-            name: (len(names), *self._image(name, names[0])[0].shape) for name, names in self.files
+            name: (len(names), *self._image(name, names[0]).pixels.shape)
+            for name, names in self.files
         }
 
     def bands(self) -> tuple[str, ...]:
         """Names of the first file's images, or its header keyword BANDS, as ``grz`` or ``g,r,z``."""
-        name, names = self.files[0]
-        if named := self._image(name, names[0])[2]:
-            return named
-        said = str(self._image(name, names[0])[1].get("BANDS", "")).replace(",", " ").split()
-        return tuple(said) if len(said) != 1 else tuple(said[0])
+        return self._first().bands
 
-    def images(self, name: str, rows: slice) -> NDArray[np.float32]:
-        """Images of one folder."""
+    def in_order_of(self, bands: tuple[str, ...]) -> FitsFolder:
+        """The folders with images that are called by their bands in this order.
+
+        Where the words are others, or a keyword says them, they are new names for the first file's bands.
+        """
+        first = self._first()
+        same = first.apart and sorted(bands) == sorted(first.bands)
+        return replace(
+            self, named=bands if same or not first.bands else first.bands, apart=first.apart
+        )
+
+    def _first(self) -> Stamp:
+        name, names = self.files[0]
+        return self._image(name, names[0])
+
+    def images(self, name: str, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images of one folder, by the places of their files."""
         files = dict(self.files)[name]
-        images = [self._image(name, file)[0] for file in files[rows]]
+        images = [self._ordered(name, files[i]) for i in places.tolist()]
         if len({i.shape for i in images}) > 1:
             raise UserError(
                 f"the images in {self.url}/{name} differ in shape; cut them to one size"
@@ -99,10 +128,24 @@ class FitsFolder:
             )
         return table.loc[files[rows]].set_axis(index)
 
-    def _image(
-        self, folder: str, file: str
-    ) -> tuple[NDArray[np.float32], fits.Header, tuple[str, ...]]:
-        """The first image, or those that are named like bands as one, with their names."""
+    def _ordered(self, folder: str, file: str) -> NDArray[np.float32]:
+        """The image of a file with its bands in order; each file may store them in one of its own.
+
+        A cube that does not name its bands has them in the order of the first file.
+        """
+        image, bands, _ = self._image(folder, file)
+        if bands == self.named or not (bands or self.apart):
+            return image
+        if sorted(bands) != sorted(self.named):
+            raise UserError(
+                f"{storage.join(self.url, folder, file)} holds {_bands(bands)}, the first file "
+                f"{_bands(self.named)}; all have to hold the same"
+            )
+        order = [bands.index(band) for band in self.named]
+        return image[order] if len(image) == len(order) else image[..., order]
+
+    def _image(self, folder: str, file: str) -> Stamp:
+        """The first image, or those that are named like bands as one."""
         place = storage.join(self.url, folder, file)
         try:
             with fits.open(io.BytesIO(storage.read(place))) as hdus:
@@ -110,9 +153,11 @@ class FitsFolder:
                 named = [h for h in images if h.data.ndim == 2 and h.name.lower() in BAND_NAMES]
                 if len(named) > 1:
                     cube = np.stack([np.asarray(h.data, dtype=np.float32) for h in named])
-                    return cube, named[0].header, tuple(h.name.lower() for h in named)
+                    return Stamp(cube, tuple(h.name.lower() for h in named), True)
                 first = next(iter(images))
-                return np.asarray(first.data, dtype=np.float32), first.header, ()
+                said = str(first.header.get("BANDS", "")).replace(",", " ").split()
+                bands = tuple(said) if len(said) != 1 else tuple(said[0])
+                return Stamp(np.asarray(first.data, dtype=np.float32), bands, False)
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise UserError(f"{place} holds no FITS image ({error}); take it out") from None
 
@@ -132,7 +177,7 @@ def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
         else:
             from astropy.table import Table  # slow to import
 
-            table = Table.read(data, format="fits").to_pandas()
+            table = Table.read(data, format="fits", character_as_bytes=False).to_pandas()
     except (ValueError, OSError) as error:
         raise UserError(f"{place} cannot be read ({error})") from None
     if "file" not in table:
@@ -144,6 +189,14 @@ def _table(place: str, other: str | None, _: str) -> pd.DataFrame:
     if len(twice):
         raise UserError(f"{place} has more than one row for {twice[0]}; leave one")
     return table
+
+
+def _bands(names: tuple[str, ...]) -> str:
+    return (
+        f"the bands {', '.join(names)}"
+        if names
+        else "fewer than two images that are named like bands"
+    )
 
 
 def _stem(file: str) -> str:

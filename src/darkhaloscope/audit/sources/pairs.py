@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
 from darkhaloscope.audit.sources.blanks import one_sided
-from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of
+from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of, unsaid
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
 from darkhaloscope.audit.sources.named import misshapen, not_used, unfound
+from darkhaloscope.audit.sources.spread import Rows, cuts, spread
 from darkhaloscope.audit.sources.tables import BlobTable
 from darkhaloscope.audit.sources.units import Factors, factors
 from darkhaloscope.errors import Reason, UserError
@@ -93,7 +94,14 @@ class PairSource:
 
     @property
     def rows(self) -> int:
+        """Pairs, or images of the smaller class."""
         return min(self.lengths)
+
+    def places(self, which: int, rows: slice | None = None) -> Rows:
+        """Where the images of these rows lie in the first (0) or second (1) stack; of the first, in
+        :attr:`columns` as well."""
+        number = np.arange(*(rows or slice(None)).indices(self.rows), dtype=np.int64)
+        return spread(number, self.rows, self.lengths[which])
 
     @property
     def pixel_scale(self) -> float:
@@ -103,11 +111,22 @@ class PairSource:
         """Slices of rows, one a task."""
         if isinstance(self.reader, BlobTable):
             return self.reader.blocks(wanted)
+        if self.lengths[0] != self.lengths[1]:
+            return self._blocks_of_two(wanted)
         step = wanted
         if isinstance(self.reader, ArrayFile):
             stored = self.reader.rows_at_once((self.first, self.second))
             step = stored * -(-wanted // stored) if stored <= MOST_STORED else wanted
         return [slice(a, min(a + step, self.rows)) for a in range(0, self.rows, step)]
+
+    def _blocks_of_two(self, wanted: int) -> list[slice]:
+        """Of classes of other lengths: the larger the one, the fewer rows a block has."""
+        chunks = (1, 1)
+        if isinstance(self.reader, ArrayFile):
+            names = (self.first, self.second)
+            one, two = (self.reader.rows_at_once((name,)) for name in names)
+            chunks = (one, two)
+        return cuts((self.places(0), self.places(1)), chunks, wanted, MOST_STORED)
 
     def block(self, rows: slice) -> xr.Dataset:
         """Some rows in memory: pixels and every variable; what is missing holds its fill value.
@@ -132,8 +151,9 @@ class PairSource:
         arc = light if self.way == ("ctrl", "arc") else np.where(nodata, 0.0, light) - ctrl
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
         ctrl = np.where(nodata, 0.0, ctrl).astype(np.float32)
-        found = self._columns(rows)
-        made = complete(found, len(arc), self.size, self.bands, rows.start)
+        number = self.places(0, rows)
+        found = self._columns(number)
+        made = complete(found, number, self.size, self.bands)
         self._fail(made, nodata)
         failed = ~made["cutout_ok"].values
         ctrl[failed] = 0.0
@@ -166,19 +186,34 @@ class PairSource:
 
         In a set without pairs the rows of the second class follow those of the first, as controls.
         """
-        found = self._columns(slice(0, self.lengths[0]))
-        made = complete(found, self.lengths[0], self.size, self.bands, 0)
+        first, n = self.lengths[0], sum(self.lengths)
+        found = self._columns(np.arange(first))
+        made = complete(found, np.arange(first), self.size, self.bands)
+        said = unsaid((found, first))
         if not self.paired:
             other = import_rows(self._table(self.second, 1), self.mapping, self.bands)
-            second = complete(other, self.lengths[1], self.size, self.bands, self.lengths[0])
+            second = complete(other, np.arange(first, n), self.size, self.bands)
+            said = unsaid((found, first), (other, n - first))
             second["lens_model"] = ("pair", np.zeros(self.lengths[1], np.uint8))
             made = xr.concat(
                 [made, second], "pair", data_vars="all", coords="minimal", compat="override"
             )
-        return made.drop_vars([v for v in self.lacks if v not in NEEDED and v in made])
+        made = made.drop_vars([v for v in self.lacks if v not in NEEDED and v in made])
+        return made.assign_attrs(unsaid=said)
 
-    def _columns(self, rows: slice) -> xr.Dataset:
-        return import_rows(self._table(self.first, 0, rows), self.mapping, self.bands)
+    @property
+    def record(self) -> tuple[str, ...]:
+        """What was taken for granted, and what single rows do not say; it reads all columns."""
+        said: tuple[str, ...] = self.columns.attrs["unsaid"]
+        return self.notes + said
+
+    def _columns(self, places: Rows) -> xr.Dataset:
+        """What the set says of the images at these places of the first stack."""
+        stretch = _stretch(places)
+        table = self._table(self.first, 0, stretch)
+        if len(places) < len(table):
+            table = table.iloc[places - stretch.start]
+        return import_rows(table, self.mapping, self.bands)
 
     def _table(self, name: str, which: int, rows: slice | None = None) -> pd.DataFrame:
         length = self.lengths[which]
@@ -214,10 +249,14 @@ class PairSource:
 
     def _images(self, name: str, rows: slice) -> tuple[NDArray[np.float32], Steps]:
         """Rows of a stack, and the step of its numbers."""
+        places = self.places(int(name == self.second), rows)
+        stretch = _stretch(places)
         if isinstance(self.reader, BlobTable):
-            stored: NDArray[Any] = self.reader.images(name, rows, self.bands)
+            stored: NDArray[Any] = self.reader.images(name, stretch, self.bands, self.size)
+        elif isinstance(self.reader, FitsFolder):
+            stored = self.reader.images(name, places)
         else:
-            stored = np.asarray(self.reader.images(name, rows))
+            stored = _picked(self.reader, name, places)
         factor = dict(self.scaled).get(name, 1.0)
         with np.errstate(over="ignore"):
             images = stored.astype(np.float32)
@@ -235,6 +274,22 @@ class PairSource:
             stored_as, unit = self.reader.step(name)
             return images, steps(images, stored_as, factor * unit)
         return images, steps(images, stored.dtype)
+
+
+def _stretch(places: Rows) -> slice:
+    """From the first of ascending places to the last."""
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+def _picked(reader: ArrayFile, name: str, places: Rows) -> NDArray[Any]:
+    """Images at ascending places of a stack; those between them are held for a few chunks at a time."""
+    stretch = _stretch(places)
+    if len(places) == stretch.stop - stretch.start:
+        return reader.images(name, stretch)
+    chunk = reader.rows_at_once((name,))
+    piece = places // (chunk * -(-BLOCK_ROWS // chunk))
+    parts = np.split(places, np.flatnonzero(np.diff(piece)) + 1)
+    return np.concatenate([reader.images(name, _stretch(p))[p - p[0]] for p in parts])
 
 
 def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
@@ -274,8 +329,7 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
                 f"the stamps of {url} have {len(bands)} bands; an audit takes up to {MOST_BANDS}, name "
                 "some in a mapping (bands)"
             )
-        shape = table.images("stamp", slice(0, 1), bands).shape
-        size = _size(url, shape)
+        size = _size(url, table.shape(bands))
         found = PairSource(
             table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
         )
@@ -343,10 +397,15 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             f"{' (' + ', '.join(bands) + ')' if bands else ''}; say bands: [...] in a mapping"
         )
     size = _size(url, one[:3] if last else one)
+    if isinstance(reader, FitsFolder):
+        reader = reader.in_order_of(bands)
     scaled: Factors = ()
     if isinstance(reader, ArrayFile):
         scale = mapping.pixel_scale or PIXEL_SCALE
-        scaled, more = factors(reader.units(), mapping, bands, (first, second), scale, url)
+        of_second = NONLENS if way == ("lens", "nonlens") else ""
+        scaled, more = factors(
+            reader.units(), mapping, bands, (first, second), scale, url, of_second
+        )
         notes += more
     return PairSource(
         reader,
@@ -412,7 +471,11 @@ def _with_record(source: PairSource) -> PairSource:
             "pairs: the set has two classes and no pairs, so nothing that compares a stamp with its own "
             "ctrl is tested",
         )
-        unused = max(source.lengths) - source.rows
-        if unused:
-            notes = (*notes, f"pixels: {unused} images of the larger class are not looked at")
+        most = max(source.lengths)
+        if most > source.rows:
+            notes = (
+                *notes,
+                f"pixels: {source.rows} of the {most} images of the larger class are looked at, one out "
+                "of each of as many equal pieces of it",
+            )
     return replace(source, lacks=lacks, notes=(*source.notes, *notes))

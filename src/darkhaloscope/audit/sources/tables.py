@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,9 +18,15 @@ from numpy.typing import NDArray
 
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Images, Mapping, decode_stamp
+from darkhaloscope.mapping.images import UNREADABLE
 
 IMAGES = Images(stamp="stamp_npz", ctrl="ctrl_stamp_npz", member="image_{band}")
 """What blobs are called where no mapping says otherwise."""
+
+TRIED = 1024
+"""Blobs of a column of which one has to be whole, for the column to hold stamps."""
+
+_DIFFER = "the stamps of {} differ in shape; cut them to one size"
 
 
 @dataclass(frozen=True)
@@ -81,23 +87,64 @@ class BlobTable:
         return sum(n for _, _, n in self.pieces)
 
     def bands(self) -> tuple[str, ...]:
-        """Bands of the first stamp, by the names of its members, in order of wavelength."""
+        """Bands of the first stamp that can be read, by the names of its members, in order of wavelength.
+
+        Raises
+        ------
+        UserError
+            Of the first :data:`TRIED` stamps none is an ``.npz`` with a band.
+        """
         images = self.mapping.images or IMAGES
         head, _, tail = images.member.partition("{band}")
-        blob = self._read(slice(0, 1), [images.stamp])[images.stamp].iloc[0]
-        try:
-            with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
-                names = [
-                    n[len(head) : len(n) - len(tail)]
-                    for n in archive.files
-                    if n.startswith(head) and n.endswith(tail)
-                ]
-        except (ValueError, OSError, TypeError, zipfile.BadZipFile):
-            raise UserError(
-                f"the first stamp of {self.url} is no .npz; check the mapping"
-            ) from None
-        order = "ugrizy"
-        return tuple(sorted(names, key=lambda b: order.find(b) if b in order else 99))
+        for blob in self._first(images.stamp):
+            try:
+                with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
+                    names = [
+                        n[len(head) : len(n) - len(tail)]
+                        for n in archive.files
+                        if n.startswith(head) and n.endswith(tail)
+                    ]
+            except UNREADABLE:
+                continue
+            if names:
+                order = "ugrizy"
+                return tuple(sorted(names, key=lambda b: order.find(b) if b in order else 99))
+        raise UserError(
+            f"the first stamps of {self.url} are no .npz with {images.member}; check the mapping"
+        )
+
+    def shape(self, bands: tuple[str, ...]) -> tuple[int, ...]:
+        """Shape (row, band, y, x) of the stamps, by the first of either column that can be read.
+
+        Raises
+        ------
+        UserError
+            Of the first :data:`TRIED` of a column none can be decoded, or the two differ in shape.
+        """
+        images = self.mapping.images or IMAGES
+        shapes = []
+        for column in (images.stamp, images.ctrl):
+            failure: UserError | None = None
+            for blob in self._first(column):
+                try:
+                    shapes.append(decode_stamp(blob or b"", bands, images.member).shape)
+                    break
+                except UserError as error:
+                    failure = failure or error
+            else:
+                raise failure or UserError(f"{self.url} holds no rows; there is nothing to audit")
+        if shapes[0] != shapes[1]:
+            raise UserError(_DIFFER.format(self.url))
+        return (self.rows, *shapes[0])
+
+    def _first(self, column: str) -> Iterator[Any]:
+        """The first blobs of a column, row group by row group."""
+        start = 0
+        for _, _, n in self.pieces:
+            if start >= TRIED:
+                return
+            yield from self._read(slice(start, start + min(n, TRIED - start)), [column])[column]
+            start += n
 
     def table(self, rows: slice) -> pd.DataFrame:
         """Columns of these rows but the blobs, the metrics joined to them."""
@@ -116,29 +163,29 @@ class BlobTable:
         more = more[new].drop_duplicates(tables.key).set_index(tables.key)
         return table.join(more, on=tables.key)
 
-    def images(self, name: str, rows: slice, bands: tuple[str, ...]) -> NDArray[np.float32]:
-        """Stamps (row, band, y, x): ``stamp`` or ``ctrl``; NaN where one of several is damaged.
+    def images(
+        self, name: str, rows: slice, bands: tuple[str, ...], size: int
+    ) -> NDArray[np.float32]:
+        """Stamps (row, band, y, x): ``stamp`` or ``ctrl``; NaN where one is damaged.
+
+        Which blobs are whole is no matter of the others that are read with them.
 
         Raises
         ------
         UserError
-            None of them can be decoded, or they differ in shape.
+            One is of another shape.
         """
         images = self.mapping.images or IMAGES
         column = images.stamp if name == "stamp" else images.ctrl
         blobs = self._read(rows, [column])[column]
-        found: dict[int, NDArray[np.float32]] = {}
+        out = np.full((len(blobs), len(bands), size, size), np.nan, dtype=np.float32)
         for i, blob in enumerate(blobs):
             try:
-                found[i] = decode_stamp(blob or b"", bands, images.member)
+                image = decode_stamp(blob or b"", bands, images.member)
             except UserError:
-                if i == len(blobs) - 1 and not found:
-                    raise
-        shapes = {image.shape for image in found.values()}
-        if len(shapes) > 1:
-            raise UserError(f"the stamps of {self.url} differ in shape; cut them to one size")
-        out = np.full((len(blobs), *shapes.pop()), np.nan, dtype=np.float32)
-        for i, image in found.items():
+                continue
+            if image.shape != out.shape[1:]:
+                raise UserError(_DIFFER.format(self.url))
             out[i] = image
         return out
 

@@ -25,6 +25,7 @@ def factors(
     images: tuple[str, str],
     pixel_scale: float,
     url: str,
+    prefix: str = "",
 ) -> tuple[Factors, tuple[str, ...]]:
     """What columns and images are multiplied with, and notes on units that nobody knows.
 
@@ -39,6 +40,8 @@ def factors(
         with them the fluxes that are said to be in the same.
     pixel_scale : float
         Arcsec per pixel, for what is said in pixels.
+    prefix : str
+        What stands before the names of the second class's columns in a set without pairs.
 
     Raises
     ------
@@ -53,7 +56,11 @@ def factors(
     ]
     of_pixels = {said.get(name, "") for name in images}
     for column, text in said.items():
-        ours = FLUX if column in images else _unit_of(column, mapping, tuple(bands))
+        ours = (
+            FLUX
+            if column in images
+            else _unit_of(column.removeprefix(prefix), mapping, tuple(bands))
+        )
         if not ours or not text.strip() or text == ours:
             continue
         theirs = _parsed(text)
