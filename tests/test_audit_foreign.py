@@ -205,6 +205,18 @@ def test_columns_in_groups_and_words_for_splits(pairs: xr.Dataset, tmp_path: Pat
     assert source.columns["region_split"].values[:2].tolist() == [0, 1]
 
 
+def test_a_mapping_s_stack_may_lie_in_any_group(pairs: xr.Dataset, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["pics/inj"], file["pics/bg"] = stamps(pairs), pairs["ctrl"].values
+        file["old/bg"] = pairs["ctrl"].values
+    said = Mapping(name="x", stacks=Stacks(stamp="inj", ctrl="pics/bg"))
+    assert open_source(str(tmp_path / "x.h5"), said).first == "pics/inj"
+    with pytest.raises(UserError, match=r"old/bg and pics/bg of .* could both be the ctrl"):
+        open_source(
+            str(tmp_path / "x.h5"), Mapping(name="x", stacks=Stacks(stamp="inj", ctrl="bg"))
+        )
+
+
 def test_units_that_a_file_says_are_turned_into_ours(pairs: xr.Dataset, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["stamp"], file["ctrl"] = stamps(pairs), pairs["ctrl"].values

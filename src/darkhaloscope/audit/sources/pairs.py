@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from darkhaloscope.audit.sources.arrays import ArrayFile, kind_of
+from darkhaloscope.audit.sources.arrays import ArrayFile
 from darkhaloscope.audit.sources.blanks import one_sided
-from darkhaloscope.audit.sources.complete import NEEDED, complete, lacking, sky_of, unsaid
+from darkhaloscope.audit.sources.complete import NEEDED, complete, sky_of, unsaid
 from darkhaloscope.audit.sources.difference import Steps, difference_error, steps
 from darkhaloscope.audit.sources.fits import FitsFolder
-from darkhaloscope.audit.sources.named import misshapen, not_used, unfound
 from darkhaloscope.audit.sources.spread import Rows, cuts, spread
 from darkhaloscope.audit.sources.tables import BlobTable
-from darkhaloscope.audit.sources.units import Factors, factors
+from darkhaloscope.audit.sources.units import Factors
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.mapping import Mapping, import_rows
 
-KNOWN = {
-    "stamp": ("stamp", "stamps", "lensed", "injected"),
-    "ctrl": ("ctrl", "control", "controls", "unlensed"),
-    "arc": ("arc", "arcs"),
-    "lens": ("lens", "lenses", "positive", "positives"),
-    "nonlens": ("nonlens", "non_lens", "nonlenses", "non_lenses", "negative", "negatives"),
-}
-"""Names by which stacks are known where no mapping says otherwise."""
-
-WAYS = (("stamp", "ctrl"), ("ctrl", "arc"), ("lens", "nonlens"))
-"""What makes a set, the first that is there: a classifier sees stamps, whatever arcs lie beside them."""
-
-BANDS_OF = {1: ("r",), 3: ("g", "r", "z"), 4: ("g", "r", "i", "z")}
-SMALLEST = 24
-MOST_BANDS = 8
-"""``nodata`` has a bit for each."""
 BLOCK_ROWS = 1024
 MOST_STORED = 8192
 """Rows of a stored chunk above which a block is smaller than it, and decodes it more than once."""
@@ -191,7 +173,7 @@ class PairSource:
         made = complete(found, np.arange(first), self.size, self.bands)
         said = unsaid((found, first))
         if not self.paired:
-            other = import_rows(self._table(self.second, 1), self.mapping, self.bands)
+            other = import_rows(self.table(self.second, 1), self.mapping, self.bands)
             second = complete(other, np.arange(first, n), self.size, self.bands)
             said = unsaid((found, first), (other, n - first))
             second["lens_model"] = ("pair", np.zeros(self.lengths[1], np.uint8))
@@ -210,12 +192,13 @@ class PairSource:
     def _columns(self, places: Rows) -> xr.Dataset:
         """What the set says of the images at these places of the first stack."""
         stretch = _stretch(places)
-        table = self._table(self.first, 0, stretch)
+        table = self.table(self.first, 0, stretch)
         if len(places) < len(table):
             table = table.iloc[places - stretch.start]
         return import_rows(table, self.mapping, self.bands)
 
-    def _table(self, name: str, which: int, rows: slice | None = None) -> pd.DataFrame:
+    def table(self, name: str, which: int, rows: slice | None = None) -> pd.DataFrame:
+        """Columns of all rows, or some, of the first (0) or second (1) stack as the set has them."""
         length = self.lengths[which]
         rows = rows or slice(0, length)
         if isinstance(self.reader, BlobTable):
@@ -290,192 +273,3 @@ def _picked(reader: ArrayFile, name: str, places: Rows) -> NDArray[Any]:
     piece = places // (chunk * -(-BLOCK_ROWS // chunk))
     parts = np.split(places, np.flatnonzero(np.diff(piece)) + 1)
     return np.concatenate([reader.images(name, _stretch(p))[p - p[0]] for p in parts])
-
-
-def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
-    """Find out what a data set is, and what it says.
-
-    Parameters
-    ----------
-    url : str
-        A Zarr group, a NetCDF, HDF5 or NPZ file, Parquet files, or a folder of FITS stamps.
-    mapping : Mapping, optional
-        Names and conventions; without one, columns count by the names of docs/data-set.md.
-
-    Raises
-    ------
-    UserError
-        It is none of these, or which images make the pairs cannot be told.
-    """
-    url, said = url.rstrip("/"), mapping or Mapping(name="own names")
-    kind = kind_of(url)
-    if kind is not None:
-        return _with_record(_of_stacks(ArrayFile(url, kind), said))
-    folder = FitsFolder.find(url)
-    if folder is not None:
-        source = _of_stacks(folder, said)
-        files = dict(folder.files)
-        if source.paired and files[source.first] != files[source.second]:
-            raise UserError(
-                f"{url}/{source.first} and {url}/{source.second} do not hold files of the same names; "
-                "a pair is a file of the same name in both"
-            )
-        return _with_record(source)
-    table = BlobTable.find(url, said)
-    if table is not None:
-        bands = said.bands or table.bands()
-        if len(bands) > MOST_BANDS:
-            raise UserError(
-                f"the stamps of {url} have {len(bands)} bands; an audit takes up to {MOST_BANDS}, name "
-                "some in a mapping (bands)"
-            )
-        size = _size(url, table.shape(bands))
-        found = PairSource(
-            table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
-        )
-        return _with_record(found)
-    fs, path = fsspec.url_to_fs(url)
-    if not fs.exists(path):
-        raise UserError(f"there is no {url}; check the path")
-    raise UserError(
-        f"{url} is no data set that can be audited: no Zarr group, NetCDF, HDF5 or NPZ file, no Parquet "
-        "files, and no folder with stamp/ and ctrl/ (or lens/ and nonlens/) of FITS images"
-    )
-
-
-def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
-    url, shapes = reader.url, reader.shapes()
-    named: dict[str, str] = {}
-    for role, known in KNOWN.items():
-        said = getattr(mapping.stacks, role) if mapping.stacks is not None else None
-        if said is not None and said not in shapes:
-            raise UserError(f"{url} has no stack of images {said}; it has {_list(shapes)}")
-        hit = [said] if said is not None else _called(known, shapes)
-        if len(hit) > 1:
-            raise UserError(
-                f"{' and '.join(hit)} of {url} could both be the {role}; name one in a mapping (stacks)"
-            )
-        if hit:
-            named[role] = hit[0]
-    by_name = {role for role in named if getattr(mapping.stacks, role, None) is not None}
-    way = next((w for roles in (by_name, set(named)) for w in WAYS if set(w) <= roles), None)
-    if way is None:
-        raise UserError(
-            f"which images of {url} make the pairs cannot be told: it has {_list(shapes)}; name them in "
-            "a mapping (stacks: stamp and ctrl, ctrl and arc, or lens and nonlens)"
-        )
-    first, second = (named[role] for role in way)
-    one, two = shapes[first], shapes[second]
-    if one[1:] != two[1:]:
-        raise UserError(
-            f"{first} {one} and {second} {two} of {url} differ in shape; cut them alike"
-        )
-    if way != ("lens", "nonlens") and one[0] != two[0]:
-        raise UserError(
-            f"{first} has {one[0]} rows and {second} {two[0]} in {url}; pairs have the same row in both"
-        )
-    last = len(one) == 4 and one[1] == one[2] != one[3]
-    n_bands = 1 if len(one) == 3 else one[3] if last else one[1]
-    bands = mapping.bands or reader.bands()
-    notes: tuple[str, ...] = ()
-    unused = [stack for role, stack in named.items() if role not in way]
-    if unused:
-        notes += (
-            f"{', '.join(unused)}: not looked at; what is audited is {first} and {second}, unless a "
-            "mapping names others (stacks)",
-        )
-    if not bands and n_bands in BANDS_OF:
-        bands = BANDS_OF[n_bands]
-        notes += (f"bands: the data set does not name them; taken for {', '.join(bands)}",)
-    if n_bands > MOST_BANDS:
-        raise UserError(
-            f"the images of {url} have {n_bands} bands; an audit takes up to {MOST_BANDS}, leave some out"
-        )
-    if len(bands) != n_bands:
-        raise UserError(
-            f"the images of {url} have {n_bands} bands, {len(bands)} are named"
-            f"{' (' + ', '.join(bands) + ')' if bands else ''}; say bands: [...] in a mapping"
-        )
-    size = _size(url, one[:3] if last else one)
-    if isinstance(reader, FitsFolder):
-        reader = reader.in_order_of(bands)
-    scaled: Factors = ()
-    if isinstance(reader, ArrayFile):
-        scale = mapping.pixel_scale or PIXEL_SCALE
-        of_second = NONLENS if way == ("lens", "nonlens") else ""
-        scaled, more = factors(
-            reader.units(), mapping, bands, (first, second), scale, url, of_second
-        )
-        notes += more
-    return PairSource(
-        reader,
-        way,
-        first,
-        second,
-        (one[0], two[0]),
-        bands,
-        size,
-        last,
-        mapping,
-        scaled,
-        notes=notes,
-    )
-
-
-def _called(known: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """Stacks with the first of these names that any has, whatever group of a file they lie in."""
-    for name in known:
-        hit = [n for n in shapes if n.rsplit("/", 1)[-1].lower() == name]
-        if hit:
-            return hit
-    return []
-
-
-def _list(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{n} {s}" for n, s in shapes.items()) or "none"
-
-
-def _size(url: str, shape: tuple[int, ...]) -> int:
-    y, x = shape[-2:]
-    if y != x or x < SMALLEST:
-        raise UserError(
-            f"the images of {url} are {y} by {x} pixels; an audit needs squares of at least {SMALLEST}"
-        )
-    if shape[0] == 0:
-        raise UserError(f"{url} holds no rows; there is nothing to audit")
-    return x
-
-
-def _with_record(source: PairSource) -> PairSource:
-    """What the set does not say, and what stands for it, found in its first row."""
-    if len(set(source.bands)) < len(source.bands):
-        raise UserError(
-            f"the bands of {source.url} are {', '.join(source.bands)}, one of them twice; say bands: [...] "
-            "in a mapping"
-        )
-    table = source._table(source.first, 0, slice(0, 1))
-    columns = [str(column) for column in table]
-    shapes = source.reader.columns() if isinstance(source.reader, ArrayFile) else {}
-    notes = not_used(source.mapping, isinstance(source.reader, BlobTable))
-    notes += misshapen(shapes, columns, source.mapping, source.bands, source.lengths[0])
-    notes += unfound(columns, source.mapping, source.bands, source.url, notes)
-    if source.mapping.pixel_scale is None:
-        notes += (
-            f"pixel_scale: taken for {PIXEL_SCALE} arcsec, as of the Legacy Surveys; a mapping says another",
-        )
-    lacks, more = lacking(import_rows(table, source.mapping, source.bands))
-    notes += more
-    if not source.paired:
-        notes = (
-            *notes,
-            "pairs: the set has two classes and no pairs, so nothing that compares a stamp with its own "
-            "ctrl is tested",
-        )
-        most = max(source.lengths)
-        if most > source.rows:
-            notes = (
-                *notes,
-                f"pixels: {source.rows} of the {most} images of the larger class are looked at, one out "
-                "of each of as many equal pieces of it",
-            )
-    return replace(source, lacks=lacks, notes=(*source.notes, *notes))
