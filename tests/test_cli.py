@@ -259,6 +259,18 @@ def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_
     assert "which the set does not say" in answer.out
 
 
+def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_measured(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    images = np.zeros((4, 3, 24, 24), dtype=np.float32)
+    np.savez(tmp_path / "theirs.npz", stamp=images, ctrl=images)
+    (tmp_path / "file").write_text("")
+    for out in ("/proc/nope", tmp_path / "file" / "below"):
+        answer = dhs("audit", tmp_path / "theirs.npz", "--out", out)
+        assert_one_sentence(answer, "cannot write to")
+        assert "measuring" not in answer.out
+
+
 def test_light_where_no_arc_can_be_is_a_shortcut(
     dhs: Callable[..., Answer], tmp_path: Path
 ) -> None:

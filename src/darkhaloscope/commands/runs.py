@@ -32,6 +32,7 @@ from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import (
     EXIT_BUG,
     EXIT_FAILED_ROWS,
+    check_writable,
     drop_conclusions,
     say_splits,
     with_cluster,
@@ -221,6 +222,7 @@ def audit_dataset(
     settings = prepare.settings_of(source, with_cluster(None, cluster, workers), mapping)
     spec = prepare.spec_of_source(pairs, settings)
     folder = storage.absolute((out or source).rstrip("/"))
+    check_writable(folder)  # hours before the first result is written there
     columns = pairs.columns
     with connect(settings.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
