@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import shutil
 import sys
 import threading
@@ -257,6 +258,23 @@ def test_a_single_file_of_stamps_can_be_audited(dhs: Callable[..., Answer], tmp_
     assert answer.code == 3
     assert (tmp_path / "out" / "report.html").exists()
     assert "which the set does not say" in answer.out
+    assert "no arc can be drawn again; reducing" in answer.out
+    assert "re-render" not in answer.out
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert verdict["source"] == str(tmp_path / "theirs.npz")
+    assert verdict["mapping"] is None
+
+
+def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_measured(
+    dhs: Callable[..., Answer], tmp_path: Path
+) -> None:
+    images = np.zeros((4, 3, 24, 24), dtype=np.float32)
+    np.savez(tmp_path / "theirs.npz", stamp=images, ctrl=images)
+    (tmp_path / "file").write_text("")
+    for out in ("/proc/nope", tmp_path / "file" / "below"):
+        answer = dhs("audit", tmp_path / "theirs.npz", "--out", out)
+        assert_one_sentence(answer, "cannot write to")
+        assert "measuring" not in answer.out
 
 
 def test_light_where_no_arc_can_be_is_a_shortcut(

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("remembered")
 ANCHORS = (
     "verdict", "gates", "examples", "columns", "profiles", "annulus", "core", "zero-dose", "closure",
     "residual", "footprint", "core-shape", "growth", "leak-map", "selection", "alignment", "groups",
-    "untested", "words", "provenance",
+    "tests", "untested", "words", "provenance",
 )  # fmt: skip
 
 

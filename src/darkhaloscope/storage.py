@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,19 @@ def absolute(url: str) -> str:
     """
     check_address(url)
     return url if "://" in url else os.path.abspath(url)
+
+
+def without_secrets(url: str) -> str:
+    """An address that can be shown: without user, password and query, which may sign it."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return url
+    rest = _USER.sub("", rest, count=1).partition("?")[0].partition("#")[0]
+    return f"{scheme}://{rest}"
+
+
+_USER = re.compile(r"^(?:[^/@]*@|[^/@:]+:(?!\d+/)[^@]*@)")
+"""User and password before a host; a password of S3 may have a slash in it, what has a port may not."""
 
 
 def check_address(url: str) -> None:

@@ -5,6 +5,7 @@ A cause outside its limit is a bug; one that is measurable but inside its limit 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,8 +108,21 @@ def within(name: str, e: Estimate, limit: float, unit: str) -> list[Cause]:
 
 def per_band(items: list[tuple[str, Estimate]], offset: float = 0.0) -> str:
     """Each band's value with its interval, in words; ``offset`` makes a ratio of an effect."""
-    return ", ".join(f"{b} {e.value + offset:.4g} [{e.lo + offset:.4g}, {e.hi + offset:.4g}]"
-                     for b, e in items)  # fmt: skip
+    texts = []
+    for band, e in items:
+        numbers = (e.value + offset, e.lo + offset, e.hi + offset)
+        form = _form(max(abs(v) for v in numbers), e.hi - e.lo)
+        value, lo, hi = (format(v, form) for v in numbers)
+        texts.append(f"{band} {value} [{lo}, {hi}]")
+    return ", ".join(texts)
+
+
+def _form(largest: float, width: float) -> str:
+    """A format for a number and its interval alike: two digits of its width, four of the largest."""
+    if not (np.isfinite(largest) and width > 0 and 1e-4 <= largest < 1e6):
+        return ".4g"
+    places = max(3 - math.floor(math.log10(largest)), 1 - math.floor(math.log10(width)), 0)
+    return f".{min(places, 9)}f"
 
 
 def where_of(items: list[tuple[str, Estimate]], found: Closure) -> str:

@@ -27,7 +27,10 @@ from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.dose import dose_table
 from darkhaloscope.audit.growth import growth_table, magnification_table
 from darkhaloscope.audit.hypotheses import judged, without_p
+from darkhaloscope.audit.independence import DRAWN
+from darkhaloscope.audit.independence import FEWEST as FEWEST_DRAWN
 from darkhaloscope.audit.leak_map import leak_map, leak_tests, whole_stamps
+from darkhaloscope.audit.looks import Looks
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.one_class import noise_tests
 from darkhaloscope.audit.selection import FEWEST, SELECTION_COLUMNS, Selection
@@ -40,6 +43,7 @@ from darkhaloscope.audit.shape import (
     impossible_magnification,
     quadrant_table,
 )
+from darkhaloscope.audit.shape import FEWEST as FEWEST_OF_GROUP
 from darkhaloscope.audit.slopes import core_slopes
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import GateLimits
@@ -122,7 +126,13 @@ def diagnose(
         [*impossible_magnification(stats), *wrong_sky_sigma(ratios), *causes],
         [
             *_not_tested(
-                {t.name for t in tests}, len(np.unique(stamps.region)), chosen, limits, spec
+                {t.name for t in tests},
+                len(np.unique(stamps.region)),
+                chosen,
+                limits,
+                spec,
+                _few_controls(stats, ctrl, limits.regions),
+                groups,
             ),
             *unseen_sky_sigma(ratios),
             *without_p(tests),
@@ -131,7 +141,13 @@ def diagnose(
 
 
 def _not_tested(
-    tested: set[str], regions: int, chosen: Selection, limits: GateLimits, spec: AuditSpec
+    tested: set[str],
+    regions: int,
+    chosen: Selection,
+    limits: GateLimits,
+    spec: AuditSpec,
+    few_controls: str,
+    groups: pd.DataFrame,
 ) -> list[str]:
     out = []
     why = (
@@ -142,15 +158,13 @@ def _not_tested(
     if not spec.redraws or "leak" not in tested:
         out.append(f"leak map: described only ({why})")
     if "controls_differ" not in tested:
-        out.append(
-            f"pixels of controls: no pairs, or fewer than {FEWEST} controls or {limits.regions} regions"
-        )
+        out.append(f"pixels of controls: {few_controls if spec.paired else 'no pairs'}")
     if "stamp_displaced" not in tested:
         reason = f"{regions} regions, {limits.regions} needed" if spec.paired else "no pairs"
         out.append(f"alignment of stamp and ctrl: {reason}")
     if not {"split_differs", "psf_source_differs"} & tested:
         out.append(
-            "differences between splits and between PSF sources: one group, or too few pairs"
+            f"differences between splits and between PSF sources: {_few_groups(groups, spec)}"
         )
     if "selection_shortcut" not in tested:
         out.append(
@@ -158,6 +172,35 @@ def _not_tested(
         )
     if "parameters_dependent" not in tested:
         out.append(
-            "independence of lenses and sources from the sky: no column, too few rows or regions"
+            f"independence of lenses and sources from the sky: {_undrawn_apart(chosen, limits, spec)}"
         )
     return out
+
+
+def _few_controls(stats: Arrays, ctrl: Looks, regions: int) -> str:
+    """What the test of controls against the ctrl of injections has too little of."""
+    controls, theirs = len(stats["control_region"]), len(np.unique(stats["control_region"]))
+    if min(controls, len(ctrl.region)) < FEWEST:
+        return f"{controls} controls and {len(ctrl.region)} injections, {FEWEST} of each needed"
+    injected = len(np.unique(ctrl.region))
+    if min(theirs, injected) < regions:
+        return f"controls in {theirs} regions and injections in {injected}, {regions} needed"
+    return f"fewer than {FEWEST} of a kind in {regions} regions"
+
+
+def _few_groups(groups: pd.DataFrame, spec: AuditSpec) -> str:
+    """Why closure cannot be compared between groups."""
+    if not spec.redraws:
+        return "no re-rendered arcs to compare with"
+    if groups.groupby("by")["group"].nunique().max() > 1:
+        return f"fewer than two groups have {FEWEST_OF_GROUP} pairs in a band"
+    return "one group of each" if len(groups) else "no arc to compare"
+
+
+def _undrawn_apart(chosen: Selection, limits: GateLimits, spec: AuditSpec) -> str:
+    """Why no drawn parameter was held against the sky."""
+    if not set(DRAWN) - set(spec.lacks):
+        return f"the set says none of {', '.join(DRAWN)}"
+    if chosen.dependence.empty:
+        return f"fewer than {FEWEST_DRAWN} rows that say both, or columns that are constant"
+    return f"{int(chosen.dependence['regions'].max())} regions, {limits.regions} needed"

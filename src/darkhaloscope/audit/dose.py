@@ -41,8 +41,13 @@ def dose_table(stamps: Stamps, spec: AuditSpec) -> pd.DataFrame:
         :data:`DOSE_COLUMNS`. ``per sample`` takes from every image of every band the median of its
         outer annulus and divides by the annulus's 1.4826 median absolute deviation, as a loader that
         normalises each stamp would do; it is not linear in the dose, and given at dose 1 alone.
+        Empty where a set has no pairs: there is no arc of which to add a part.
     """
-    if len(stamps.row) < 2 or len(np.unique(components(stamps.host, stamps.region))) < 2:
+    if (
+        not spec.paired
+        or len(stamps.row) < 2
+        or len(np.unique(components(stamps.host, stamps.region))) < 2
+    ):
         return pd.DataFrame(columns=DOSE_COLUMNS)
     fold = group_folds(stamps.host, stamps.region, stamps.hashes)
     counts = (len(stamps.row), len(np.unique(stamps.host)), len(np.unique(stamps.region)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,8 @@ from darkhaloscope.geometry import radius_map, stamp_centre
 
 SPREAD, WORST = "spread", "worst"
 N_SPREAD, N_WORST = 8, 6
+LEAST = 0.001
+"""Per cent, or sky sigma, below which a number is not said."""
 UNKNOWN = 255
 """Code of a split that the set does not say."""
 
@@ -29,10 +33,10 @@ def example_pairs(stats: Arrays, rerendered: Arrays, found: Closure, spec: Audit
     dict of ndarray
         ``ctrl``, ``arc`` and ``again`` (re-rendered, NaN where that is not known), each (pair, band, y,
         x) in nMgy; ``nodata`` (pair, y, x); ``kind``, ``why`` (text); the columns of the rows; ``bands``,
-        ``paired`` and ``pixel_scale`` of the set. First come rows spread evenly over theta_e (over the
-        order of hashes where a set does not say it), then the worst: those whose arcs differ most
-        from the re-rendered ones, or, where there are none, those with most light far out. In a set
-        without pairs no row is worse than another.
+        ``paired``, ``lacks`` and ``pixel_scale`` of the set. First come rows spread evenly over theta_e
+        (over the order of hashes where a set does not say it), then the worst: those whose arcs
+        differ most from the re-rendered ones, or, where there are none, those with most light far
+        out. In a set without pairs no row is worse than another.
     """
     row = match(stats["whole_hash"], stats["row_hash"])
     there = np.flatnonzero(row >= 0)
@@ -57,6 +61,7 @@ def example_pairs(stats: Arrays, rerendered: Arrays, found: Closure, spec: Audit
         **columns,
         "bands": np.array(spec.bands),
         "paired": np.array(spec.paired),
+        "lacks": np.array(spec.lacks, dtype="U40"),
         "pixel_scale": np.array(spec.pixel_scale),
     }
 
@@ -74,7 +79,7 @@ def _worst(
     if len(found.pairs):
         far = found.pairs.groupby("hash", sort=True)["difference"].max().nlargest(N_WORST)
         place = match(far.index.to_numpy(dtype=stats["whole_hash"].dtype), stats["whole_hash"])
-        return place, [f"{100 * v:.2g} % of its light is not as re-rendered" for v in far]
+        return place, [f"{plain(100 * v)} % of its light is not as re-rendered" for v in far]
     inner, outer = annuli(spec.size)[0]
     radius = radius_map(spec.size, stamp_centre(spec.size), stamp_centre(spec.size))
     ring = (radius >= inner) & (radius < outer)
@@ -82,4 +87,12 @@ def _worst(
     unit = np.abs(light) / stats["row_sky_sigma"][row[there]].astype(float)
     size = np.nan_to_num(unit).max(axis=1)
     first = np.argsort(-size, kind="stable")[:N_WORST]
-    return there[first], [f"{size[k]:.2g} sky sigma a pixel far out" for k in first]
+    return there[first], [f"{plain(size[k])} sky sigma a pixel far out" for k in first]
+
+
+def plain(value: float) -> str:
+    """Two digits of a number that is not negative, without a power of ten: 5,200, 0.013."""
+    if value < LEAST:
+        return f"less than {LEAST}"
+    places = 1 - math.floor(math.log10(value))
+    return f"{round(value, places):,.{max(places, 0)}f}"

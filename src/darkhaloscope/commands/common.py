@@ -9,7 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from darkhaloscope import storage
+from darkhaloscope.errors import UserError
 from darkhaloscope.survey import regions
+from darkhaloscope.trouble import StorageError
 
 EXIT_BUG, EXIT_USER = 1, 2
 EXIT_INCOMPLETE, EXIT_FAILED_ROWS, EXIT_OURS = 4, 5, 70
@@ -34,6 +36,27 @@ def say_splits(region: np.ndarray, split: np.ndarray, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def check_writable(folder: str) -> None:
+    """See that something can be written to a folder, before anything is computed for it.
+
+    Raises
+    ------
+    UserError
+        It cannot.
+    """
+    probe = storage.join(folder, ".dhs-probe")
+    try:
+        storage.write(probe, b"")
+    except StorageError as error:
+        # A store may come back; a disk on which no folder can be made, as in /proc, does not.
+        if "://" in folder or not error.passes:
+            raise
+        raise UserError(
+            f"cannot write to {folder}: no folder can be made there; say another place with --out"
+        ) from None
+    storage.remove(probe)
 
 
 def drop_conclusions(folder: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import io
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import (
     EXIT_BUG,
     EXIT_FAILED_ROWS,
+    check_writable,
     drop_conclusions,
     say_splits,
     with_cluster,
@@ -41,6 +45,7 @@ from darkhaloscope.commands.tiers import require_passed, run_below
 from darkhaloscope.config import Experiment
 from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
+from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
 from darkhaloscope.prepare import AuditSettings
 from darkhaloscope.progress import Bar
@@ -221,14 +226,16 @@ def audit_dataset(
     settings = prepare.settings_of(source, with_cluster(None, cluster, workers), mapping)
     spec = prepare.spec_of_source(pairs, settings)
     folder = storage.absolute((out or source).rstrip("/"))
+    check_writable(folder)  # hours before the first result is written there
     columns = pairs.columns
+    where = {} if prepare.is_run(source) else _provenance(source, mapping)
     with connect(settings.cluster, folder) as client:
         console.print(f"dashboard: {client.dashboard_link}", soft_wrap=True)
         drop_conclusions(folder)
         blocks = pairs.blocks()
         console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
         stats = workflow.measure_dataset(client, pairs, spec)
-        result = _conclude(client, columns, folder, stats, spec, settings, console)
+        result = _conclude(client, columns, folder, stats, spec, settings, console, where)
     outcomes = Counter({reason.text: int(stats["outcomes"][:, reason].sum()) for reason in Reason})
     return _finish(source, folder, result, outcomes, settings, [], console)
 
@@ -280,17 +287,28 @@ def _conclude(
     spec: AuditSpec,
     exp: Experiment | AuditSettings,
     console: Console,
+    where: Mapping[str, Any] | None = None,
 ) -> AuditResult:
-    """Re-render, judge, and write ``verdict.json`` and ``audit/*.parquet``."""
+    """Re-render, judge, and write ``verdict.json`` and ``audit/*``.
+
+    ``where`` are further keys of the verdict: where a foreign data set comes from.
+    """
     began = time.monotonic()
-    with Bar(console, "re-render", 1, "pieces") as bar:
-        catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
-        rerendered = workflow.rerender_rows(client, folder, stats, spec, bar.reached, catalogue)
-    console.print(
-        f"re-rendered {len(rerendered['hash'])} audit rows, {len(rerendered['whole_hash'])} of them "
-        f"whole, in {time.monotonic() - began:.0f} s; reducing",
-        highlight=False,
+    catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
+    # Where no arc can be drawn again there is nothing to watch.
+    bar = Bar(console, "re-render", 1, "pieces") if spec.redraws else None
+    with bar or contextlib.nullcontext():
+        rerendered = workflow.rerender_rows(
+            client, folder, stats, spec, bar.reached if bar else lambda done, of: None, catalogue
+        )
+    drawn = int((rerendered["message"] == "").sum())
+    says = (
+        f"re-rendered {drawn} audit rows, {len(rerendered['whole_hash'])} of them whole, in "
+        f"{time.monotonic() - began:.0f} s"
+        if spec.redraws
+        else "no arc can be drawn again"
     )
+    console.print(f"{says}; reducing", highlight=False)
     quality = audit.quality(columns, spec.reference_band)
     chosen = audit.selection(columns, spec)
 
@@ -306,8 +324,19 @@ def _conclude(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **result.examples)
     storage.write(storage.join(folder, "audit", "examples.npz"), buffer.getvalue())
+    # Not in the verdict, which is the same whenever the same data are audited.
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = json.dumps({"finished": now, "version": __version__})
+    storage.write(storage.join(folder, "audit", "made.json"), made.encode())
+    result.verdict.update(where or {})
     storage.write(storage.join(folder, "verdict.json"), audit.to_json(result.verdict).encode())
     return result
+
+
+def _provenance(source: str, mapping: str | None) -> dict[str, str | None]:
+    """Where a foreign data set lies and whose names its columns have, for its verdict."""
+    name = None if mapping is None else load_mapping(mapping).name
+    return {"source": storage.without_secrets(source), "mapping": name}
 
 
 def _finish(

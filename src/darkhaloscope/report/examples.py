@@ -61,6 +61,9 @@ class Examples:
     bands: list[str]
     chosen: str = ""
     """How the pairs were chosen."""
+    paired: bool = True
+    compared: bool = True
+    """Whether the worst are held against re-rendered arcs."""
 
     @property
     def scale_bar(self) -> float:
@@ -106,7 +109,8 @@ def examples(source: str, kept: Arrays | None = None) -> Examples:
         f"{len(pairs)} injections, from small to large Einstein radius, a faint and a bright arc of "
         "each quarter: ctrl, stamp = ctrl + arc, and arc alone"
     )
-    return Examples(pairs, worst, note, attributes, int(dataset.sizes["x"]), bands, chosen)
+    size = int(dataset.sizes["x"])
+    return Examples(pairs, worst, note, attributes, size, bands, chosen, compared=_compared(kept))
 
 
 def _of_others(
@@ -123,8 +127,23 @@ def _of_others(
         if kept["paired"]
         else "an image of the class without lenses, and one of lenses, which are no pair"
     )
-    chosen = f"{len(pairs)} of the audited rows, from small to large Einstein radius: {what}"
-    return Examples(pairs, worst, "", attributes, int(kept["ctrl"].shape[-1]), bands, chosen)
+    order = (
+        "picked at random" if "theta_e" in _lacks(kept) else "from small to large Einstein radius"
+    )
+    chosen = f"{len(pairs)} of the audited rows, {order}: {what}"
+    return Examples(
+        pairs, worst, "", attributes, int(kept["ctrl"].shape[-1]), bands, chosen,
+        bool(kept["paired"]), _compared(kept),
+    )  # fmt: skip
+
+
+def _compared(kept: Arrays | None) -> bool:
+    return kept is not None and bool(np.isfinite(kept["again"][kept["kind"] == WORST]).any())
+
+
+def _lacks(kept: Mapping[str, Any]) -> set[str]:
+    """Variables that the set does not say."""
+    return {str(v) for v in kept.get("lacks", ())}
 
 
 def _kept(kept: Arrays, kind: str) -> list[Example]:
@@ -175,19 +194,27 @@ def _panels(
 
 
 def _headline(row: Mapping[str, Any], k: int | tuple[()]) -> str:
-    theta, snr, mu = (
-        number(float(np.asarray(row[c])[k]), 3) for c in ("theta_e", "arc_snr", "magnification")
-    )
-    return f"θ_E {theta}″ · S/N {snr} · μ {mu}"
+    """What is known of a row's Einstein radius, S/N and magnification."""
+    parts = []
+    for column, form in (("theta_e", "θ_E {}″"), ("arc_snr", "S/N {}"), ("magnification", "μ {}")):
+        value = float(np.asarray(row[column])[k])
+        if column not in _lacks(row) and np.isfinite(value):
+            parts.append(form.format(number(value, 3)))
+    return " · ".join(parts)
 
 
 def _place(row: Mapping[str, Any], k: int | tuple[()], bands: Sequence[str]) -> str:
-    split = dict(enumerate(SPLITS)).get(int(np.asarray(row["region_split"])[k]), "–")
+    split = dict(enumerate(SPLITS)).get(int(np.asarray(row["region_split"])[k]), "")
     share = np.asarray(row["coverage"])[k]
     empty = [band for band, part in zip(bands, share, strict=True) if not part > 0]
     lacking = f", no data in {' and '.join(empty)}" if empty else ""
     name, slot = (str(np.asarray(row[c])[k]) for c in ("brick", "slot"))
-    return f"brick {name}, slot {slot}, {split}{lacking}"
+    lacks = _lacks(row)
+    place = [
+        "" if "brick" in lacks else f"brick {name}",
+        f"{'row' if 'slot' in lacks else 'slot'} {slot}",
+    ]
+    return ", ".join(part for part in (*place, split) if part) + lacking
 
 
 def lost_pixels(nodata: NDArray[np.uint8], bands: int) -> NDArray[np.bool_]:

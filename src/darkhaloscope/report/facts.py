@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from darkhaloscope.audit.growth import TREND
-from darkhaloscope.audit.leak_map import BOOSTED
+from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.report.load import Findings, unit_of
-from darkhaloscope.report.style import number, percent, stratum
-from darkhaloscope.report.words import COUNTED, GATES, OUTCOMES
+from darkhaloscope.report.style import estimate, number, percent, stratum
+from darkhaloscope.report.words import CAUSE_UNITS, COUNTED, GATES, OUTCOMES
 from darkhaloscope.variables import ALL_VARIABLES
 
 MOST_TESTS = 20
@@ -51,8 +48,11 @@ def gate_lines(found: Findings) -> list[GateLine]:
             GateLine(
                 name,
                 f"{what} [{unit}]" if unit else what,
-                number(gate["value"], 3),
-                "–" if name in COUNTED else interval(gate["interval"]),
+                *(
+                    (number(gate["value"], 3), "–")
+                    if name in COUNTED
+                    else estimate(gate["value"], *gate["interval"])
+                ),
                 f"{gate['limit']:g}",
                 str(gate["outcome"]),
                 OUTCOMES.get(gate["outcome"], str(gate["outcome"])),
@@ -62,36 +62,53 @@ def gate_lines(found: Findings) -> list[GateLine]:
     return sorted(lines, key=lambda g: not g.required)
 
 
-def interval(ends: Any) -> str:
-    """``[lo, hi]``, or an en dash where there is none."""
-    if any(e is None or not np.isfinite(e) for e in ends):
-        return "–"
-    return f"[{number(ends[0], 3)}, {number(ends[1], 3)}]"
-
-
 def cause_lines(found: Findings) -> list[tuple[str, str, str, str]]:
-    """Name, size, interval and evidence of each cause."""
-    return [
-        (str(c["name"]), number(c["size"], 3), interval(c["interval"]), str(c["evidence"]))
-        for c in found.verdict["causes"]
-    ]
+    """Name, size with its unit, interval and evidence of each cause."""
+    lines = []
+    for cause in found.verdict["causes"]:
+        name = str(cause["name"])
+        unit = "rows" if name in CHECKS else CAUSE_UNITS.get(name, "")
+        size, ends = estimate(cause["size"], *cause["interval"])
+        if name in CHECKS:  # counted
+            size, ends = number(cause["size"]), "–"
+        lines.append((name, f"{size} {unit}".rstrip(), ends, str(cause["evidence"])))
+    return lines
 
 
 def counts(found: Findings) -> dict[str, str]:
-    """Rows, injections, controls, failures, regions and audited pairs of the whole data set."""
+    """Rows by class, failures, regions and audited rows of the whole data set."""
     table = found["footprint"]
     total = {
         c: int(table[c].sum()) if len(table) else 0
         for c in ("pairs", "injections", "controls", "failed")
     }
+    audited = f"{int(found.verdict['pairs']):,}"
+    if not found.paired:
+        lens, other = (_of_class(found, kind) for kind in ("injection", "control"))
+        shown = {"lens images": lens, "non-lens images": other, "failed": total["failed"]}
+        return {**{k: f"{n:,}" for k, n in shown.items()}, "audited of each class": audited}
+    # Where a set says nothing of regions each row stands for one.
+    regions = {"square degrees" if found.folded else "regions": f"{len(table):,}"}
     return {
         "rows": f"{total['pairs']:,}",
         "injections": f"{total['injections']:,}",
         "controls": f"{total['controls']:,}",
         "failed": f"{total['failed']:,}",
-        "square degrees" if found.folded else "regions": f"{len(table):,}",
-        "audited pairs": f"{int(found.verdict['pairs']):,}",
+        **({} if {"region_id", "brick", "ra"} <= found.lacks else regions),
+        "audited pairs": audited,
     }
+
+
+def _of_class(found: Findings, kind: str) -> int:
+    """Rows of a class in the whole data set."""
+    table = found["quality_sets"]
+    line = table[(table["set"] == "all") & (table["class"] == kind) & (table["split"] == "all")]
+    return int(line["before"].sum())
+
+
+def _known_splits(found: Findings, table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the lines of single splits, where the set does not say which row is in which."""
+    return table[table["split"] == "all"] if "region_split" in found.lacks else table
 
 
 QUALITY_HEAD = ["column", "band", "unit", "n", "missing", "zeros", "min", "P1", "P5", "P10", "median",
@@ -105,9 +122,24 @@ _PLACE = {
 _DESCRIBED = ["min", "p1", "p5", "p10", "median", "p95", "max", "mean"]
 
 
+def provenance(found: Findings) -> list[tuple[str, str]]:
+    """Where an audited set came from, and when and by what it was audited; what is known of it."""
+    made, out = found.made, []
+    if found.source:
+        rows = {k: v for k, v in counts(found).items() if k == "rows" or k.endswith("images")}
+        out = [
+            ("source", found.source),
+            ("mapping", str(found.verdict.get("mapping") or "own names")),
+            *rows.items(),
+        ]
+    if made.get("finished"):
+        out.append(("audited", f"{made['finished']} by darkhaloscope {made.get('version', '')}"))
+    return out
+
+
 def quality(found: Findings) -> list[tuple[str, str, Table]]:
     """(class, split, table) of every numeric column, ``all`` first."""
-    table = found["quality"]
+    table = _known_splits(found, found["quality"])
     out = []
     keys = table[["class", "split"]].drop_duplicates()
     ordered = sorted(keys.itertuples(index=False, name=None), key=lambda k: (k[1] != "all",))
@@ -126,23 +158,37 @@ def quality(found: Findings) -> list[tuple[str, str, Table]]:
                 key=lambda r: _PLACE.get(r["column"], 2 * len(ALL_VARIABLES)),
             )
         ]
-        out.append((str(kind), str(split), Table(QUALITY_HEAD, rows, 3)))
+        out.append((_plural(found, str(kind)), str(split), Table(QUALITY_HEAD, rows, 3)))
     return out
 
 
+def _plural(found: Findings, kind: str) -> str:
+    """What the rows of a class are called."""
+    if found.paired:
+        return f"{kind}s"
+    return "lens images" if kind == "injection" else "non-lens images"
+
+
 def reasons(found: Findings) -> Table:
-    """Rows by class, split and reason."""
-    rows = [
-        [str(r["class"]), str(r["split"]), str(r["reason"]).replace("_", " "), f"{int(r['rows']):,}",
-         percent(float(r["fraction"]))]
-        for r in found["reasons"].to_dict("records")
-    ]  # fmt: skip
+    """Rows by class, split and reason; by what of these the set says."""
+    rows, unsaid = [], "region_split" in found.lacks
+    for r in found["reasons"].to_dict("records"):
+        split = [] if unsaid else [str(r["split"])]
+        kind = str(r["class"]) if found.paired else "an image of each class"
+        rows.append(
+            [kind, *split, str(r["reason"]).replace("_", " "), f"{int(r['rows']):,}",
+             percent(float(r["fraction"]))]
+        )  # fmt: skip
+    if unsaid:
+        return Table(["class", "reason", "rows", "of class"], rows, 2)
     return Table(["class", "split", "reason", "rows", "of class and split"], rows, 3)
 
 
 def psf_sources(found: Findings) -> Table:
-    """Where each band's PSF width came from: one row a band."""
+    """Where each band's PSF width came from: one row a band; none where the set does not say."""
     table = found["psf_sources"]
+    if "psf_source" in found.lacks:
+        return Table([], [])
     kinds = [str(s) for s in pd.unique(table["source"])]
     rows = []
     for band in found.bands:
@@ -184,21 +230,25 @@ def strata(found: Findings, table: str = "auc_by_stratum") -> Table:
     rows = [
         [names.get(str(r["family"]), str(r["family"])), stratum(str(r["stratum"])),
          *(f"{int(r[c]):,}" for c in ("pairs", "hosts")), number(r["effective_hosts"], 3),
-         f"{int(r['regions']):,}", number(r["auc"], 3), interval((r["auc_lo"], r["auc_hi"])),
-         number(r["auc_rerendered"], 3),
-         number(r["excess"], 2), interval((r["excess_lo"], r["excess_hi"])), number(r["own_auc"], 3),
+         f"{int(r['regions']):,}", *estimate(r["auc"], r["auc_lo"], r["auc_hi"]),
+         number(r["auc_rerendered"], 3), *estimate(r["excess"], r["excess_lo"], r["excess_hi"], 2),
+         number(r["own_auc"], 3),
          number(r["within_pair"], 3), str(r["note"] or "")]
         for r in found[table].to_dict("records")
     ]  # fmt: skip
+    if not found.paired:  # no pair to rank within
+        at = head.index("within pair")
+        head, rows = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
     return Table(head, rows, 2)
 
 
 def quality_sets(found: Findings) -> Table:
     """Rows before and after each quality set."""
     rows = [
-        [str(r["set"]), str(r["version"]), str(r["class"]), str(r["split"]), f"{int(r['before']):,}",
+        [str(r["set"]), str(r["version"]), _plural(found, str(r["class"])), str(r["split"]),
+         f"{int(r['before']):,}",
          f"{int(r['after']):,}", percent(float(r["fraction"]))]
-        for r in found["quality_sets"].to_dict("records")
+        for r in _known_splits(found, found["quality_sets"]).to_dict("records")
     ]  # fmt: skip
     return Table(["set", "version", "class", "split", "before", "after", "kept"], rows, 4)
 
@@ -217,8 +267,9 @@ def closure_summary(found: Findings) -> Table:
     """Mean effects of closure by quantity and band."""
     rows = [
         [QUANTITIES.get(str(r["quantity"]), str(r["quantity"])), str(r["band"]), f"{int(r['pairs']):,}",
-         number(r["value"], 3), interval((r["lo"], r["hi"]))]
+         *estimate(r["value"], r["lo"], r["hi"])]
         for r in found["closure_summary"].to_dict("records")
+        if r["pairs"]
     ]  # fmt: skip
     return Table(["quantity", "band", "pairs", "mean", "interval"], rows, 2)
 
@@ -226,9 +277,9 @@ def closure_summary(found: Findings) -> Table:
 def zero_dose(found: Findings) -> Table:
     """Intercept and slope of each band."""
     rows = [
-        [str(r["band"]), f"{int(r['pairs']):,}", number(r["effective_pairs"], 3), number(r["intercept"], 3),
-         interval((r["intercept_lo"], r["intercept_hi"])), number(r["slope"], 5),
-         interval((r["slope_lo"], r["slope_hi"]))]
+        [str(r["band"]), f"{int(r['pairs']):,}", number(r["effective_pairs"], 3),
+         *estimate(r["intercept"], r["intercept_lo"], r["intercept_hi"]),
+         *estimate(r["slope"], r["slope_lo"], r["slope_hi"])]
         for r in found["zero_dose"].to_dict("records")
     ]  # fmt: skip
     return Table(
@@ -241,7 +292,7 @@ def core(found: Findings) -> Table:
     """Core fraction, core excess, centre-to-peak ratio by Einstein radius."""
     rows = [
         [stratum(str(r["stratum"])), str(r["quantity"]).replace("_", " "), f"{int(r['pairs']):,}",
-         number(r["value"], 3), interval((r["lo"], r["hi"])), number(r["rerendered"], 3)]
+         *estimate(r["value"], r["lo"], r["hi"]), number(r["rerendered"], 3)]
         for r in found["core"].to_dict("records")
     ]  # fmt: skip
     return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
@@ -250,8 +301,8 @@ def core(found: Findings) -> Table:
 def slopes(found: Findings) -> Table:
     """Straight lines through the core's light."""
     rows = [
-        [ON[str(r["on"])], f"{int(r['pairs']):,}", f"{int(r['regions']):,}", number(r["slope"], 3),
-         interval((r["lo"], r["hi"])), number(r["r2"], 2), number(r["slope_rerendered"], 3),
+        [ON[str(r["on"])], f"{int(r['pairs']):,}", f"{int(r['regions']):,}",
+         *estimate(r["slope"], r["lo"], r["hi"]), number(r["r2"], 2), number(r["slope_rerendered"], 3),
          number(r["r2_rerendered"], 2)]
         for r in found["core_slopes"].to_dict("records")
     ]  # fmt: skip
@@ -267,24 +318,13 @@ def growth(found: Findings) -> Table:
     """Light and area by Einstein radius, and their rank correlation with it."""
     rows = [
         [stratum(str(r["stratum"])), GROWN[str(r["quantity"])], f"{int(r['pairs']):,}",
-         number(r["value"], 3), interval((r["lo"], r["hi"])), number(r["rerendered"], 3)]
+         *estimate(r["value"], r["lo"], r["hi"]), number(r["rerendered"], 3)]
         for r in found["growth"].to_dict("records")
     ]  # fmt: skip
     return Table(["θ_E", "quantity", "pairs", "stored", "interval", "re-rendered"], rows, 2)
 
 
 GROWN = {"flux": "light [nMgy]", "area": "area [arcsec²]"}
-
-
-def trends(found: Findings) -> str:
-    """Rank correlations with the Einstein radius, in a clause."""
-    table = found["growth"]
-    parts = [
-        f"{r['quantity']} {number(r['value'], 2)} {interval((r['lo'], r['hi']))} (re-rendered "
-        f"{number(r['rerendered'], 2)})"
-        for r in table[table["stratum"] == TREND].to_dict("records")
-    ]
-    return f"rank correlation with θ_E: {', '.join(parts)}." if parts else "no trend is known."
 
 
 def magnification(found: Findings) -> Table:
@@ -299,36 +339,10 @@ def magnification(found: Findings) -> Table:
     return Table(head, rows, 2)
 
 
-def boosted(found: Findings) -> str:
-    """What the non-linear reader sees, in a sentence."""
-    table = found["leak_map"]
-    line = table[table["reader"] == BOOSTED]
-    if line.empty:
-        return ""
-    r = line.iloc[0]
-    ends = (r.excess_lo, r.excess_hi)
-    between = (
-        f" {interval(ends)}" if np.isfinite(ends).all() else ", too few regions for an interval"
-    )
-    return (
-        f"Gradient boosting on profiles, scatter, quadrants and edges reads an AUC of {number(r.auc, 3)} "
-        f"(re-rendered {number(r.auc_rerendered, 3)}, excess {number(r.excess, 2)}{between})."
-    )
-
-
-def classes(found: Findings) -> str:
-    """Rows and regions behind the metadata test."""
-    table = found["selection"]
-    if table.empty:
-        return "not done"
-    r = table.iloc[0]
-    return f"{int(r.injections):,} injections, {int(r.controls):,} controls, {int(r.regions):,} regions"
-
-
 def selection(found: Findings) -> Table:
     """AUC of all metadata together and of each column alone."""
     rows = [
-        [str(r["column"]).replace("_", " "), number(r["auc"], 3), interval((r["lo"], r["hi"])),
+        [str(r["column"]).replace("_", " "), *estimate(r["auc"], r["lo"], r["hi"]),
          number(r["p"], 2)]
         for r in found["selection"].to_dict("records")
     ]  # fmt: skip
@@ -338,8 +352,8 @@ def selection(found: Findings) -> Table:
 def independence(found: Findings) -> Table:
     """Rank correlation of drawn parameters with the sky."""
     rows = [
-        [str(r["parameter"]), str(r["sky"]).replace("_", " "), number(r["correlation"], 2),
-         interval((r["lo"], r["hi"])), f"{int(r['rows']):,}", f"{int(r['regions']):,}"]
+        [str(r["parameter"]), str(r["sky"]).replace("_", " "),
+         *estimate(r["correlation"], r["lo"], r["hi"], 2), f"{int(r['rows']):,}", f"{int(r['regions']):,}"]
         for r in found["independence"].to_dict("records")
     ]  # fmt: skip
     return Table(["parameter", "sky", "correlation", "interval", "rows", "regions"], rows, 2)
@@ -356,28 +370,24 @@ def psf_outliers(found: Findings) -> Table:
     return Table(head, rows, 3)
 
 
-def displaced(found: Findings) -> str:
-    """How far stamps lie from their ctrl, in a sentence."""
-    table = found["alignment"].dropna(subset=["dx"])
-    if table.empty:
-        return "No displacement could be measured outside the arcs."
-    dx, dy, same = (float(table[c].median()) for c in ("dx", "dy", "correlation"))
-    spread = float(
-        np.median(np.hypot(table["dx"].to_numpy(float) - dx, table["dy"].to_numpy(float) - dy))
-    )
-    return (
-        f"Outside the arcs, stamps lie ({number(dx, 2)}, {number(dy, 2)}) px from their ctrl (median of "
-        f"{len(table):,} pairs, half of them within {number(spread, 2)} px of it; "
-        f"correlation {number(same, 3)})."
-    )
-
-
 def tests(found: Findings) -> Table:
-    """Every test with a p-value, the smallest first."""
-    table = found["tests"].sort_values("p", kind="stable").head(MOST_TESTS)
+    """The tests with the smallest p-values, with what each found."""
     rows = [
-        [str(r["test"]).replace("_", " "), str(r["where"]), number(r["value"], 3), f"{r['limit']:g}",
-         f"{int(r['n']):,}", number(r["p"], 2), number(r["p_holm"], 2)]
-        for r in table.to_dict("records")
+        [str(r["test"]).replace("_", " "), str(r["where"]), *estimate(r["value"], r["lo"], r["hi"]),
+         f"{r['limit']:g}", f"{int(r['n']):,}", number(r["p"], 2), number(r["p_holm"], 2)]
+        for r in with_p(found).head(MOST_TESTS).to_dict("records")
     ]  # fmt: skip
-    return Table(["test", "where", "effect", "tolerance", "n", "p", "p after Holm"], rows, 2)
+    head = ["test", "where", "effect", "interval", "tolerance", "n", "p", "p after Holm"]
+    return Table(head, rows, 2)
+
+
+def with_p(found: Findings) -> pd.DataFrame:
+    """Tests that have a p-value, the smallest first."""
+    return found["tests"].dropna(subset=["p"]).sort_values("p", kind="stable")
+
+
+def named_tests(found: Findings) -> str:
+    """What the table of tests is called: how many it shows of how many."""
+    n = len(with_p(found))
+    which = f"the {MOST_TESTS} of {n} with the least p" if n > MOST_TESTS else f"all {n}"
+    return f"{which}, corrected together (Holm)"

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from darkhaloscope.audit.quality import COVERAGE_COLUMNS, QUALITY_COLUMNS
 from darkhaloscope.audit.selection import SELECTION_COLUMNS
 from darkhaloscope.audit.shape import CORE_COLUMNS, GROUP_COLUMNS, QUADRANT_COLUMNS
 from darkhaloscope.audit.slopes import POINT_COLUMNS, SLOPE_COLUMNS
+from darkhaloscope.audit.spec import REDRAW
 from darkhaloscope.audit.tables import (
     ANNULUS_COLUMNS,
     PROFILE_COLUMNS,
@@ -97,9 +98,31 @@ class Findings:
     run: dict[str, Any]
     kept: Arrays | None = None
     """The pairs that the audit kept to be looked at."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """When the audit was made and by which version; empty where that is not known."""
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
+
+    @property
+    def paired(self) -> bool:
+        """Whether a stamp and the ctrl of its row show the same sky."""
+        return self.kept is None or bool(self.kept.get("paired", True))
+
+    @property
+    def lacks(self) -> set[str]:
+        """Variables that the data set does not say; what stands for them is no finding."""
+        return set() if self.kept is None else {str(v) for v in self.kept.get("lacks", ())}
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the rows say enough to draw their arcs again."""
+        return self.paired and not self.lacks & set(REDRAW)
+
+    @property
+    def source(self) -> str:
+        """Where a foreign data set lies; empty for a run, whose folder moves with it."""
+        return str(self.verdict.get("source") or "")
 
     @property
     def bands(self) -> list[str]:
@@ -115,8 +138,8 @@ class Findings:
 
     @property
     def name(self) -> str:
-        """The experiment's name; empty for a foreign data set."""
-        return str(self.settings.get("name", ""))
+        """The experiment's name, or the last part of a foreign data set's place."""
+        return str(self.settings.get("name", "")) or self.source.rsplit("/", 1)[-1]
 
     @property
     def required(self) -> list[str]:
@@ -159,17 +182,14 @@ def load(source: str, folder: str) -> Findings:
         settings = yaml.safe_load(text)
     except yaml.YAMLError:
         settings = None
-    try:
-        run = json.loads(_optional(storage.join(source, "run.json")) or b"{}")
-    except ValueError:
-        run = {}
     return Findings(
         verdict,
         tables,
         text,
         settings if isinstance(settings, dict) else {},
-        run if isinstance(run, dict) else {},
+        _document(storage.join(source, "run.json")),
         _kept(folder),
+        _document(storage.join(folder, "audit", "made.json")),
     )
 
 
@@ -192,6 +212,15 @@ def _verdict(folder: str) -> dict[str, Any]:
     if not isinstance(verdict, dict) or verdict.get("schema") != SCHEMA:
         raise UserError(f"{place} is not of schema {SCHEMA}; audit the data set again")
     return verdict
+
+
+def _document(place: str) -> dict[str, Any]:
+    """A JSON object that a page can do without."""
+    try:
+        found = json.loads(_optional(place) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _table(folder: str, name: str, columns: list[str]) -> pd.DataFrame:

@@ -54,6 +54,11 @@ def numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return table[column].to_numpy(dtype=float)
 
 
+def known(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column holds any number."""
+    return bool(np.isfinite(numbers(table, column)).any())
+
+
 def limit_band(axes: Axes, limit: float, *, about: float = 0.0, label: str = "limit") -> None:
     """Two dashed lines at a limit on either side."""
     if not np.isfinite(limit):
@@ -151,21 +156,23 @@ def core_auc(found: Findings) -> list[Picture]:
             f"{stratum(s)}  ({int(n):,})"
             for s, n in zip(part["stratum"], part["pairs"], strict=True)
         ]
-        figure, axes = panel(f"by {label}", "AUC in the central 10×10 pixels", "", (4.2, 4.0))
+        title = f"by {label}" if len(part) > 1 else "all rows"
+        figure, axes = panel(title, "AUC in the central 10×10 pixels", "", (4.2, 4.0))
         bars(axes, place + 0.13, *(numbers(part, c) for c in ("auc", "auc_lo", "auc_hi")),
              horizontal=True, color=OBSERVED, fmt="o", markersize=6, label="observed")  # fmt: skip
-        axes.plot(numbers(part, "auc_rerendered"), place - 0.13, "D", color=EXPECTED, ls="none",
-                  markersize=6, markerfacecolor="none", markeredgewidth=1.6,
-                  label="re-rendered arcs")  # fmt: skip
+        if known(part, "auc_rerendered"):
+            axes.plot(numbers(part, "auc_rerendered"), place - 0.13, "D", color=EXPECTED, ls="none",
+                      markersize=6, markerfacecolor="none", markeredgewidth=1.6,
+                      label="re-rendered arcs")  # fmt: skip
         axes.axvline(0.5, color=MUTED, lw=1)
         axes.set_yticks(place, names)
         axes.set_ylim(-0.6, len(part) - 0.4)
         low = np.nanmin([0.5, *numbers(part, "auc"), *numbers(part, "auc_rerendered")])
         axes.set_xlim(low - 0.04, 1.02)
         legend(figure, axes, 2)
-        out.append(finish(figure, f"core AUC by {family}, observed beside re-rendered"))
-    out.append(_excess(found, table))
-    return out
+        beside = " beside re-rendered" if known(part, "auc_rerendered") else ""
+        out.append(finish(figure, f"core AUC by {family}, observed{beside}"))
+    return [*out, _excess(found, table)] if known(table, "excess") else out
 
 
 def _excess(found: Findings, table: pd.DataFrame) -> Picture:
@@ -219,7 +226,7 @@ def learning_curve(found: Findings) -> list[Picture]:
 def dose(found: Findings) -> list[Picture]:
     """Core AUC against the fraction of the arc that is added, observed beside re-rendered."""
     table = found["dose"].dropna(subset=["auc"])
-    if table.empty:
+    if table.empty or not found.paired:
         return []
     figure, axes = panel("AUC against dose", "fraction of the arc", "AUC in the central 10×10 pixels",
                          (4.2, 4.5))  # fmt: skip
@@ -229,12 +236,14 @@ def dose(found: Findings) -> list[Picture]:
         label = "" if scale == RAW else ", normalised per sample"
         bars(axes, x, *(numbers(part, c) for c in ("auc", "auc_lo", "auc_hi")), color=OBSERVED,
              fmt=marker, markersize=5, label=f"observed{label}")  # fmt: skip
-        axes.plot(x, numbers(part, "auc_rerendered"), "D" if scale == RAW else "^", color=EXPECTED,
-                  ls="none", markersize=6, markerfacecolor="none", markeredgewidth=1.6,
-                  label=f"re-rendered{label}")  # fmt: skip
+        if known(part, "auc_rerendered"):
+            axes.plot(x, numbers(part, "auc_rerendered"), "D" if scale == RAW else "^", color=EXPECTED,
+                      ls="none", markersize=6, markerfacecolor="none", markeredgewidth=1.6,
+                      label=f"re-rendered{label}")  # fmt: skip
     axes.axhline(0.5, color=MUTED, lw=1)
     legend(figure, axes, 1)
-    return [finish(figure, "core AUC against dose, observed beside re-rendered")]
+    beside = " beside re-rendered" if known(table, "auc_rerendered") else ""
+    return [finish(figure, f"core AUC against dose, observed{beside}")]
 
 
 def footprint(found: Findings) -> list[Picture]:
@@ -243,6 +252,8 @@ def footprint(found: Findings) -> list[Picture]:
     table = table[numbers(table, "pairs") > 0] if len(table) else table
     if table.empty:
         return []
+    if not (known(table, "ra") and known(table, "dec")) or "ra" in found.lacks:
+        return _reasons(found)
     ra, dec = numbers(table, "ra"), numbers(table, "dec")
     if np.ptp(ra) > 180:  # across RA 0
         ra = np.where(ra > 180, ra - 360, ra)

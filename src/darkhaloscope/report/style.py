@@ -51,6 +51,7 @@ RC: dict[Any, Any] = {
 }
 
 _DPI = 200.0
+MOST_DIGITS = 12
 
 _NO_DATE: dict[str, Any] = {"Date": None, "Creator": None}
 _NO_SOFTWARE: dict[str, Any] = {"Software": None}
@@ -142,6 +143,34 @@ def number(value: Any, digits: int = 4) -> str:
         return _minus(f"{value:,.{max(digits - 1 - exponent, 0)}f}")
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
     return _minus(f"{mantissa}×10{str(int(power)).translate(_SUPERSCRIPT)}")
+
+
+def estimate(value: Any, lo: Any, hi: Any, digits: int = 3) -> tuple[str, str]:
+    """A number and ``[lo, hi]``, all three to the same place: two digits of the interval's width at least.
+
+    ``digits`` are those of the largest of the three, where the width does not ask for more. Without an
+    interval an en dash stands for it.
+    """
+    if any(v is None or not math.isfinite(v) for v in (value, lo, hi)):
+        known = all(v is not None and math.isfinite(v) for v in (lo, hi))
+        return number(value, digits), (
+            f"[{number(lo, digits)}, {number(hi, digits)}]" if known else "–"
+        )
+    largest = max(abs(value), abs(lo), abs(hi))
+    if largest == 0:
+        return "0", "[0, 0]"
+    power = math.floor(math.log10(largest))
+    places = digits - 1 - power
+    if hi > lo:
+        places = max(places, 1 - math.floor(math.log10(hi - lo)))
+    places = min(places, MOST_DIGITS - 1 - power)
+    if -4 <= power < 6:
+        texts = [f"{v:,.{max(places, 0)}f}" for v in (value, lo, hi)]
+    else:
+        tail = f"×10{str(power).translate(_SUPERSCRIPT)}"
+        texts = [f"{v / 10.0**power:.{max(places + power, 0)}f}{tail}" for v in (value, lo, hi)]
+    middle, low, high = (_minus(t if set(t) & set("123456789") else t.lstrip("-")) for t in texts)
+    return middle, f"[{low}, {high}]"
 
 
 def _minus(text: str) -> str:

@@ -34,6 +34,15 @@ GATES = {
 COUNTED = ("split_integrity", "column_coverage", "row_integrity", "rerendered")
 """Gates whose value is counted, not estimated: no interval."""
 
+_PIXELS, _CONSTANT = "px", "sky σ / pixel"
+CAUSE_UNITS = {
+    **dict.fromkeys(
+        ("shift", "lens_offset", "target_rounded", "kernel_centre", "stamp_displaced"), _PIXELS
+    ),
+    **dict.fromkeys(("pedestal", "core_pedestal"), _CONSTANT),
+}
+"""Units of the sizes of causes; what is not here is a ratio, a fraction or an AUC."""
+
 INTERVALS = (
     "Intervals are at 95 % confidence. What is learned from pixels of the sky (AUC, profiles) "
     "resamples whole regions, with Student's t: below 20 regions it describes and decides "
@@ -79,8 +88,9 @@ DEFINITIONS = (
     (
         "Closure",
         "Stored arcs against re-rendered ones: flux ratio, displacement, PSF width, light left "
-        "over. A gate passes if the whole interval lies within the limit, fails if it lies "
-        "wholly outside, and is undecided in between.",
+        "over. A gate passes if it rests on enough pairs and its whole 95 % interval lies within "
+        "the limit. It fails if the effect is outside the limit beyond what one chance in a "
+        "thousand, over all effects and bands, explains. In between the evidence is not enough.",
     ),
     (
         "Zero dose",
