@@ -84,6 +84,17 @@ def test_the_noise_of_an_arc_s_own_photons_is_no_bug(variance: float) -> None:
     assert any("own photons" in line for line in result.verdict["not_tested"])
 
 
+@pytest.mark.parametrize("seed", [11, 13, 25])
+def test_plain_noise_is_not_taken_for_photons(seed: int) -> None:
+    """These draws have, by chance, a little more variance in the faint and in the bright part of the arcs."""
+    ds = clean()
+    arcs = ds["arc"].values[ds["lens_model"].values != 0] / UNIT
+    good = np.ones(arcs[:, 0].shape, dtype=bool)
+    rng = np.random.default_rng(seed)
+    for arc in arcs.transpose(1, 0, 2, 3):
+        assert noise_of(0.3 * rng.normal(size=arc.shape), arc, good).photons == 0.0
+
+
 @pytest.mark.long
 def test_a_doubled_flux_is_found_among_photons() -> None:
     result = run_audit(_photons(clean(), 0.02, factor=2.0))
