@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from darkhaloscope.audit.intervals import (
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.verdict import Gate, GateLimits
+from darkhaloscope.audit.wrong_rows import WrongRows
 from darkhaloscope.variables import SPLITS
 
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -162,11 +163,13 @@ def _fraction_gate(
     return Gate(name, bad / n, (lo, hi), limit, outcome, need)
 
 
-def integrity_gate(stats: Arrays) -> Gate:
-    """Rows that no correct data set has, of the kind that most rows are."""
-    rows = max(int(stats["outcomes"].sum()), 1)
-    worst = float(stats["integrity"].max()) / rows
-    return Gate("row_integrity", worst, (worst, worst), 0.0, "fail" if worst else "pass")
+def integrity_gate(wrong: Sequence[WrongRows]) -> Gate:
+    """Rows that no correct data set has, of the kind that most rows are; it says which checks failed."""
+    worst = max((w.count / w.rows for w in wrong), default=0.0)
+    return Gate(
+        "row_integrity", worst, (worst, worst), 0.0, "fail" if wrong else "pass",
+        failed_by=", ".join(w.name for w in wrong),
+    )  # fmt: skip
 
 
 def scatter_gate(found: Closure, limits: GateLimits) -> Gate:

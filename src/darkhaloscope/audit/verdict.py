@@ -109,7 +109,10 @@ class GateLimits:
 
 @dataclass(frozen=True)
 class Gate:
-    """One threshold and what the data say to it; ``missing`` says what it would take to decide."""
+    """One threshold and what the data say to it.
+
+    ``missing`` says what it would take to decide, ``failed_by`` which of several checks made it fail.
+    """
 
     name: str
     value: float
@@ -117,6 +120,7 @@ class Gate:
     limit: float
     outcome: Outcome
     missing: str = field(default="", compare=False)
+    failed_by: str = field(default="", compare=False)
 
 
 def judge(
@@ -252,7 +256,7 @@ def _sentence(
         more = [c.name for c in wrong[1:]]
         also = f" Also: {', '.join(more)}." if more else ""
         return f"{head}, {first.name}: {first.says}.{also}"
-    policy = [f"{g.name} is {g.value:.3g} (limit {g.limit:g})" for g in failed]
+    policy = [f"{g.name} is {g.value:.3g} ({_against(g)})" for g in failed]
     tail = f" {who} requires more: {'; '.join(policy)}." if policy else ""
     if verdict == UNDECIDED and pairs == 0:
         return "Undecided: there is not one injection with pixels to look at; see the reasons."
@@ -260,3 +264,8 @@ def _sentence(
         missing = "; ".join(dict.fromkeys(g.missing or g.name for g in open_gates))
         return f"Undecided: nothing wrong was found, but what would show it is missing: {missing}.{tail}"
     return f"Physics: {physics}.{tail}"
+
+
+def _against(gate: Gate) -> str:
+    """What a gate failed by, in words."""
+    return f"limit {gate.limit:g}" + (f", by {gate.failed_by}" if gate.failed_by else "")
