@@ -15,7 +15,8 @@ from scipy.stats import binom
 
 from darkhaloscope.audit import GATES, REQUIRED, GateLimits
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.gates import localisation_gate, scatter_gate, split_gate
+from darkhaloscope.audit.core_gate import CoreGate
+from darkhaloscope.audit.gates import core_gates, localisation_gate, scatter_gate, split_gate
 from darkhaloscope.audit.intervals import FAMILY_RISK, binomial_interval
 from darkhaloscope.audit.quality import quality
 from darkhaloscope.audit.verdict import Gate, exit_code, judge
@@ -140,3 +141,42 @@ def test_fractions_fail_at_the_risk_of_a_family(
     # The share of an interval's end is not enough.
     k = next(k for k in range(60) if binomial_interval(k, n)[0] > limits.closure_scatter)
     assert outcome[k] == "not_enough"
+
+
+def auc_at(wanted: int, *sizes: int, total: int = 2000, limit: float = 0.70) -> Gate:
+    """The gate of a core AUC of 0.60, 0.64, 0.68, 0.72, ... at ``sizes`` pairs, each known to 0.01."""
+    auc = 0.60 + 0.04 * np.arange(len(sizes))
+    curve = pd.DataFrame({"pairs": sizes, "auc": auc, "auc_lo": auc - 0.01, "auc_hi": auc + 0.01})
+    core = cast(CoreGate, SimpleNamespace(learning_curve=curve, regions=100, pairs=total, tied=0.0))
+    return core_gates(core, GateLimits(core_auc_pairs=wanted, core_auc=limit))[0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit", "value", "outcome"),
+    [
+        (1000, 0.70, 0.68, "pass"),
+        (999, 0.70, 0.68, "pass"),  # by the 1,000 that are more
+        (1000, 0.66, 0.68, "fail"),
+        (1999, 0.66, 0.68, "fail"),  # by the 1,000 that are fewer
+        (
+            999,
+            0.66,
+            0.68,
+            "not_enough",
+        ),  # the 500 pass, and are fewer; the 1,000 fail, and are more
+        (100, 0.70, 0.60, "pass"),
+        (2001, 0.80, 0.72, "not_enough"),
+        (2001, 0.70, 0.72, "fail"),
+    ],
+)
+def test_fewer_pairs_fail_a_core_auc_and_do_not_pass_it(
+    wanted: int, limit: float, value: float, outcome: str
+) -> None:
+    gate = auc_at(wanted, 250, 500, 1000, 2000, limit=limit)
+    assert (round(gate.value, 6), gate.outcome) == (value, outcome)
+    if outcome == "not_enough":
+        assert "pairs" in gate.missing
+
+
+def test_a_core_auc_of_no_pairs_is_not_enough() -> None:
+    assert auc_at(1000, total=0).outcome == "not_enough"

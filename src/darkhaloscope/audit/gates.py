@@ -218,20 +218,27 @@ def rerendered_gate(rerendered: Arrays, limits: GateLimits) -> Gate:
 
 
 def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
-    """The core AUC at a fixed number of pairs: it grows with pairs, so fewer can fail but not pass."""
+    """The core AUC at a fixed number of pairs: it grows with pairs, so fewer can fail but not pass.
+
+    Where the learning curve does not hold that number, it fails by the next smaller one and passes by the
+    next larger one.
+    """
     gates = []
-    curve = core.learning_curve
-    at = curve[curve.pairs <= limits.core_auc_pairs].tail(1)
-    if at.empty:
-        at = curve.head(1)
+    curve, wanted = core.learning_curve, limits.core_auc_pairs
+    more = curve[curve.pairs >= wanted].head(1)
+    fewer = curve[curve.pairs <= wanted].tail(1)
+    if fewer.empty:
+        fewer = more
     for name, limit in (
         ("core_auc", limits.core_auc),
         ("core_auc_strict", limits.core_auc_strict),
     ):
-        value, lo, hi = (
-            float(at[c].iloc[0]) if len(at) else np.nan for c in ("auc", "auc_lo", "auc_hi")
-        )
-        outcome = below(lo, hi, limit)
+        at_fewer, at_more = _read(fewer, limit), _read(more, limit)
+        read, outcome = at_more, at_more[1]
+        if at_fewer[1] == "fail" or more.empty:
+            read, outcome = at_fewer, at_fewer[1]
+        elif outcome == "fail":
+            outcome = "not_enough"
         missing = f"{name} needs more regions than {core.regions}"
         if core.tied > MOSTLY_TIED:
             outcome, missing = (
@@ -240,11 +247,23 @@ def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
             )
         elif core.regions < limits.regions:
             outcome, missing = "not_enough", _regions_missing(name, core, limits)
-        elif outcome == "pass" and core.pairs < limits.core_auc_pairs:
+        elif outcome == "pass" and more.empty:
             outcome = "not_enough"
-            missing = f"{name} needs {limits.core_auc_pairs} pairs ({core.pairs} here)"
+            missing = f"{name} needs {wanted} pairs ({core.pairs} here)"
+        elif at_more[1] == "fail" and outcome == "not_enough":
+            known = f"{int(fewer.pairs.iloc[0])} and {int(more.pairs.iloc[0])}"
+            missing = f"{name} is known at {known} pairs, and does not fail at the fewer"
+        value, lo, hi = read[0]
         gates.append(Gate(name, value, (lo, hi), limit, outcome, missing))
     return gates
+
+
+def _read(line: pd.DataFrame, limit: float) -> tuple[tuple[float, float, float], Outcome]:
+    """An AUC of the learning curve with its interval, and what it says to a limit; of no line as well."""
+    value, lo, hi = (
+        float(line[c].iloc[0]) if len(line) else np.nan for c in ("auc", "auc_lo", "auc_hi")
+    )
+    return (value, lo, hi), below(lo, hi, limit)
 
 
 def dose_gates(dose: pd.DataFrame, limits: GateLimits) -> list[Gate]:
