@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -54,6 +55,25 @@ def test_a_set_is_not_asked_for_columns_that_nobody_requires_by_name() -> None:
     gone = passed("split_integrity", "column_coverage")
     assert word(gone, GateLimits()) == "physics"
     assert word(gone, GateLimits(required=("closure_flux",))) == "physics"
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_physics_needs_its_evidence_whatever_is_required(name: str) -> None:
+    """Fewer required gates ask less of a set, not of a word: one that passes is no evidence of the others."""
+    few = [replace(g, outcome="not_enough") if g.name == name else g for g in passed()]
+    for required in (REQUIRED, ("closure_flux",), ("core_auc",), ()):
+        found = judge(few, [], GateLimits(required=required), 300, [], "all agrees")
+        assert (found["verdict"], exit_code(found, required)) == ("undecided", 3)
+        assert name in found["sentence"]
+
+
+def test_a_gate_that_nobody_requires_fails_without_a_word() -> None:
+    off = [replace(g, outcome="fail") if g.name == "excess_auc" else g for g in passed()]
+    found = judge(off, [], GateLimits(required=("core_auc",)), 300, [], "all agrees")
+    assert (found["sentence"], exit_code(found, ("core_auc",))) == ("Physics: all agrees.", 0)
+    found = judge(off, [], GateLimits(), 300, [], "all agrees")
+    assert "excess_auc is 0 (limit 0.1)" in found["sentence"]
+    assert exit_code(found) == 1
 
 
 @pytest.mark.parametrize("required", [None, list(REQUIRED), ["closure_flux"]])
