@@ -154,6 +154,25 @@ def test_strange_psf_widths_are_listed() -> None:
     assert not (table["band"] == "r").any()
 
 
+def test_a_strange_width_among_equal_ones_is_listed() -> None:
+    """More than half of the widths are one number: their median absolute deviation is 0."""
+    columns = _columns()
+    columns["psfsize"].values[: 2 * N // 3] = 1.3
+    columns["psfsize"].values[7, 0] = 0.508
+    columns["psfsize"].values[:, 2] = 1.3
+    columns["psfsize"].values[5, 2] = 1.31  # 0.8 % wider
+    table = selection(columns, _spec(columns)).outliers
+    assert not (table["band"] == "z").any()
+    low = table[table["band"] == "g"].iloc[0]
+    assert low["psfsize"] == 0.508
+    assert (
+        low["outliers_low"] + low["outliers_high"] < 0.02 * N
+    )  # of a third that scatters by a tenth
+    columns["psfsize"].values[:, 0] = np.where(np.arange(N) == 7, 0.508, 1.3)
+    (alone,) = selection(columns, _spec(columns)).outliers.query("band == 'g'").to_dict("records")
+    assert alone["z"] == pytest.approx(100 * np.log(0.508 / 1.3))
+
+
 @pytest.mark.parametrize("missing", [0.0, 0.02, 0.1])
 def test_a_grid_dealt_out_in_full_to_every_region_is_no_dependence(missing: float) -> None:
     """Five values to five rows of each region: the rest of a full list is unlike, by -1 / 4."""
