@@ -12,12 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from audit_pairs import clean, spec_of
 from scipy.stats import binom
 
-from darkhaloscope.audit import GATES, REQUIRED, GateLimits
+from darkhaloscope.audit import GATES, REQUIRED, GateLimits, audit_rows, measure, merge, undrawn
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.core_gate import CoreGate
-from darkhaloscope.audit.gates import core_gates, localisation_gate, scatter_gate, split_gate
+from darkhaloscope.audit.core_gate import CoreGate, core_gate
+from darkhaloscope.audit.gates import (
+    core_gates,
+    excess_gate,
+    localisation_gate,
+    scatter_gate,
+    split_gate,
+)
 from darkhaloscope.audit.intervals import FAMILY_RISK, binomial_interval
 from darkhaloscope.audit.quality import quality
 from darkhaloscope.audit.verdict import Gate, exit_code, judge
@@ -200,3 +207,22 @@ def test_fewer_pairs_fail_a_core_auc_and_do_not_pass_it(
 
 def test_a_core_auc_of_no_pairs_is_not_enough() -> None:
     assert auc_at(1000, total=0).outcome == "not_enough"
+
+
+def test_a_band_that_is_covered_nowhere_is_what_is_missing() -> None:
+    ds = clean(110)
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    again = undrawn(audit_rows(stats, spec), spec)
+    few = core_gate(stats, again, spec)
+    says = "20 regions for the interval of excess_auc (0 here)"
+    assert (few.bare, excess_gate(few, GateLimits()).missing) == ((), says)
+    stats["row_coverage"][:, 2] = 0
+    found = core_gate(stats, again, spec)
+    for gate in (excess_gate(found, GateLimits()), *core_gates(found, GateLimits())):
+        assert gate.outcome == "not_enough"
+        assert gate.missing.endswith("(0 here; no audit row has coverage in band z)")
+    stats["row_coverage"][5, 2] = stats["row_coverage"][6:, 1] = 1
+    stats["row_coverage"][5, 1] = 0
+    missing = excess_gate(core_gate(stats, again, spec), GateLimits()).missing
+    assert missing.endswith("(0 here; 110 audit rows have a band without coverage)")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from darkhaloscope.audit.causes import outcome_of
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
+from darkhaloscope.audit.core_gate import MOSTLY_TIED, UNCOVERED, CoreGate
 from darkhaloscope.audit.intervals import (
     FAMILY_RISK,
     Estimate,
@@ -203,7 +203,12 @@ def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:
 
 
 def _regions_missing(name: str, core: CoreGate, limits: GateLimits) -> str:
-    return f"{limits.regions} regions for the interval of {name} ({core.regions} here)"
+    why = ""
+    if rows := core.left_out.get(UNCOVERED, 0):
+        why = f"; {rows} audit rows have {UNCOVERED}"
+    if core.bare:
+        why = f"; no audit row has coverage in band {', '.join(core.bare)}"
+    return f"{limits.regions} regions for the interval of {name} ({core.regions} here{why})"
 
 
 def rerendered_gate(rerendered: Arrays, limits: GateLimits) -> Gate:
