@@ -120,7 +120,7 @@ def conclude(
     core = core_gate(stats, rerendered, spec)
     closed = closure(stats, rerendered, spec)
     dose, dose_points = zero_dose(stats, rerendered, spec)
-    same_skies = skies_in_two_splits(stats) if spec.paired else 0
+    same_skies = skies_in_two_splits(stats, spec.size) if spec.paired else 0
     wrong = wrong_rows(stats, spec, closed.photons)
     gates = [
         *closure_gates(closed, limits),
@@ -232,7 +232,10 @@ def _split_leak(quality: Quality, same_skies: int, gates: list[Gate]) -> list[Ca
         f"{quality.hosts_in_two_splits} of {quality.hosts} hosts are in more than one split"
     )
     if same_skies:
-        text += f"; core pixels of {same_skies} ctrl are exactly those of one in another split"
+        text += (
+            f"; core pixels of {same_skies} ctrl are exactly those of one in another split, as they are, "
+            "mirrored or turned"
+        )
     return [Cause("split_leak", failed[0].value, failed[0].interval, text, BUG, 1.0, text)]
 
 
