@@ -11,6 +11,7 @@ from planted import planted
 
 from darkhaloscope.audit import undrawn
 from darkhaloscope.audit.classes import (
+    class_tests,
     control_tests,
     ctrl_looks,
     far_tests,
@@ -18,9 +19,9 @@ from darkhaloscope.audit.classes import (
     unseen_sky_sigma,
     wrong_sky_sigma,
 )
-from darkhaloscope.audit.hypotheses import judged
+from darkhaloscope.audit.hypotheses import judged, without_p
 from darkhaloscope.audit.leak_map import whole_stamps
-from darkhaloscope.audit.looks import look_names, looks
+from darkhaloscope.audit.looks import Looks, look_names, looks
 from darkhaloscope.audit.measure import merge
 from darkhaloscope.variables import NEGATIVE_KINDS
 
@@ -94,6 +95,32 @@ def far(ds: Ds, paired: bool) -> list[str]:
     tests = far_tests(stamps, spec, 20)
     assert {t.name for t in tests} >= {"noise_one_class"}
     return [c.name for c in judged(tests)[1]]
+
+
+def test_regions_are_counted_where_a_feature_is_known() -> None:
+    """Two classes of one law, each region with a level of its own; one band covers two regions of each."""
+    regions, rows = 25, 40
+    keys = np.repeat(np.arange(regions, dtype=np.uint64), rows)
+    alarms = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        one, other = (
+            np.repeat(rng.normal(size=(regions, 2)), rows, axis=0)
+            + 0.3 * rng.normal(size=(regions * rows, 2))
+            for _ in range(2)
+        )
+        one[keys > 1, 1] = other[keys > 1, 1] = np.nan
+        seen, ctrl = Looks(one[:, :, None], keys), Looks(other[:, :, None], keys + 100)
+        tests = class_tests("x", ("a", "b"), seen, ctrl, ("r", "z"), {"sky": 0}, 7, 20)
+        assert [(t.where, t.n, np.isnan(t.p)) for t in tests] == [
+            ("sky, band r", 25, False),
+            ("sky, band z", 2, True),
+        ]
+        assert without_p(tests) == ["x: 1 tests without a p-value, the first: sky, band z"]
+        alarms += judged(tests)[1]
+        (few,) = class_tests("x", ("a", "b"), seen, ctrl, ("r", "z"), {"sky": 0}, 7, 2)[1:]
+        assert few.p > 1e-3  # with one degree of freedom nothing is certain
+    assert alarms == []
 
 
 def unpaired(ds: Ds) -> Ds:

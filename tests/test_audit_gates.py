@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,11 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from audit_pairs import clean, spec_of
 from scipy.stats import binom
 
-from darkhaloscope.audit import GATES, REQUIRED, GateLimits
+from darkhaloscope.audit import GATES, REQUIRED, GateLimits, audit_rows, measure, merge, undrawn
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.gates import localisation_gate, scatter_gate, split_gate
+from darkhaloscope.audit.core_gate import CoreGate, core_gate
+from darkhaloscope.audit.gates import (
+    core_gates,
+    excess_gate,
+    localisation_gate,
+    scatter_gate,
+    split_gate,
+)
 from darkhaloscope.audit.intervals import FAMILY_RISK, binomial_interval
 from darkhaloscope.audit.quality import quality
 from darkhaloscope.audit.verdict import Gate, exit_code, judge
@@ -53,6 +62,25 @@ def test_a_set_is_not_asked_for_columns_that_nobody_requires_by_name() -> None:
     gone = passed("split_integrity", "column_coverage")
     assert word(gone, GateLimits()) == "physics"
     assert word(gone, GateLimits(required=("closure_flux",))) == "physics"
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_physics_needs_its_evidence_whatever_is_required(name: str) -> None:
+    """Fewer required gates ask less of a set, not of a word: one that passes is no evidence of the others."""
+    few = [replace(g, outcome="not_enough") if g.name == name else g for g in passed()]
+    for required in (REQUIRED, ("closure_flux",), ("core_auc",), ()):
+        found = judge(few, [], GateLimits(required=required), 300, [], "all agrees")
+        assert (found["verdict"], exit_code(found, required)) == ("undecided", 3)
+        assert name in found["sentence"]
+
+
+def test_a_gate_that_nobody_requires_fails_without_a_word() -> None:
+    off = [replace(g, outcome="fail") if g.name == "excess_auc" else g for g in passed()]
+    found = judge(off, [], GateLimits(required=("core_auc",)), 300, [], "all agrees")
+    assert (found["sentence"], exit_code(found, ("core_auc",))) == ("Physics: all agrees.", 0)
+    found = judge(off, [], GateLimits(), 300, [], "all agrees")
+    assert "excess_auc is 0 (limit 0.1)" in found["sentence"]
+    assert exit_code(found) == 1
 
 
 @pytest.mark.parametrize("required", [None, list(REQUIRED), ["closure_flux"]])
@@ -140,3 +168,61 @@ def test_fractions_fail_at_the_risk_of_a_family(
     # The share of an interval's end is not enough.
     k = next(k for k in range(60) if binomial_interval(k, n)[0] > limits.closure_scatter)
     assert outcome[k] == "not_enough"
+
+
+def auc_at(wanted: int, *sizes: int, total: int = 2000, limit: float = 0.70) -> Gate:
+    """The gate of a core AUC of 0.60, 0.64, 0.68, 0.72, ... at ``sizes`` pairs, each known to 0.01."""
+    auc = 0.60 + 0.04 * np.arange(len(sizes))
+    curve = pd.DataFrame({"pairs": sizes, "auc": auc, "auc_lo": auc - 0.01, "auc_hi": auc + 0.01})
+    core = cast(CoreGate, SimpleNamespace(learning_curve=curve, regions=100, pairs=total, tied=0.0))
+    return core_gates(core, GateLimits(core_auc_pairs=wanted, core_auc=limit))[0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit", "value", "outcome"),
+    [
+        (1000, 0.70, 0.68, "pass"),
+        (999, 0.70, 0.68, "pass"),  # by the 1,000 that are more
+        (1000, 0.66, 0.68, "fail"),
+        (1999, 0.66, 0.68, "fail"),  # by the 1,000 that are fewer
+        (
+            999,
+            0.66,
+            0.68,
+            "not_enough",
+        ),  # the 500 pass, and are fewer; the 1,000 fail, and are more
+        (100, 0.70, 0.60, "pass"),
+        (2001, 0.80, 0.72, "not_enough"),
+        (2001, 0.70, 0.72, "fail"),
+    ],
+)
+def test_fewer_pairs_fail_a_core_auc_and_do_not_pass_it(
+    wanted: int, limit: float, value: float, outcome: str
+) -> None:
+    gate = auc_at(wanted, 250, 500, 1000, 2000, limit=limit)
+    assert (round(gate.value, 6), gate.outcome) == (value, outcome)
+    if outcome == "not_enough":
+        assert "pairs" in gate.missing
+
+
+def test_a_core_auc_of_no_pairs_is_not_enough() -> None:
+    assert auc_at(1000, total=0).outcome == "not_enough"
+
+
+def test_a_band_that_is_covered_nowhere_is_what_is_missing() -> None:
+    ds = clean(110)
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    again = undrawn(audit_rows(stats, spec), spec)
+    few = core_gate(stats, again, spec)
+    says = "20 regions for the interval of excess_auc (0 here)"
+    assert (few.bare, excess_gate(few, GateLimits()).missing) == ((), says)
+    stats["row_coverage"][:, 2] = 0
+    found = core_gate(stats, again, spec)
+    for gate in (excess_gate(found, GateLimits()), *core_gates(found, GateLimits())):
+        assert gate.outcome == "not_enough"
+        assert gate.missing.endswith("(0 here; no audit row has coverage in band z)")
+    stats["row_coverage"][5, 2] = stats["row_coverage"][6:, 1] = 1
+    stats["row_coverage"][5, 1] = 0
+    missing = excess_gate(core_gate(stats, again, spec), GateLimits()).missing
+    assert missing.endswith("(0 here; 110 audit rows have a band without coverage)")

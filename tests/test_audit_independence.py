@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import spearmanr
@@ -152,6 +154,42 @@ def test_strange_psf_widths_are_listed() -> None:
     assert list(low["outliers_low"]) == [1]
     assert list(table[table["band"] == "z"]["outliers_high"]) == [2, 2]
     assert not (table["band"] == "r").any()
+
+
+def test_a_strange_width_among_equal_ones_is_listed() -> None:
+    """More than half of the widths are one number: their median absolute deviation is 0."""
+    columns = _columns()
+    columns["psfsize"].values[: 2 * N // 3] = 1.3
+    columns["psfsize"].values[7, 0] = 0.508
+    columns["psfsize"].values[:, 2] = 1.3
+    columns["psfsize"].values[5, 2] = 1.31  # 0.8 % wider
+    table = selection(columns, _spec(columns)).outliers
+    assert not (table["band"] == "z").any()
+    low = table[table["band"] == "g"].iloc[0]
+    assert low["psfsize"] == 0.508
+    assert (
+        low["outliers_low"] + low["outliers_high"] < 0.02 * N
+    )  # of a third that scatters by a tenth
+    columns["psfsize"].values[:, 0] = np.where(np.arange(N) == 7, 0.508, 1.3)
+    (alone,) = selection(columns, _spec(columns)).outliers.query("band == 'g'").to_dict("records")
+    assert alone["z"] == pytest.approx(100 * np.log(0.508 / 1.3))
+
+
+def test_the_rows_that_are_looked_at_do_not_depend_on_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = import_module(
+        "darkhaloscope.audit.selection"
+    )  # the package has a function of this name
+    monkeypatch.setattr(module, "MOST_ROWS", 600)
+    monkeypatch.setattr(module, "HASHED_AT_ONCE", 250)
+    columns = _columns()
+    spec = _spec(columns)
+    mixed = columns.isel(pair=np.random.default_rng(4).permutation(N))
+    ours, theirs = (selection(ds, spec) for ds in (columns, mixed))
+    assert ours.table[["injections", "controls"]].iloc[0].sum() == 600
+    for table in ("table", "dependence"):
+        pd.testing.assert_frame_equal(getattr(ours, table), getattr(theirs, table), rtol=1e-9)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.02, 0.1])

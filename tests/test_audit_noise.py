@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, with_arc
+from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, spec_of, with_arc
 from planted import planted
 from scipy.ndimage import gaussian_filter
 
+from darkhaloscope.audit import GateLimits, measure, merge
+from darkhaloscope.audit.gates import integrity_gate
 from darkhaloscope.audit.hypotheses import judged
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.noise import Noise, noise_of
 from darkhaloscope.audit.one_class import noise_tests
+from darkhaloscope.audit.verdict import judge
+from darkhaloscope.audit.wrong_rows import wrong_rows
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -77,11 +81,46 @@ def _photons(ds: Ds, variance: float, factor: float = 1.0) -> Ds:
     return with_arc(ds, change)
 
 
+def _promised(ds: Ds) -> Ds:
+    """The same pairs with the fluxes that their arcs have without noise."""
+    return ds.assign(total_injected_flux=clean()["total_injected_flux"].copy())
+
+
 @pytest.mark.parametrize("variance", [0.02, pytest.param(0.2, marks=pytest.mark.long)])
 def test_the_noise_of_an_arc_s_own_photons_is_no_bug(variance: float) -> None:
-    result = run_audit(_photons(clean(), variance))
+    result = run_audit(_promised(_photons(clean(), variance)))
     assert result.verdict["verdict"] == "undecided", result.verdict["sentence"]
+    assert result.exit_code == 3
+    assert gate(result, "row_integrity")["outcome"] == "pass"
     assert any("own photons" in line for line in result.verdict["not_tested"])
+
+
+def test_a_flux_column_that_no_photons_explain_is_wrong() -> None:
+    ds = _promised(_photons(clean(), 0.02))
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    assert [w.name for w in wrong_rows(stats, spec)] == ["flux_column"]
+    assert wrong_rows(stats, spec, photons=0.02) == []
+    ds["total_injected_flux"].values[:3] *= 1.5
+    stats = merge([measure(ds, spec)], spec)
+    (found,) = wrong_rows(stats, spec, photons=0.02)
+    assert (found.name, found.count, found.rows) == ("flux_column", 3, 300)
+    assert found.text.startswith("3 of 300 rows kept whole: injections have a total_injected_flux")
+    failed = integrity_gate([found])
+    assert (failed.value, failed.outcome) == (0.01, "fail")
+    says = judge([failed], [], GateLimits(required=("row_integrity",)), 300, [], "")["sentence"]
+    assert "row_integrity is 0.01 (limit 0, by flux_column)" in says
+
+
+@pytest.mark.parametrize("seed", [11, 13, 25])
+def test_plain_noise_is_not_taken_for_photons(seed: int) -> None:
+    """These draws have, by chance, a little more variance in the faint and in the bright part of the arcs."""
+    ds = clean()
+    arcs = ds["arc"].values[ds["lens_model"].values != 0] / UNIT
+    good = np.ones(arcs[:, 0].shape, dtype=bool)
+    rng = np.random.default_rng(seed)
+    for arc in arcs.transpose(1, 0, 2, 3):
+        assert noise_of(0.3 * rng.normal(size=arc.shape), arc, good).photons == 0.0
 
 
 @pytest.mark.long

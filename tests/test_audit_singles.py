@@ -25,6 +25,7 @@ from darkhaloscope.audit.rounding import rounded, stored_as
 from darkhaloscope.audit.shape import impossible_magnification
 from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.verdict import GateLimits
+from darkhaloscope.geometry import core_slice
 from darkhaloscope.variables import SPLITS
 
 PAIRS = 110
@@ -140,19 +141,44 @@ def test_rows_that_are_repeated_are_said_to_be() -> None:
 
 def test_the_same_sky_in_two_splits_is_a_leak_whatever_its_name() -> None:
     stats = measured(clean(PAIRS))
-    assert skies_in_two_splits(stats) == 0
+    assert skies_in_two_splits(stats, SIZE) == 0
     split, ctrl = stats["row_region_split"], stats["row_core_ctrl"]
     train, test = np.flatnonzero(split == 0)[:5], np.flatnonzero(split == 2)[:5]
     same = {**stats, "row_core_ctrl": ctrl.copy()}
     same["row_core_ctrl"][test] = ctrl[train]
-    assert skies_in_two_splits(same) == 5
+    assert skies_in_two_splits(same, SIZE) == 5
     guard = {**same, "row_region_split": split.copy()}
     guard["row_region_split"][test] = SPLITS.index("guard")
-    assert skies_in_two_splits(guard) == 0
+    assert skies_in_two_splits(guard, SIZE) == 0
     # Empty cores, and such of few counts, are equal by chance.
-    assert skies_in_two_splits({**stats, "row_core_ctrl": np.round(ctrl * 0.0)}) == 0
-    assert skies_in_two_splits({**same, "row_core_ctrl": (same["row_core_ctrl"] > 0.02) * 1.0}) == 0
-    assert skies_in_two_splits({k: v[:0] for k, v in stats.items()}) == 0
+    assert skies_in_two_splits({**stats, "row_core_ctrl": np.round(ctrl * 0.0)}, SIZE) == 0
+    assert (
+        skies_in_two_splits({**same, "row_core_ctrl": (same["row_core_ctrl"] > 0.02) * 1.0}, SIZE)
+        == 0
+    )
+    assert skies_in_two_splits({k: v[:0] for k, v in stats.items()}, SIZE) == 0
+
+
+@pytest.mark.parametrize("size", [48, 49])
+def test_a_sky_is_the_same_mirrored_and_turned(size: int) -> None:
+    """Where its size is odd, the core of a mirrored stamp holds other pixels than the stamp's own."""
+    whole = np.random.default_rng(2).normal(size=(9, 3, size, size)).astype("f4")
+    ways = [np.rot90(v, k, (1, 2)) for v in (whole[0], whole[0, :, ::-1]) for k in range(4)]
+    whole[1:] = np.stack(ways)
+    core = core_slice(size)
+    stats = {"row_core_ctrl": whole[..., core, core], "row_region_split": np.arange(9) % 2}
+    for k in range(1, 9):
+        pair = {
+            "row_core_ctrl": stats["row_core_ctrl"][[0, k]],
+            "row_region_split": np.array([0, 2]),
+        }
+        assert skies_in_two_splits(pair, size) == 1
+    # Bands are mirrored together, and the values alone are not the sky.
+    stats["row_core_ctrl"] = stats["row_core_ctrl"].copy()
+    stats["row_core_ctrl"][1] = stats["row_core_ctrl"][0]
+    stats["row_core_ctrl"][1, 0] = stats["row_core_ctrl"][0, 0, ::-1]
+    pair = {name: v[:2] for name, v in stats.items()}
+    assert skies_in_two_splits(pair, size) == 0
 
 
 def test_two_sets_under_one_name_are_said_to_be() -> None:

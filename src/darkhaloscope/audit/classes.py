@@ -56,6 +56,9 @@ def class_tests(
         What the two classes are called.
     features : dict
         Name of each feature that is asked for, and its place.
+    fewest_regions : int
+        Regions of either class below which nothing is asked; a feature that is known in fewer of them, as
+        in a band that covers few, is described and has no p-value.
     """
     counts = [len(np.unique(v.region)) for v in (one, other)]
     if min(len(one.region), len(other.region)) < FEWEST or min(counts) < fewest_regions:
@@ -66,15 +69,17 @@ def class_tests(
     for b, band in enumerate(bands):
         for feature, k in features.items():
             score = np.concatenate([one.values[:, b, k], other.values[:, b, k]])
-            known = [int((np.isfinite(score) & side).sum()) for side in (label, ~label)]
+            there = [np.isfinite(score) & side for side in (label, ~label)]
+            known = [int(side.sum()) for side in there]
             if min(known) < FEWEST:
                 continue
+            few = min(len(np.unique(region[side])) for side in there)
             value, replicates, n = class_auc(score, label, region, seed)
             error = auc_error(replicates, n, *known)
             auc = 0.5 + abs(value - 0.5)
             lo, hi = region_interval(auc, replicates, n)
-            limit, few = 0.5 + APART, min(counts)
-            p = p_beyond(auc, limit, error, few)
+            limit = 0.5 + APART
+            p = p_beyond(auc, limit, error, few) if few >= fewest_regions else float("nan")
             more = "more" if value > 0.5 else "less"
             says = (
                 f"{who[0]} are told from {who[1]} by their {feature} in band {band} with an AUC of "

@@ -30,7 +30,6 @@ from darkhaloscope.audit.gates import (
 )
 from darkhaloscope.audit.growth import other_magnifications
 from darkhaloscope.audit.identity import NOT_UNIQUE, repeated, skies_in_two_splits
-from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.audit.intervals import FAMILY_RISK
 from darkhaloscope.audit.matched import matched_negatives
 from darkhaloscope.audit.measure import Arrays
@@ -42,6 +41,7 @@ from darkhaloscope.audit.selection import Selection
 from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.spec import REDRAW, AuditSpec
 from darkhaloscope.audit.verdict import BUG, SHORTCUT, Gate, GateLimits, exit_code, judge
+from darkhaloscope.audit.wrong_rows import PHOTON_ERRORS, causes_of, wrong_rows
 from darkhaloscope.audit.zero_dose import zero_dose
 
 NOT_TESTED = (
@@ -120,14 +120,15 @@ def conclude(
     core = core_gate(stats, rerendered, spec)
     closed = closure(stats, rerendered, spec)
     dose, dose_points = zero_dose(stats, rerendered, spec)
-    same_skies = skies_in_two_splits(stats) if spec.paired else 0
+    same_skies = skies_in_two_splits(stats, spec.size) if spec.paired else 0
+    wrong = wrong_rows(stats, spec, closed.photons)
     gates = [
         *closure_gates(closed, limits),
         # A set that says nothing of splits, or of outcomes, is not asked for them.
         *([] if "region_split" in spec.lacks else [split_gate(quality, stats, same_skies)]),
         *([] if spec.lacks and quality.coverage.empty else [coverage_gate(quality)]),
         localisation_gate(closed, limits),
-        integrity_gate(stats),
+        integrity_gate(wrong),
         scatter_gate(closed, limits),
         excess_gate(core, limits),
         rerendered_gate(rerendered, limits),
@@ -160,7 +161,7 @@ def conclude(
         *twins,
         *skies,
         *found,
-        *[c for c in _wrong_rows(stats) if not (closed.photons and c.name == "flux_column")],
+        *causes_of(wrong),
         *([alone.cause()] if alone is not None and not explained else []),
         *_split_leak(quality, same_skies, gates),
         *_other_bugs(closed, quality, gates, explained or alone is not None or bool(twins), limits),
@@ -222,17 +223,6 @@ def _without_arcs(gate: Gate, spec: AuditSpec) -> Gate:
     )
 
 
-def _wrong_rows(stats: Arrays) -> list[Cause]:
-    """Each kind of row that no correct data set has is a cause of its own."""
-    rows = max(int(stats["outcomes"].sum()), 1)
-    causes = []
-    for (name, says), n in zip(CHECKS.items(), stats["integrity"].tolist(), strict=True):
-        if n:
-            text = f"{n} of {rows} rows: {says}"
-            causes.append(Cause(name, float(n), (float(n), float(n)), text, BUG, 1.0, text))
-    return causes
-
-
 def _split_leak(quality: Quality, same_skies: int, gates: list[Gate]) -> list[Cause]:
     failed = [g for g in gates if g.name == "split_integrity" and g.outcome == "fail"]
     if not failed:
@@ -242,7 +232,10 @@ def _split_leak(quality: Quality, same_skies: int, gates: list[Gate]) -> list[Ca
         f"{quality.hosts_in_two_splits} of {quality.hosts} hosts are in more than one split"
     )
     if same_skies:
-        text += f"; core pixels of {same_skies} ctrl are exactly those of one in another split"
+        text += (
+            f"; core pixels of {same_skies} ctrl are exactly those of one in another split, as they are, "
+            "mirrored or turned"
+        )
     return [Cause("split_leak", failed[0].value, failed[0].interval, text, BUG, 1.0, text)]
 
 
@@ -352,7 +345,8 @@ def _left_out(
     if found.photons:
         out.append(
             f"flux_column: stamps hold the noise of the arcs' own photons (variance {found.photons:.2g} sky "
-            "sigma times the light), and columns the flux without it"
+            f"sigma times the light), and columns the flux without it: {PHOTON_ERRORS:g} standard errors of "
+            f"it are granted, in {len(stats['whole_hash'])} rows kept whole alone"
         )
     if core.tied > MOSTLY_TIED:
         out.append(f"core gate: not a test, {core.tied:.0%} of the pairs tie exactly")

@@ -45,6 +45,9 @@ OWN_MODEL_PAIRS = 200
 MOSTLY_TIED = 0.5
 """Where more of the stamps than this are exactly their ctrl in the core, its AUC is not a test."""
 
+UNCOVERED = "a band without coverage"
+"""Why a row is left out."""
+
 LEARNING_SIZES = (250, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -64,6 +67,8 @@ class CoreGate:
         Audit rows that were not used, by cause.
     tied : float
         Fraction of pairs whose stamp is exactly its ctrl in the core.
+    bare : tuple of str
+        Bands in which no audit row has coverage.
     """
 
     strata: pd.DataFrame
@@ -75,6 +80,7 @@ class CoreGate:
     regions: int
     left_out: dict[str, int]
     tied: float
+    bare: tuple[str, ...] = ()
 
 
 def components(host: NDArray[Any], region: NDArray[Any]) -> NDArray[np.int64]:
@@ -172,7 +178,10 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
         Rows in which a band has no coverage, or which could not be drawn again, are left out.
     """
     drawn = match(stats["row_hash"], rerendered["hash"])
-    covered = (stats["row_coverage"] > 0).all(axis=1)
+    by_band = stats["row_coverage"] > 0
+    covered = by_band.all(axis=1)
+    rows_of = by_band.sum(axis=0)
+    bare = tuple(spec.bands[b] for b in np.flatnonzero(rows_of == 0) if len(by_band))
     again = drawn >= 0
     core_again = np.full(stats["row_core_arc"].shape, np.nan)
     core_again[again] = rerendered["core"][drawn[again]]
@@ -182,7 +191,7 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
         again[:] = True
     use = np.flatnonzero(covered & again)
     left_out = {
-        "a band without coverage": int((~covered).sum()),
+        UNCOVERED: int((~covered).sum()),
         "not re-rendered": int((covered & ~again).sum()),
     }
     use = use[np.argsort(_rank(stats, use, spec), kind="stable")]
@@ -206,6 +215,7 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
             regions,
             left_out,
             tied,
+            bare,
         )
     fold = group_folds(host, region, stats["row_hash"][use])
     band = spec.reference_index
@@ -240,6 +250,7 @@ def core_gate(stats: Arrays, rerendered: Arrays, spec: AuditSpec) -> CoreGate:
         regions,
         left_out,
         tied,
+        bare,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from darkhaloscope.audit.causes import outcome_of
 from darkhaloscope.audit.closure import Closure
-from darkhaloscope.audit.core_gate import MOSTLY_TIED, CoreGate
+from darkhaloscope.audit.core_gate import MOSTLY_TIED, UNCOVERED, CoreGate
 from darkhaloscope.audit.intervals import (
     FAMILY_RISK,
     Estimate,
@@ -21,6 +21,7 @@ from darkhaloscope.audit.intervals import (
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.quality import Quality
 from darkhaloscope.audit.verdict import Gate, GateLimits
+from darkhaloscope.audit.wrong_rows import WrongRows
 from darkhaloscope.variables import SPLITS
 
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -162,11 +163,13 @@ def _fraction_gate(
     return Gate(name, bad / n, (lo, hi), limit, outcome, need)
 
 
-def integrity_gate(stats: Arrays) -> Gate:
-    """Rows that no correct data set has, of the kind that most rows are."""
-    rows = max(int(stats["outcomes"].sum()), 1)
-    worst = float(stats["integrity"].max()) / rows
-    return Gate("row_integrity", worst, (worst, worst), 0.0, "fail" if worst else "pass")
+def integrity_gate(wrong: Sequence[WrongRows]) -> Gate:
+    """Rows that no correct data set has, of the kind that most rows are; it says which checks failed."""
+    worst = max((w.count / w.rows for w in wrong), default=0.0)
+    return Gate(
+        "row_integrity", worst, (worst, worst), 0.0, "fail" if wrong else "pass",
+        failed_by=", ".join(w.name for w in wrong),
+    )  # fmt: skip
 
 
 def scatter_gate(found: Closure, limits: GateLimits) -> Gate:
@@ -200,7 +203,12 @@ def excess_gate(core: CoreGate, limits: GateLimits) -> Gate:
 
 
 def _regions_missing(name: str, core: CoreGate, limits: GateLimits) -> str:
-    return f"{limits.regions} regions for the interval of {name} ({core.regions} here)"
+    why = ""
+    if rows := core.left_out.get(UNCOVERED, 0):
+        why = f"; {rows} audit rows have {UNCOVERED}"
+    if core.bare:
+        why = f"; no audit row has coverage in band {', '.join(core.bare)}"
+    return f"{limits.regions} regions for the interval of {name} ({core.regions} here{why})"
 
 
 def rerendered_gate(rerendered: Arrays, limits: GateLimits) -> Gate:
@@ -215,20 +223,27 @@ def rerendered_gate(rerendered: Arrays, limits: GateLimits) -> Gate:
 
 
 def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
-    """The core AUC at a fixed number of pairs: it grows with pairs, so fewer can fail but not pass."""
+    """The core AUC at a fixed number of pairs: it grows with pairs, so fewer can fail but not pass.
+
+    Where the learning curve does not hold that number, it fails by the next smaller one and passes by the
+    next larger one.
+    """
     gates = []
-    curve = core.learning_curve
-    at = curve[curve.pairs <= limits.core_auc_pairs].tail(1)
-    if at.empty:
-        at = curve.head(1)
+    curve, wanted = core.learning_curve, limits.core_auc_pairs
+    more = curve[curve.pairs >= wanted].head(1)
+    fewer = curve[curve.pairs <= wanted].tail(1)
+    if fewer.empty:
+        fewer = more
     for name, limit in (
         ("core_auc", limits.core_auc),
         ("core_auc_strict", limits.core_auc_strict),
     ):
-        value, lo, hi = (
-            float(at[c].iloc[0]) if len(at) else np.nan for c in ("auc", "auc_lo", "auc_hi")
-        )
-        outcome = below(lo, hi, limit)
+        at_fewer, at_more = _read(fewer, limit), _read(more, limit)
+        read, outcome = at_more, at_more[1]
+        if at_fewer[1] == "fail" or more.empty:
+            read, outcome = at_fewer, at_fewer[1]
+        elif outcome == "fail":
+            outcome = "not_enough"
         missing = f"{name} needs more regions than {core.regions}"
         if core.tied > MOSTLY_TIED:
             outcome, missing = (
@@ -237,11 +252,23 @@ def core_gates(core: CoreGate, limits: GateLimits) -> list[Gate]:
             )
         elif core.regions < limits.regions:
             outcome, missing = "not_enough", _regions_missing(name, core, limits)
-        elif outcome == "pass" and core.pairs < limits.core_auc_pairs:
+        elif outcome == "pass" and more.empty:
             outcome = "not_enough"
-            missing = f"{name} needs {limits.core_auc_pairs} pairs ({core.pairs} here)"
+            missing = f"{name} needs {wanted} pairs ({core.pairs} here)"
+        elif at_more[1] == "fail" and outcome == "not_enough":
+            known = f"{int(fewer.pairs.iloc[0])} and {int(more.pairs.iloc[0])}"
+            missing = f"{name} is known at {known} pairs, and does not fail at the fewer"
+        value, lo, hi = read[0]
         gates.append(Gate(name, value, (lo, hi), limit, outcome, missing))
     return gates
+
+
+def _read(line: pd.DataFrame, limit: float) -> tuple[tuple[float, float, float], Outcome]:
+    """An AUC of the learning curve with its interval, and what it says to a limit; of no line as well."""
+    value, lo, hi = (
+        float(line[c].iloc[0]) if len(line) else np.nan for c in ("auc", "auc_lo", "auc_hi")
+    )
+    return (value, lo, hi), below(lo, hi, limit)
 
 
 def dose_gates(dose: pd.DataFrame, limits: GateLimits) -> list[Gate]:

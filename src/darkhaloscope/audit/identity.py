@@ -6,6 +6,7 @@ import numpy as np
 
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.noise import flat
 from darkhaloscope.audit.verdict import BUG
 from darkhaloscope.variables import SPLITS
 
@@ -43,22 +44,49 @@ def repeated(stats: Arrays) -> list[Cause]:
     return out
 
 
-def skies_in_two_splits(stats: Arrays) -> int:
+def skies_in_two_splits(stats: Arrays, size: int) -> int:
     """How many different ctrl, by their core pixels in all bands, lie in more than one split.
 
-    The same pixels are the same sky, whatever their rows are called. A row of ``guard`` is in no split.
+    The same pixels are the same sky, whatever their rows are called, and mirrored or turned as well. A row of
+    ``guard`` is in no split. ``size`` is that of the stamps, in pixels.
     """
     used = stats["row_region_split"] != SPLITS.index("guard")
     split = stats["row_region_split"][used]
     ctrl = stats["row_core_ctrl"][used]
     if len(ctrl) == 0:
         return 0
-    ctrl = ctrl.reshape(len(ctrl), -1)
-    ordered = np.sort(ctrl, axis=1)
+    # Beside a centre pixel the core lies half a pixel low: without its first line it is centred.
+    first = (size - ctrl.shape[-1]) % 2
+    ctrl = ctrl[..., first:, first:]
+    ordered = np.sort(ctrl.reshape(len(ctrl), -1), axis=1)
     told = 1 + (np.diff(ordered, axis=1) > 0).sum(axis=1) >= FEWEST_VALUES
-    sky = _alike(ctrl[told])
+    sky = _alike(upright(ctrl[told]))
     both = np.unique(np.stack([sky, split[told]], axis=1), axis=0)[:, 0]
     return int((np.bincount(both, minlength=1) > 1).sum())
+
+
+def upright(images: np.ndarray) -> np.ndarray:
+    """One of the eight images that mirrors and turns by 90 degrees make of each, the same for all eight.
+
+    Parameters
+    ----------
+    images : ndarray (row, band, n, n)
+        The bands of a row are mirrored together.
+
+    Returns
+    -------
+    ndarray of unsigned int (row, pixel)
+        Bytes of the pixels, the lowest of the eight.
+    """
+    pixels = np.ascontiguousarray(images).view(f"u{images.dtype.itemsize}")
+    turned = (np.rot90(v, k, axes=(2, 3)) for v in (pixels, pixels[..., ::-1]) for k in range(4))
+    lowest = flat(next(turned))
+    for image in turned:
+        other = flat(image)
+        first = (other != lowest).argmax(axis=1)[:, None]
+        less = np.take_along_axis(other, first, 1) < np.take_along_axis(lowest, first, 1)
+        lowest = np.where(less, other, lowest)
+    return lowest
 
 
 def _alike(pixels: np.ndarray) -> np.ndarray:

@@ -29,6 +29,8 @@ CORRELATED = 0.1
 FEWEST = 100
 OUTLYING = 5.0
 """Robust z from which a PSF width is listed."""
+LEAST_SPREAD = 0.01
+"""Scatter of ln(psfsize) that is granted where most widths are one number."""
 LISTED = 20
 INDEPENDENCE_COLUMNS = ["parameter", "sky", "correlation", "lo", "hi", "p", "rows", "regions"]
 OUTLIER_COLUMNS = [
@@ -110,7 +112,7 @@ def independence_tests(table: pd.DataFrame, fewest: int) -> list[Hypothesis]:
 def psf_outliers(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> pd.DataFrame:
     """The PSF widths furthest from their band's median, at most 20 a band, with how many there are.
 
-    ``z`` is the distance of the logarithm in units of its robust standard deviation.
+    ``z`` is the distance of the logarithm in units of its robust standard deviation (:func:`_spread`).
     """
     if "psfsize" not in columns or "psfsize" in spec.lacks:
         return pd.DataFrame(columns=OUTLIER_COLUMNS)
@@ -119,11 +121,10 @@ def psf_outliers(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
     for b, band in enumerate(spec.bands):
         known = np.flatnonzero(np.isfinite(widths[:, b]) & (widths[:, b] > 0))
         log = np.log(widths[known, b])
-        middle = float(np.median(log)) if len(log) else 0.0
-        spread = deviation(log) if len(log) else 0.0
-        if spread <= 0:
+        if not len(log):
             continue
-        z = (log - middle) / spread
+        middle = float(np.median(log))
+        z = (log - middle) / _spread(log)
         far = np.flatnonzero(np.abs(z) > OUTLYING)
         low, high = int((z[far] < 0).sum()), int((z[far] > 0).sum())
         for k in far[np.argsort(-np.abs(z[far]), kind="stable")][:LISTED]:
@@ -134,6 +135,19 @@ def psf_outliers(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) 
                 (band, *place, width, float(z[k]), float(np.exp(middle)), low, high, len(known))
             )
     return pd.DataFrame(lines, columns=OUTLIER_COLUMNS)
+
+
+def _spread(log: Floats) -> float:
+    """Robust standard deviation of logarithms of widths.
+
+    Where more than half are one number, their median absolute deviation is 0: it is then that of all but the
+    outermost 1 % on either side, and :data:`LEAST_SPREAD` at least.
+    """
+    spread = deviation(log)
+    if spread > 0:
+        return spread
+    lo, hi = np.percentile(log, (1, 99))
+    return max(float(log[(log >= lo) & (log <= hi)].std()), LEAST_SPREAD)
 
 
 def _sky(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> list[tuple[str, Floats]]:

@@ -7,7 +7,7 @@ must know what noise alone does to its figures.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +33,9 @@ PARTS = (0.05, 0.3, 1.0)
 
 SAME_GAIN, UNLIKE, FEWEST_IMAGES = 2.0, 0.25, 20
 """How near the variance of both, in units of their light, must be; how much neighbours may be alike."""
+
+CERTAIN = 4.0
+"""Standard errors by which a variance in proportion to the light must stand out: one chance in 30,000."""
 
 SAME_LEVEL = 0.06
 """Relative scatter of a level measured in the faint half of a stamp: 0.03 of 64 pixels a side, 0.05 of 41."""
@@ -152,7 +155,9 @@ def deviation(values: Floats) -> float:
 
 def noise_of(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
     """Noise of ``difference`` (image, y, x): far from ``arc``, and of the arc's own photons."""
-    return _with_photons(_noise_afar(difference, arc, good), difference, arc, good)
+    afar = _noise_afar(difference, arc, good)
+    photons = _photons(afar, difference, arc, good)
+    return Noise(_pooled(afar.level), afar.correlation, photons)
 
 
 def _noise_afar(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
@@ -166,7 +171,7 @@ def _noise_afar(difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noi
     whole = np.median(minus + plus) if len(minus) else 0.0
     correlation = float(np.median(plus - minus) / whole) if whole > 0 else 0.0
     correlation = float(np.clip(correlation, 0.0, 0.95))
-    return Noise(_pooled(np.sqrt(minus / (2.0 * (1.0 - correlation)))), correlation)
+    return Noise(np.sqrt(minus / (2.0 * (1.0 - correlation))), correlation)
 
 
 def _pooled(level: Floats) -> Floats:
@@ -177,11 +182,12 @@ def _pooled(level: Floats) -> Floats:
     return np.full(len(level), middle) if deviation(level) < SAME_LEVEL * middle else level
 
 
-def _with_photons(noise: Noise, difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> Noise:
-    """The noise with that of the arcs' own photons, if ``difference`` (image, y, x) holds it.
+def _photons(noise: Noise, difference: Floats, arc: Floats, good: NDArray[np.bool_]) -> float:
+    """Variance that a unit of the arcs' own light adds to ``difference`` (image, y, x); 0 where none shows.
 
     Beyond the noise elsewhere neighbours differ by a variance in proportion to the arc's light (as the square
-    root of what errors of the arc leave), and are not alike (as these are).
+    root of what errors of the arc leave), certainly so in its faint and in its bright part, and are not alike
+    (as these are). ``noise`` has a level for each image: its errors are then in the scatter over images.
     """
     both = good[..., 1:] & good[..., :-1]
     left, right = difference[..., :-1], difference[..., 1:]
@@ -197,20 +203,29 @@ def _with_photons(noise: Noise, difference: Floats, arc: Floats, good: NDArray[n
     product, square = (
         (v * use).sum(axis=(1, 2)) for v in (left * right, 0.5 * (left**2 + right**2))
     )
-    faint, bright = found
-    if not (min(found) > 0 and max(found) < SAME_GAIN * min(found)):
-        return noise
-    if _middle(product, square) > UNLIKE:
-        return noise
-    return replace(noise, photons=float(np.sqrt(faint * bright)))
+    (faint, faint_error), (bright, bright_error) = found
+    if not (faint > CERTAIN * faint_error and bright > CERTAIN * bright_error):
+        return 0.0
+    if max(faint, bright) >= SAME_GAIN * min(faint, bright):
+        return 0.0
+    if _middle(product, square)[0] > UNLIKE:
+        return 0.0
+    return float(np.sqrt(faint * bright))
 
 
-def _middle(top: Floats, bottom: Floats) -> float:
-    """Median of a ratio over the images where it is known; NaN where these are too few."""
+def _middle(top: Floats, bottom: Floats) -> tuple[float, float]:
+    """Median of a ratio over images, and its error; NaN where these are too few.
+
+    Of the half of the images with most ``bottom``, if they are enough: others tell little. The error
+    is that of a normal law's median; that of a law with longer wings is less.
+    """
     known = bottom > 0
     if known.sum() < FEWEST_IMAGES:
-        return float("nan")
-    return float(np.median(top[known] / bottom[known]))
+        return float("nan"), float("nan")
+    if known.sum() >= 2 * FEWEST_IMAGES:
+        known &= bottom >= np.median(bottom[known])
+    ratio = top[known] / bottom[known]
+    return float(np.median(ratio)), deviation(ratio) * math.sqrt(0.5 * math.pi / len(ratio))
 
 
 def stands_out(again: Floats, good: NDArray[np.bool_], noise: Noise) -> NDArray[np.bool_]:

@@ -28,7 +28,6 @@ from darkhaloscope.audit.independence import (
 from darkhaloscope.audit.integrity import CORE_MATCHED
 from darkhaloscope.audit.intervals import (
     Floats,
-    generator,
     region_interval,
     region_wins,
     resample_weights,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 PAIR_FEATURES = ("ra", "dec", "target_x", "target_y", "bad_pixel_frac", "wise_brightmask_frac")
 BAND_FEATURES = ("psfsize", "psfdepth", "host_mag", "sky_sigma", "coverage")
 MOST_ROWS = 20_000
+HASHED_AT_ONCE = 1_000_000
 FEWEST = 30
 """Rows of the smaller class below which nothing is learned."""
 MOST_REGIONS = 512
@@ -101,13 +101,29 @@ def selection(columns: xr.Dataset, spec: AuditSpec) -> Selection:
         kept &= columns["negative_kind"].values != CORE_MATCHED
     ok = everything = np.flatnonzero(kept)
     if len(ok) > MOST_ROWS:
-        ok = np.sort(generator(spec.seed, 11).choice(ok, MOST_ROWS, replace=False))
+        ok = _fewer(columns, ok, spec)
     lensed = ok[columns["lens_model"].values[ok] > 0]
     return replace(
         _classes(columns, ok, spec),
         dependence=independence(columns, lensed, spec),
         outliers=psf_outliers(columns, everything, spec),
     )
+
+
+def _fewer(columns: xr.Dataset, rows: NDArray[np.int64], spec: AuditSpec) -> NDArray[np.int64]:
+    """The ``MOST_ROWS`` rows of the lowest hash, the same in whatever order they come; in the order given.
+
+    Names are read a part at a time, since those of all rows may be many.
+    """
+    kept, low = rows[:0], np.zeros(0, dtype=np.uint64)
+    for start in range(0, len(rows), HASHED_AT_ONCE):
+        part = rows[start : start + HASHED_AT_ONCE]
+        names = columns[["brick", "slot"]].isel(pair=part)
+        hashes = row_hashes(spec.seed, names["brick"].values.astype(object), names["slot"].values)
+        kept, low = np.concatenate([kept, part]), np.concatenate([low, hashes])
+        first = np.argsort(low, kind="stable")[:MOST_ROWS]
+        kept, low = kept[first], low[first]
+    return np.sort(kept)
 
 
 def _classes(columns: xr.Dataset, ok: NDArray[np.int64], spec: AuditSpec) -> Selection:

@@ -60,7 +60,7 @@ class GateLimits:
     closure_pairs, regions : int
         Pairs that closure needs to pass (a fifth are enough to fail), regions that an AUC needs.
     required : tuple of str
-        Gates that must pass.
+        Gates that must pass; what ``physics`` rests on does not depend on them.
     named : bool
         Whether somebody named them: then a set is asked for all of them. Other gates than the usual ones
         always are.
@@ -109,7 +109,10 @@ class GateLimits:
 
 @dataclass(frozen=True)
 class Gate:
-    """One threshold and what the data say to it; ``missing`` says what it would take to decide."""
+    """One threshold and what the data say to it.
+
+    ``missing`` says what it would take to decide, ``failed_by`` which of several checks made it fail.
+    """
 
     name: str
     value: float
@@ -117,6 +120,7 @@ class Gate:
     limit: float
     outcome: Outcome
     missing: str = field(default="", compare=False)
+    failed_by: str = field(default="", compare=False)
 
 
 def judge(
@@ -129,9 +133,10 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict, as ``verdict.json`` holds it (numbers that are missing are null).
 
-    Precedence: bug, shortcut, undecided, physics. A required gate without enough evidence, or that is not
-    there, leaves the verdict undecided, a required gate that fails without a cause (policy: the core AUC)
-    does not change the diagnosis, only the exit code.
+    Precedence: bug, shortcut, undecided, physics. ``physics`` needs the evidence of :data:`REQUIRED`,
+    whatever an experiment requires: without enough of it, or of what is required besides, it is undecided.
+    A required gate that fails without a cause (policy: the core AUC) does not change the diagnosis, only
+    the exit code.
 
     Parameters
     ----------
@@ -140,23 +145,25 @@ def judge(
     """
     gates = [*gates, *_not_there(gates, limits)]
     kinds = {c.kind for c in causes}
-    required = [g for g in gates if g.name in (*limits.required, "rerendered")]
-    open_gates = [g for g in required if g.outcome == "not_enough"]
+    evidence = {*REQUIRED, *limits.required, "rerendered"}
+    open_gates = [g for g in gates if g.name in evidence and g.outcome == "not_enough"]
     if BUG in kinds:
         verdict = BUG
     elif SHORTCUT in kinds:
         verdict = SHORTCUT
     else:
         verdict = UNDECIDED if open_gates else PHYSICS
-    failed = [g for g in required if g.outcome == "fail"]
+    failed = [g for g in gates if g.name in limits.required and g.outcome == "fail"]
     return document(
         verdict, causes, gates, open_gates, failed, physics, pairs, not_tested, "This experiment"
     )
 
 
 def _not_there(gates: Sequence[Gate], limits: GateLimits) -> list[Gate]:
-    """Gates that are required and were not computed: no evidence either way."""
+    """Gates that are asked for and were not computed: no evidence either way."""
     there, unknown = {g.name for g in gates}, float("nan")
+    named = limits.required if limits.named else ()
+    asked = dict.fromkeys((*named, *(name for name in REQUIRED if name not in OF_COLUMNS)))
     return [
         Gate(
             name,
@@ -166,8 +173,8 @@ def _not_there(gates: Sequence[Gate], limits: GateLimits) -> list[Gate]:
             "not_enough",
             f"{name} needs {OF_COLUMNS.get(name, 'what it is computed from')}, which the set does not say",
         )
-        for name in limits.required
-        if name not in there and (limits.named or name not in OF_COLUMNS)
+        for name in asked
+        if name not in there
     ]
 
 
@@ -252,7 +259,7 @@ def _sentence(
         more = [c.name for c in wrong[1:]]
         also = f" Also: {', '.join(more)}." if more else ""
         return f"{head}, {first.name}: {first.says}.{also}"
-    policy = [f"{g.name} is {g.value:.3g} (limit {g.limit:g})" for g in failed]
+    policy = [f"{g.name} is {g.value:.3g} ({_against(g)})" for g in failed]
     tail = f" {who} requires more: {'; '.join(policy)}." if policy else ""
     if verdict == UNDECIDED and pairs == 0:
         return "Undecided: there is not one injection with pixels to look at; see the reasons."
@@ -260,3 +267,8 @@ def _sentence(
         missing = "; ".join(dict.fromkeys(g.missing or g.name for g in open_gates))
         return f"Undecided: nothing wrong was found, but what would show it is missing: {missing}.{tail}"
     return f"Physics: {physics}.{tail}"
+
+
+def _against(gate: Gate) -> str:
+    """What a gate failed by, in words."""
+    return f"limit {gate.limit:g}" + (f", by {gate.failed_by}" if gate.failed_by else "")
