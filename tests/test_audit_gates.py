@@ -17,8 +17,10 @@ from scipy.stats import binom
 
 from darkhaloscope.audit import GATES, REQUIRED, GateLimits, audit_rows, measure, merge, undrawn
 from darkhaloscope.audit.closure import Closure
+from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.core_gate import CoreGate, core_gate
 from darkhaloscope.audit.gates import (
+    closure_gates,
     core_gates,
     excess_gate,
     localisation_gate,
@@ -168,6 +170,27 @@ def test_fractions_fail_at_the_risk_of_a_family(
     # The share of an interval's end is not enough.
     k = next(k for k in range(60) if binomial_interval(k, n)[0] > limits.closure_scatter)
     assert outcome[k] == "not_enough"
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "granted", "says"),
+    [
+        (-0.5, 2.0, 0.0, "crosses its limit 0.001"),
+        (0.9, 1.4, 1.2, "lies beyond its limit 0.001, and 1.2 more is granted"),
+        (0.1, 3.0, 0.0, "lies beyond its limit 0.001, but not by what a risk of 0.001"),
+    ],
+)
+def test_a_gate_that_cannot_decide_says_why(
+    lo: float, hi: float, granted: float, says: str
+) -> None:
+    pairs = pd.DataFrame({"band": ["r"]})
+    summary = pd.DataFrame(
+        [("core_pedestal", "r", 0.5 * (lo + hi), lo, hi, 150, granted)], columns=SUMMARY_COLUMNS
+    )
+    found = Closure(pairs, summary, pairs, pairs, 150, {}, pairs.iloc[:0])
+    gate = next(g for g in closure_gates(found, GateLimits()) if g.name == "residual_pedestal")
+    assert gate.outcome == "not_enough"
+    assert says in gate.missing
 
 
 def auc_at(wanted: int, *sizes: int, total: int = 2000, limit: float = 0.70) -> Gate:

@@ -66,12 +66,22 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
                 _pairs_missing(have, limits)
                 if have < limits.closure_pairs
                 else f"{name} needs more closure pairs (or fainter arcs) than {have}: its interval "
-                f"[{worst.lo:.3g}, {worst.hi:.3g}] crosses its limit {limit:g}"
+                f"[{worst.lo:.3g}, {worst.hi:.3g}] {_undecided(worst, limit)}"
                 if np.isfinite(worst.lo)
                 else f"{name} needs fainter arcs: too few of {have} pairs can show {limit:g}"
             )
         gates.append(Gate(name, worst.value, (worst.lo, worst.hi), limit, outcome, missing))
     return gates
+
+
+def _undecided(e: Estimate, limit: float) -> str:
+    """Why an interval neither passes nor fails."""
+    if not (e.lo > limit or e.hi < -limit):
+        return f"crosses its limit {limit:g}"
+    beyond = f"lies beyond its limit {limit:g}"
+    if e.granted > 0:
+        return f"{beyond}, and {e.granted:.2g} more is granted to what the fit may leave"
+    return f"{beyond}, but not by what a risk of {FAMILY_RISK:g} of all tests asks for"
 
 
 def _pairs_missing(have: int, limits: GateLimits) -> str:
