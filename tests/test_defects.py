@@ -11,6 +11,7 @@ import defects
 import numpy as np
 import pandas as pd
 import pytest
+import tabulate_defects
 from audit_pairs import (
     Ds,
     audit_rows,
@@ -334,3 +335,36 @@ def test_what_only_describes_changes_no_verdict() -> None:
             bare = run_audit(ds)
         assert bare.verdict == whole.verdict
         pd.testing.assert_frame_equal(bare.tables["tests"], whole.tables["tests"])
+
+
+def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
+    line = {
+        "kind": NOISELESS,
+        "defect": "pedestal",
+        "size": 0.01,
+        "unit": "sky sigma",
+        "reference": True,
+    }
+    part = {"count": 118, "lower": 0.94999}
+    figures = {
+        "pairs": 2000,
+        "code": "abc",
+        "defects": [
+            line | {"plants": 59, "alarms": 58, "named": 58, "called": {"pedestal": 58, "leak": 1}}
+        ],
+        "bounds": [{"kind": NOISELESS, "plants": 120, "detected": part, "named": part}],
+        "false_alarms": [
+            {"kind": NOISELESS, "sets": 628, "bases": 60, "alarms": 2, "upper": 0.010001}
+        ],
+        "p_values": [{"from": 0.0, "to": 1.0, "tests": 1234, "audits": 5}],
+    }
+    found = tabulate_defects.page(figures)
+    for says in (
+        "not finished: 59 seeds of 60",
+        "118 of 120, at least 94.9 % | at least 95 %",
+        "the least in 58 of 59 (pedestal)",
+        "2 of 628 (60 bases under several skies), at most 1.01 %",
+        "| pedestal | 0.01 sky sigma | 59 | 58 | 58 | `pedestal` 58, `leak` 1 |",
+        "| 0 | 1 | 1,234 | 5 |",
+    ):
+        assert says in found

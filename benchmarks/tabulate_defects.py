@@ -1,0 +1,176 @@
+"""The page docs/studies/defects.md, from the figures that ``defects.py --json FIGURES`` wrote.
+
+``python benchmarks/tabulate_defects.py FIGURES docs/studies/defects.md``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from defects import CLEAN, FEWEST, MOST_FALSE, WANTED
+from planted import NOISELESS, NOISY, UNPAIRED
+
+SEEDS, SETS = 60, 628
+Line = dict[str, Any]
+
+HEAD = """\
+# How well the audit names planted defects
+
+`benchmarks/defects.py` plants each defect of [its table](../audit.md) into clean pairs, seed by seed, and
+audits them as `dhs audit` does. This is what it found of sets with {pairs:,} injections. {state}
+Audits are in [defects/](defects/), a line each; they count for the code whose digest they hold (`{code}`:
+the audit, the renderer and the plants), and for no other.
+
+```sh
+mkdir study && cp docs/studies/defects/audits-*.jsonl study/   # go on from here
+study="python benchmarks/defects.py --seeds {wanted} --skies 10 --pairs {pairs} --folder study"
+$study --kind noiseless --part 0/2
+$study --kind noiseless noisy unpaired --sizes --hours 0 --json figures.json      # the tables alone
+python benchmarks/tabulate_defects.py figures.json docs/studies/defects.md
+```
+
+| asked of noiseless pairs with provenance | found | wanted |
+|---|---|---|
+"""
+
+BELOW = """
+Bounds are one-sided, 95 % (Clopper and Pearson), all defects together; plants of one base share its pairs,
+and clean sets of one base its arcs, so that seeds are what is independent.
+
+"""
+
+AGAINST_SIZE = """
+## Against size
+
+The same of noiseless pairs, at sizes that are not the reference size:
+
+"""
+
+P_VALUES = """
+## p-values of clean sets
+
+Of all tests on clean noiseless sets, and of the least one of each after Holm's correction (an alarm is below
+0.001). Most tests ask for an effect beyond a limit, so that a clean set's p is near 1 and not even:
+
+| p from | to | tests | audits |
+|---|---|---|---|
+"""
+
+TABLE = """\
+| planted | size | plants | alarms | named right | called |
+|---|---|---|---|---|---|
+"""
+
+OTHERS = {
+    NOISY: """
+## Noisy pairs
+
+Stamp and ctrl have noise of 0.7 sky sigma each, of their own, beside what they share: 1 sky sigma in their
+difference, under which some 75 of the 500 arcs of the closure test have an S/N of 20. What is not found is
+`undecided`, which asks for more pairs or less noise: no target was set for such sets.
+""",
+    UNPAIRED: """
+## Unpaired sets
+
+Two classes without pairs, the arcs of which nobody can draw again. Only what tells the classes apart is
+asked for here; that lenses have arcs is no defect, so clean sets are `undecided`.
+""",
+}
+
+
+def percent(fraction: float) -> str:
+    """With one digit behind the point; never rounded up to what was not reached."""
+    return f"{int(1000 * fraction) / 10:.1f} %"
+
+
+def rows_of(lines: list[Line]) -> str:
+    """One line of the table for each defect and size."""
+    out = []
+    for line in lines:
+        called = ", ".join(f"`{name}` {n}" for name, n in line["called"].items())
+        size = f"{line['size']:g} {line['unit']}" if line["unit"] else ""
+        counts = (str(line[c]) for c in ("plants", "alarms", "named"))
+        out.append(f"| {' | '.join((line['defect'], size, *counts, called))} |")
+    return TABLE + "\n".join(out) + "\n"
+
+
+def asked(figures: Line, lines: list[Line]) -> str:
+    """What was wanted of noiseless pairs, and what came out."""
+    found = next(b for b in figures["bounds"] if b["kind"] == NOISELESS)
+    clean = next(f for f in figures["false_alarms"] if f["kind"] == NOISELESS)
+    least = min(lines, key=lambda line: line["alarms"] / line["plants"])
+    words = {
+        "detected": "plants that alarm",
+        "named": "plants called by their name, or their family's",
+    }
+    out = [
+        f"| {words[key]} | {found[key]['count']:,} of {found['plants']:,}, at least "
+        f"{percent(found[key]['lower'])} | at least {100 * WANTED[key]:.0f} % |"
+        for key in WANTED
+    ]
+    most = math.ceil(1e4 * clean["upper"]) / 100
+    out.append(
+        f"| each defect alarms in {FEWEST * SEEDS:.0f} of {SEEDS} | the least in {least['alarms']} of "
+        f"{least['plants']} ({least['defect']}) | {FEWEST * SEEDS:.0f} of {SEEDS} |"
+    )
+    out.append(
+        f"| clean sets that alarm | {clean['alarms']} of {clean['sets']} ({clean['bases']} bases under "
+        f"several skies), at most {most:.2f} % | at most {100 * MOST_FALSE:.0f} %, of {SETS} sets two |"
+    )
+    return "\n".join(out) + "\n"
+
+
+def _in_all(figures: Line, kind: str) -> str:
+    """All plants of a kind at their reference sizes together, and its clean sets."""
+    out = ""
+    for b in (b for b in figures["bounds"] if b["kind"] == kind):
+        out += (
+            f"At reference sizes {b['detected']['count']} of {b['plants']} plants alarmed (at least "
+            f"{percent(b['detected']['lower'])}), {b['named']['count']} by their names (at least "
+            f"{percent(b['named']['lower'])}).\n"
+        )
+    for f in (f for f in figures["false_alarms"] if f["kind"] == kind):
+        out += f"Of {f['sets']} clean sets {f['alarms']} alarmed.\n"
+    return out
+
+
+def page(figures: Line) -> str:
+    """The whole page."""
+    every = [line for line in figures["defects"] if line["defect"] != CLEAN]
+    reference = [d for d in every if d["kind"] == NOISELESS and d["reference"]]
+    seeds = min(line["plants"] for line in reference)
+    state = (
+        f"{seeds} seeds were made."
+        if seeds >= SEEDS
+        else f"**The study is not finished: {seeds} seeds of {SEEDS}** for noiseless pairs."
+    )
+    out = HEAD.format(pairs=figures["pairs"], code=figures["code"], state=state, wanted=SEEDS)
+    out += asked(figures, reference) + BELOW + rows_of(reference)
+    others = [d for d in every if d["kind"] == NOISELESS and not d["reference"]]
+    if others:
+        out += AGAINST_SIZE + rows_of(others)
+    for kind, says in OTHERS.items():
+        lines = [d for d in every if d["kind"] == kind]
+        if lines:
+            out += f"{says}{_in_all(figures, kind)}\n{rows_of(lines)}"
+    out += P_VALUES
+    for p in figures["p_values"]:
+        out += f"| {p['from']:g} | {p['to']:g} | {p['tests']:,} | {p['audits']} |\n"
+    return out
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("page", type=Path)
+    given = parser.parse_args()
+    given.page.write_text(page(json.loads(given.figures.read_text())))
+
+
+if __name__ == "__main__":
+    main()
