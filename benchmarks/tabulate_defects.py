@@ -21,7 +21,9 @@ HEAD = """\
 # How well the audit names planted defects
 
 `benchmarks/defects.py` plants each defect of [its table](../audit.md) into clean pairs, seed by seed, and
-audits them as `dhs audit` does. This is what it found of sets with {pairs:,} injections. {state}
+audits them as `dhs audit` does. This is what it found of sets with {pairs:,} injections.
+{state}
+
 Audits are in [defects/](defects/), a line each; they count for the code whose digest they hold (`{code}`:
 the audit, the renderer and the plants), and for no other.
 
