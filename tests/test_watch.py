@@ -149,7 +149,7 @@ def page() -> Iterator[str]:
         # Prometheus comes from elsewhere; that is any address of the machine but the usual one.
         url = f"http://127.0.0.{2 if sys.platform == 'linux' else 1}:{port}/metrics"
         yield urllib.request.urlopen(url, timeout=10).read().decode()
-    with pytest.raises(OSError, match="refused|reset"):
+    with pytest.raises(OSError, match=r"refused|reset"):
         urllib.request.urlopen(url, timeout=10)
 
 
