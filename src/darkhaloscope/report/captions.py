@@ -179,9 +179,7 @@ def alignment(found: Findings) -> str:
             "Mean shares of the light in quadrants differ from those of the re-rendered arcs by "
             f"{number(gap, 2)} at most."
         )
-    elsewhere = next(
-        (g["value"] for g in found.verdict["gates"] if g["name"] == "arc_localisation"), None
-    )
+    elsewhere = found.gate("arc_localisation").get("value")
     if elsewhere is not None:
         parts.append(f"{percent(float(elsewhere))} of the arcs lie elsewhere than re-rendered.")
     return " ".join(parts)
@@ -237,10 +235,10 @@ def closure(found: Findings) -> str:
 
 def residual(found: Findings) -> str:
     """What closure leaves."""
-    gate = next((g for g in found.verdict["gates"] if g["name"] == "residual_pedestal"), None)
+    gate = found.gate("residual_pedestal")
     largest = (
         f" The largest constant is {number(gate['value'], 3)} sky σ a pixel (limit {gate['limit']:g})."
-        if gate is not None and gate["value"] is not None
+        if gate.get("value") is not None
         else ""
     )
     return (
@@ -283,8 +281,7 @@ def stamps(found: Findings) -> str:
     table = found["leak_map"]
     if table.empty:
         return "no whole stamps"
-    regions = f"{int(table['regions'].iloc[0]):,} regions"
-    return f"{int(table['pairs'].iloc[0]):,} {_rows(found)}, {regions}"
+    return _rests(table.iloc[0], _rows(found))
 
 
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
@@ -309,8 +306,12 @@ def _summed(found: Findings) -> str:
     whole = table[table["stratum"] == "all"]
     if whole.empty:
         return "no injections"
-    regions = f"{int(whole['regions'].iloc[0]):,} regions"
-    return f"{int(whole['pairs'].iloc[0]):,} injections, {regions}"
+    return _rests(whole.iloc[0], "injections")
+
+
+def _rests(line: Any, what: str) -> str:
+    """How many rows and regions a line of a table rests on."""
+    return f"{int(line['pairs']):,} {what}, {int(line['regions']):,} regions"
 
 
 def _of_all(found: Findings) -> pd.DataFrame:

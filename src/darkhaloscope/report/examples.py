@@ -16,6 +16,7 @@ from darkhaloscope.audit.examples import SPREAD, WORST
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.errors import UserError
 from darkhaloscope.geometry import PIXEL_SCALE
+from darkhaloscope.report.load import lacks
 from darkhaloscope.report.style import number, png
 from darkhaloscope.variables import SPLITS, without_data
 
@@ -128,7 +129,7 @@ def _of_others(
         else "an image of the class without lenses, and one of lenses, which are no pair"
     )
     order = (
-        "picked at random" if "theta_e" in _lacks(kept) else "from small to large Einstein radius"
+        "picked at random" if "theta_e" in lacks(kept) else "from small to large Einstein radius"
     )
     chosen = f"{len(pairs)} of the audited rows, {order}: {what}"
     return Examples(
@@ -139,11 +140,6 @@ def _of_others(
 
 def _compared(kept: Arrays | None) -> bool:
     return kept is not None and bool(np.isfinite(kept["again"][kept["kind"] == WORST]).any())
-
-
-def _lacks(kept: Mapping[str, Any]) -> set[str]:
-    """Variables that the set does not say."""
-    return {str(v) for v in kept.get("lacks", ())}
 
 
 def _kept(kept: Arrays, kind: str) -> list[Example]:
@@ -198,7 +194,7 @@ def _headline(row: Mapping[str, Any], k: int | tuple[()]) -> str:
     parts = []
     for column, form in (("theta_e", "θ_E {}″"), ("arc_snr", "S/N {}"), ("magnification", "μ {}")):
         value = float(np.asarray(row[column])[k])
-        if column not in _lacks(row) and np.isfinite(value):
+        if column not in lacks(row) and np.isfinite(value):
             parts.append(form.format(number(value, 3)))
     return " · ".join(parts)
 
@@ -209,10 +205,10 @@ def _place(row: Mapping[str, Any], k: int | tuple[()], bands: Sequence[str]) -> 
     empty = [band for band, part in zip(bands, share, strict=True) if not part > 0]
     lacking = f", no data in {' and '.join(empty)}" if empty else ""
     name, slot = (str(np.asarray(row[c])[k]) for c in ("brick", "slot"))
-    lacks = _lacks(row)
+    unsaid = lacks(row)
     place = [
-        "" if "brick" in lacks else f"brick {name}",
-        f"{'row' if 'slot' in lacks else 'slot'} {slot}",
+        "" if "brick" in unsaid else f"brick {name}",
+        f"{'row' if 'slot' in unsaid else 'slot'} {slot}",
     ]
     return ", ".join(part for part in (*place, split) if part) + lacking
 

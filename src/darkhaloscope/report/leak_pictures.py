@@ -9,7 +9,7 @@ from darkhaloscope.audit.growth import RECORDED, RERENDERED, TREND
 from darkhaloscope.audit.leak_map import BLOCK, GRID, RINGS
 from darkhaloscope.report.closure_pictures import thin
 from darkhaloscope.report.load import Findings
-from darkhaloscope.report.pictures import Picture, finish, known, numbers
+from darkhaloscope.report.pictures import Picture, finish, known, numbers, rerendered
 from darkhaloscope.report.style import (
     EXPECTED,
     INK,
@@ -41,9 +41,7 @@ def leak_pictures(found: Findings) -> list[Picture]:
     )  # fmt: skip
     bars(axes, place, *(numbers(rings, c) for c in ("auc", "auc_lo", "auc_hi")),
          color=OBSERVED, fmt="o", markersize=5, label="observed")  # fmt: skip
-    if known(rings, "auc_rerendered"):
-        axes.plot(place, numbers(rings, "auc_rerendered"), "D", color=EXPECTED, markersize=6,
-                  markerfacecolor="none", markeredgewidth=1.6, label="re-rendered arcs")  # fmt: skip
+    rerendered(axes, place, numbers(rings, "auc_rerendered"), "re-rendered arcs")
     axes.axhline(0.5, color=MUTED, lw=1)
     labels = [str(p).removesuffix(" px").replace("-", "–") for p in rings["part"]]
     axes.set_xticks(place, labels, rotation=60, ha="right", fontsize=8)
@@ -229,9 +227,7 @@ def _beside(part: pd.DataFrame, names: list[str], title: str, xlabel: str, ylabe
     place = np.arange(len(part), dtype=float)
     bars(axes, place - 0.1, *(numbers(part, c) for c in ("value", "lo", "hi")), color=OBSERVED,
          fmt="o", markersize=6, label="stored")  # fmt: skip
-    if known(part, "rerendered"):
-        axes.plot(place + 0.1, numbers(part, "rerendered"), "D", color=EXPECTED, markersize=6,
-                  markerfacecolor="none", markeredgewidth=1.6, label="re-rendered")  # fmt: skip
+    rerendered(axes, place + 0.1, numbers(part, "rerendered"), "re-rendered")
     axes.set_xticks(place, names, rotation=30 if len(names) > 4 else 0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     legend(figure, axes, 2)

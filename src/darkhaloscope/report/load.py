@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +113,7 @@ class Findings:
     @property
     def lacks(self) -> set[str]:
         """Variables that the data set does not say; what stands for them is no finding."""
-        return set() if self.kept is None else {str(v) for v in self.kept.get("lacks", ())}
+        return lacks(self.kept or {})
 
     @property
     def redraws(self) -> bool:
@@ -155,9 +156,11 @@ class Findings:
 
     def limit(self, gate: str) -> float:
         """The limit of a gate; missing where the verdict has no such gate."""
-        return next(
-            (float(g["limit"]) for g in self.verdict["gates"] if g["name"] == gate), float("nan")
-        )
+        return float(self.gate(gate).get("limit", "nan"))
+
+    def gate(self, name: str) -> dict[str, Any]:
+        """A gate's line of the verdict; empty where the verdict has no such gate."""
+        return next((g for g in self.verdict["gates"] if g["name"] == name), {})
 
 
 def load(source: str, folder: str) -> Findings:
@@ -212,6 +215,11 @@ def _verdict(folder: str) -> dict[str, Any]:
     if not isinstance(verdict, dict) or verdict.get("schema") != SCHEMA:
         raise UserError(f"{place} is not of schema {SCHEMA}; audit the data set again")
     return verdict
+
+
+def lacks(kept: Mapping[str, Any]) -> set[str]:
+    """Variables that a set does not say, by what its audit kept to be looked at."""
+    return {str(v) for v in kept.get("lacks", ())}
 
 
 def _document(place: str) -> dict[str, Any]:

@@ -59,6 +59,15 @@ def known(table: pd.DataFrame, column: str) -> bool:
     return bool(np.isfinite(numbers(table, column)).any())
 
 
+def rerendered(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: str, marker: str = "D"
+) -> None:
+    """Open marks of what the re-rendered arcs give; none, and none in the legend, where that is not known."""
+    if np.isfinite(x).any() and np.isfinite(y).any():
+        axes.plot(x, y, marker, color=EXPECTED, ls="none", markersize=6, markerfacecolor="none",
+                  markeredgewidth=1.6, label=label)  # fmt: skip
+
+
 def limit_band(axes: Axes, limit: float, *, about: float = 0.0, label: str = "limit") -> None:
     """Two dashed lines at a limit on either side."""
     if not np.isfinite(limit):
@@ -160,10 +169,7 @@ def core_auc(found: Findings) -> list[Picture]:
         figure, axes = panel(title, "AUC in the central 10×10 pixels", "", (4.2, 4.0))
         bars(axes, place + 0.13, *(numbers(part, c) for c in ("auc", "auc_lo", "auc_hi")),
              horizontal=True, color=OBSERVED, fmt="o", markersize=6, label="observed")  # fmt: skip
-        if known(part, "auc_rerendered"):
-            axes.plot(numbers(part, "auc_rerendered"), place - 0.13, "D", color=EXPECTED, ls="none",
-                      markersize=6, markerfacecolor="none", markeredgewidth=1.6,
-                      label="re-rendered arcs")  # fmt: skip
+        rerendered(axes, numbers(part, "auc_rerendered"), place - 0.13, "re-rendered arcs")
         axes.axvline(0.5, color=MUTED, lw=1)
         axes.set_yticks(place, names)
         axes.set_ylim(-0.6, len(part) - 0.4)
@@ -236,10 +242,8 @@ def dose(found: Findings) -> list[Picture]:
         label = "" if scale == RAW else ", normalised per sample"
         bars(axes, x, *(numbers(part, c) for c in ("auc", "auc_lo", "auc_hi")), color=OBSERVED,
              fmt=marker, markersize=5, label=f"observed{label}")  # fmt: skip
-        if known(part, "auc_rerendered"):
-            axes.plot(x, numbers(part, "auc_rerendered"), "D" if scale == RAW else "^", color=EXPECTED,
-                      ls="none", markersize=6, markerfacecolor="none", markeredgewidth=1.6,
-                      label=f"re-rendered{label}")  # fmt: skip
+        rerendered(axes, x, numbers(part, "auc_rerendered"), f"re-rendered{label}",
+                   "D" if scale == RAW else "^")  # fmt: skip
     axes.axhline(0.5, color=MUTED, lw=1)
     legend(figure, axes, 1)
     beside = " beside re-rendered" if known(table, "auc_rerendered") else ""
