@@ -175,6 +175,28 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
+PASSWORD = "s3cr/et"
+ADDRESSES = (
+    "survey.root", "survey.bricks_table", "targets.path", "plan.joint", "source.catalogue",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ADDRESSES)
+@pytest.mark.parametrize("scheme", ["https", "s3"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(key: str, scheme: str) -> None:
+    text = refusal({key: f"{scheme}://user:{PASSWORD}@host:8000/dr9"})
+    assert f"{key}: the address holds a password" in text
+    assert "docs/reading.md" in text
+    assert PASSWORD not in text
+
+
+@pytest.mark.parametrize(
+    "root", ["sftp://user@host/dr9", "http://host:8000/a@b", "/data/a:b@c", "s3://bucket/a:b@c"]
+)
+def test_an_address_without_a_password_is_taken(root: str) -> None:
+    assert parse_experiment(document({"survey.root": root})).survey.root == root
+
+
 @pytest.mark.parametrize(("changes", "says"), MISTAKES, ids=[str(m[0])[:50] for m in MISTAKES])
 def test_a_mistake_is_one_sentence(changes: dict[str, Any], says: list[str]) -> None:
     text = refusal(changes)

@@ -59,6 +59,14 @@ _USER = re.compile(r"^(?:[^/@]*@|[^/@:]+:(?!\d+/)[^@]*@)")
 """User and password before a host; a password of S3 may have a slash in it, what has a port may not."""
 
 
+def holds_password(url: str) -> bool:
+    """Whether an address tells a password before its host: it is not to be kept or shown."""
+    return _PASSWORD.match(url) is not None
+
+
+_PASSWORD = re.compile(r"^[^:/]+://[^/@:]*:(?!\d+/)[^@]*@")
+
+
 def check_address(url: str) -> None:
     """See that an address is one, and not a chain of them, as ``simplecache::s3://bucket/run``.
 

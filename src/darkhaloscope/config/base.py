@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
+from darkhaloscope import storage
 from darkhaloscope.draw import parse_draw, parse_mix
 
 Band = Literal["g", "r", "i", "z"]
@@ -30,6 +31,20 @@ def _no_truth(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_no_truth)]
 """A number, for which ``true`` does not stand."""
+
+
+def _without_password(address: str) -> str:
+    """What an experiment says is kept beside the data and shown in reports. The address is not repeated."""
+    if storage.holds_password(address):
+        raise ValueError(
+            "the address holds a password, and an experiment is kept with its data; take it out, and give it "
+            "to the process alone (docs/reading.md)"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_without_password)]
+"""A path, or a URL without a password."""
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from darkhaloscope.config.base import Band, Section, one_of, within
+from darkhaloscope.config.base import Address, Band, Section, one_of, within
 from darkhaloscope.draw import Draw, Mix
 
 
@@ -91,7 +91,7 @@ class SourceSection(Section):
     """Sersic index of the bulge."""
     bulge_q: Annotated[Draw, within(0.05, 1)] = Draw.constant(1.0)
     """Axis ratio of the bulge."""
-    catalogue: str | None = None
+    catalogue: Address | None = None
     """Catalogue of galaxy images, as GalSim's: a path or any fsspec URL."""
     image_mag: tuple[float, float] | None = None
     """Bounds of the catalogue's MAG, within which galaxies are chosen."""

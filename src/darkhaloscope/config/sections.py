@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from darkhaloscope.config.base import Band, Section
+from darkhaloscope.config.base import Address, Band, Section
 from darkhaloscope.config.digest import digest_of
 from darkhaloscope.config.fixes import FixSection
 from darkhaloscope.config.physics import (
@@ -58,7 +58,7 @@ def _block_rows(value: Any) -> Any:
 class SurveySection(Section):
     """Where the coadds are, and what they hold."""
 
-    root: str
+    root: Address
     """The release's folder: a local path or any fsspec URL (``s3://…``, ``https://…``)."""
     hemisphere: Literal["south", "north"] | None = "south"
     """Folder below ``root``; none for releases that have none (DR6)."""
@@ -69,7 +69,7 @@ class SurveySection(Section):
     """Stands wherever a formula needs one band; default r, else the first of z, g, i there is."""
     absent: tuple[Literal["maskbits", "psfsize"], ...] = ()
     """File kinds that this release does not have: their columns are missing, no row fails."""
-    bricks_table: str | None = None
+    bricks_table: Address | None = None
     """The release's ``survey-bricks-*.fits.gz``: its ``psfsize_{band}`` of a brick stands in where the
     map has no width at a target."""
     bad_bits: tuple[str, ...] | None = None
@@ -139,7 +139,7 @@ class Splits(Section):
 class TargetsSection(Section):
     """Which galaxies are lenses, and what a region is."""
 
-    path: str | None = None
+    path: Address | None = None
     """Table of targets (CSV, FITS or Parquet) with ra and dec in degrees."""
     positions: tuple[tuple[float, float], ...] = ()
     """Further (ra, dec) in degrees, without a magnitude: ``source.mag`` serves them."""
@@ -174,7 +174,7 @@ class PlanSection(Section):
     """Rows per target; with full grids, rows per target and grid cell."""
     control_fraction: float = Field(0.5, ge=0, le=1)
     """Probability that a row is a control."""
-    joint: str | None = None
+    joint: Address | None = None
     """A table (CSV, FITS or Parquet) whose columns are parameters such as ``lens.theta_e``: a row of it is
     drawn whole, and replaces those parameters."""
 
