@@ -20,8 +20,9 @@ from darkhaloscope.audit.classes import (
     wrong_sky_sigma,
 )
 from darkhaloscope.audit.hypotheses import judged, without_p
+from darkhaloscope.audit.intervals import Floats
 from darkhaloscope.audit.leak_map import whole_stamps
-from darkhaloscope.audit.looks import Looks, look_names, looks
+from darkhaloscope.audit.looks import FLAWS, Looks, look_names, looks
 from darkhaloscope.audit.measure import merge
 from darkhaloscope.variables import NEGATIVE_KINDS
 
@@ -57,6 +58,46 @@ def test_a_sky_level_of_controls_alone_is_named() -> None:
     assert "corners" in says or "ring" in says
 
 
+def cosmic_rays(images: Floats, rng: np.random.Generator) -> None:
+    for image in images:
+        y, x = rng.integers(4, 40, 2)
+        image[:, y, x : x + 4] += 15.0 * SKY[:, None]
+
+
+def off_centre(images: Floats, rng: np.random.Generator) -> None:
+    for image in images:
+        shift = rng.integers(0, 2, 2) * 4 - 2
+        image[:] = np.roll(image, shift, axis=(1, 2))
+
+
+def coarse(images: Floats, _: np.random.Generator) -> None:
+    step = 0.2 * UNIT
+    images[:] = step * np.round(images / step)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "feature"), [(cosmic_rays, FLAWS[1]), (off_centre, FLAWS[0]), (coarse, FLAWS[3])]
+)
+def test_flaws_of_controls_alone_are_named(
+    flaw: Callable[[Floats, np.random.Generator], None], feature: str
+) -> None:
+    ds = clean().copy(deep=True)
+    control = ds["lens_model"].values == 0
+    images = ds["ctrl"].values[control]
+    flaw(images, np.random.default_rng(3))
+    ds["ctrl"].values[control] = images
+    (says,) = controls(ds)
+    assert f"controls are told from the ctrl of injections by their {feature}" in says
+
+
+def test_controls_that_lack_pixels_are_named() -> None:
+    ds = clean().copy(deep=True)
+    control = np.flatnonzero(ds["lens_model"].values == 0)
+    ds["nodata"].values[control, :6, :6] = 7
+    (says,) = controls(ds)
+    assert f"by their {FLAWS[2]}" in says
+
+
 def test_controls_of_the_same_law_are_controls() -> None:
     assert controls(clean()) == []
     assert controls(of_two_exposures(clean(), 1)) == []
@@ -86,6 +127,26 @@ def test_looks_are_plain_numbers() -> None:
     # Two of the four sides' eight rows, less their share of the outermost ring.
     assert 0.3 < found[0, names.index("edges")] < 0.6
     assert np.isnan(looks(image, np.zeros(image.shape, dtype=bool))).all()
+
+
+def test_flaws_are_plain_numbers() -> None:
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:48, :48]
+    # Of 48 pixels the centre is at 23.5; the light's is 1.5 px off, by 0.9 in x and 1.2 in y.
+    galaxy = 100.0 * np.exp(-((x - 24.4) ** 2 + (y - 24.7) ** 2) / (2 * 1.2**2))
+    image = np.stack([galaxy + rng.normal(size=(48, 48)), np.round(rng.normal(size=(48, 48)))])
+    image[0, 8, 20:24] += 50.0
+    good = np.ones(image.shape, dtype=bool)
+    good[1, :12] = False
+    found = looks(image[:, None], good[:, None])[:, 0, [look_names(48).index(f) for f in FLAWS]]
+    off, spike, missing, values = found.T
+    assert off[0] == pytest.approx(1.5, abs=0.1)
+    assert np.isnan(off[1])
+    assert spike[0] == pytest.approx(50.0, abs=8.0)
+    assert 2.0 < spike[1] < 6.0
+    assert missing.tolist() == [0.0, 0.25]
+    assert values[0] == 1.0
+    assert values[1] == pytest.approx(8 / (36 * 48), rel=0.3)
 
 
 def far(ds: Ds, paired: bool) -> list[str]:

@@ -127,9 +127,8 @@ def sky_ratios(
     if "sky_sigma" in spec.lacks:
         return {}
     sigma = stats["row_sky_sigma"][place].astype(float)
-    ratio = np.divide(
-        ctrl.values[:, :, -1], sigma, out=np.full(sigma.shape, np.nan), where=sigma > 0
-    )
+    noise = ctrl.values[:, :, look_names(spec.size).index(NOISE)]
+    ratio = np.divide(noise, sigma, out=np.full(sigma.shape, np.nan), where=sigma > 0)
     return {band: v[np.isfinite(v)] for band, v in zip(spec.bands, ratio.T, strict=True)}
 
 
