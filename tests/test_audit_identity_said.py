@@ -107,6 +107,25 @@ def test_what_is_said_is_still_held_against_the_splits(tmp_path: Path) -> None:
     assert found.hosts_in_two_splits == 1
 
 
+def test_cells_of_the_sky_are_no_regions_that_a_split_knew(tmp_path: Path) -> None:
+    """All hosts in one cell of 0.25 deg, each in one split."""
+    place = {"ra": 10.0 + 1e-3 * rows()["target_id"], "dec": np.full(N, 0.1)}
+    source = open_source(written(tmp_path, region_id=None, target_id=None, **place))
+    spec = spec_of_source(source, AuditSettings())
+    found = quality(source.columns, "r", spec.lacks)
+    assert (found.regions, found.regions_in_two_splits, found.hosts_in_two_splits) == (1, 0, 0)
+    assert any(
+        note.startswith("regions in more than one split: the set says no") for note in spec.notes
+    )
+    place["ra"] = np.repeat(10.0, N)
+    source = open_source(written(tmp_path, region_id=None, target_id=None, **place))
+    assert quality(source.columns, "r", spec.lacks).hosts_in_two_splits == 1
+    brick = {"brick": np.repeat("0001p000", N), "region_id": None}
+    source = open_source(written(tmp_path, **brick))
+    spec = spec_of_source(source, AuditSettings())
+    assert quality(source.columns, "r", spec.lacks).regions_in_two_splits == 1
+
+
 def test_no_stand_in_is_the_number_of_a_real_host(tmp_path: Path) -> None:
     """Rows of a class without columns count as hosts of their own beside targets that are numbered."""
     sky = np.zeros((10, 24, 24), "f4")

@@ -5,7 +5,7 @@ Reads provenance only, one column at a time, so that ten million rows fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Quality:
     hosts_in_two_splits: int
 
 
-def quality(columns: xr.Dataset, reference_band: str) -> Quality:
+def quality(columns: xr.Dataset, reference_band: str, lacks: Collection[str] = ()) -> Quality:
     """Look at every column of a data set.
 
     Parameters
@@ -69,6 +69,9 @@ def quality(columns: xr.Dataset, reference_band: str) -> Quality:
         The provenance variables, in memory or lazy; pixels may be there and are not read.
     reference_band : str
         The band of ``arc_snr``.
+    lacks : collection of str
+        Columns that the set does not say. What stands in for its regions, as cells of the sky, may well be in
+        two splits, which knew nothing of it.
     """
     bands = [str(b) for b in columns["band"].values]
     injected = columns["lens_model"].values != 0
@@ -79,7 +82,8 @@ def quality(columns: xr.Dataset, reference_band: str) -> Quality:
     used = split != SPLITS.index("guard")
     region_of, host_of = _text_hashes(columns, "region_id"), columns["host_id"].values
     regions, hosts = len(np.unique(region_of)), len(np.unique(host_of))
-    region_leaks = _in_two_splits(region_of[used], split[used])
+    said = not {"region_id", "brick"} <= set(lacks)
+    region_leaks = _in_two_splits(region_of[used], split[used]) if said else 0
     host_leaks = _in_two_splits(host_of[used], split[used])
     reference = bands.index(reference_band)
     return Quality(

@@ -309,7 +309,7 @@ def _conclude(
         else "no arc can be drawn again"
     )
     console.print(f"{says}; reducing", highlight=False)
-    quality = audit.quality(columns, spec.reference_band)
+    quality = audit.quality(columns, spec.reference_band, spec.lacks)
     chosen = audit.selection(columns, spec)
 
     def redraw(rows: audit.Arrays, spec: AuditSpec, tolerance: float) -> audit.Arrays:

@@ -56,6 +56,11 @@ def lacking(first: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes.append(
             "regions: the set says none; each row counts as one, so intervals are too narrow"
         )
+    elif {"region_id", "brick"} <= set(lacks) and "region_split" not in lacks:
+        notes.append(
+            "regions in more than one split: the set says no regions; hosts and skies alone are held "
+            "against its splits"
+        )
     if "region_split" in lacks:
         notes.append("splits: the set has no region_split, nothing can leak from one into another")
     if not set(OUTCOME_COLUMNS) & set(first.data_vars):
