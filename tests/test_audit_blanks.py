@@ -73,6 +73,16 @@ PLANTS: dict[str, tuple[Callable[[], Pair], dict[str, int]]] = {
 }
 
 
+def test_what_a_fourier_transform_leaves_of_nothing_is_no_sky(tmp_path: Path) -> None:
+    """Arcs alone, whose faintest pixels are dust, on a ctrl that is blank."""
+    stamp, ctrl = pair()
+    arc = np.where(np.abs(stamp - ctrl) > 1e-4, stamp - ctrl, np.float32(0))
+    dust = 1e-8 * np.random.default_rng(4).normal(size=arc.shape).astype("f4")
+    dust[ROWS // 2 :] = 0.0
+    assert counted(tmp_path, ("stamp", "ctrl"), (arc + dust, 0 * ctrl)) == {}
+    assert counted(tmp_path, ("stamp", "ctrl"), (arc + 1e4 * dust, 0 * ctrl)) != {}
+
+
 @pytest.mark.parametrize("case", PLANTS)
 def test_what_one_image_lacks_is_counted(case: str, tmp_path: Path) -> None:
     make, wanted = PLANTS[case]

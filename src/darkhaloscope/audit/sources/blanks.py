@@ -11,6 +11,9 @@ SPECKLED = 0.05
 NOISY = 0.1
 """Share of pixels at which a line of them turns; 2/3 of white noise, and few of what is drawn."""
 
+DUST = 4.0 * float(np.finfo(np.float32).eps)
+"""Part of an image's brightest pixel below which a pixel is what a Fourier transform leaves of nothing."""
+
 Images = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -43,7 +46,10 @@ def _zeros_in_one(image: Images, other: Images) -> Mask:
     A patch is 3 by 3 pixels or 8 in a line. Where no sky is noisy 0 can be a right answer, as beside a
     galaxy that was drawn; where single pixels are 0 now and then, chance makes patches as well.
     """
-    alone = (image == 0) & (other != 0) & np.isfinite(other)
+    other = np.where(np.isfinite(other), other, np.float32(0))
+    peak = np.abs(other).max(axis=(2, 3), keepdims=True)
+    other = np.where(np.abs(other) > np.float32(DUST) * peak, other, np.float32(0))
+    alone = (image == 0) & (other != 0)
     found = np.zeros(len(image), dtype=bool)
     rows = np.flatnonzero(np.count_nonzero(alone, axis=(1, 2, 3)) >= 8)
     for i, band in np.argwhere(_patches(alone[rows])):
