@@ -28,7 +28,7 @@ from darkhaloscope.audit.causes import Limits, shown
 from darkhaloscope.audit.closure import Closure
 from darkhaloscope.audit.closure_summary import SUMMARY_COLUMNS
 from darkhaloscope.audit.constants import find_constants
-from darkhaloscope.audit.explain import Images, _Scores, closure_images, explain
+from darkhaloscope.audit.explain import MANY, Images, _Scores, closure_images, explain
 from darkhaloscope.audit.families import (
     displacement_of,
     excess_of,
@@ -164,6 +164,30 @@ def test_a_convention_of_some_rows_is_named_with_their_share() -> None:
     assert because.rows is not None
     moved = (because.rows["lens_pa"] != images.rows["lens_pa"]).sum()
     assert moved == pytest.approx(because.share[0] * len(images.arc), abs=0.5)
+
+
+def test_where_noise_explains_all_no_renderer_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than nothing is left of bright arcs, by their noise: no part of it is a bad renderer's."""
+    rows, wrong, side = 2 * MANY, 4, 12
+    rng = np.random.default_rng(5)
+    again = 100.0 * rng.uniform(0.5, 1, (rows + wrong, 1, side, side))
+    arc = again.copy()
+    arc[rows:] = again[rows:, :, ::-1]
+    ones = np.ones((rows + wrong, 1))
+    said = {
+        "hash": np.arange(rows + wrong, dtype=np.uint64),
+        "lens_q": np.where(np.arange(rows + wrong) < rows, 0.5, 1.0),
+    }
+    images = Images(
+        said, arc, again, np.ones(arc.shape, bool), 0.1 * ones, 0.0 * ones, ones[:, :, None, None]
+    )
+    left = images.unexplained(again)
+    assert left[:rows].mean() < 0 < left[rows:].min()
+    careless = {"one sample a pixel": lambda of: 0.999 * of.again}
+    monkeypatch.setattr("darkhaloscope.audit.explain._careless", lambda _: careless)
+    monkeypatch.setattr("darkhaloscope.audit.explain._after_fit", lambda *_: 1.0)
+    monkeypatch.setattr("darkhaloscope.audit.explain.alternatives", lambda _: [])
+    assert explain(images, spec_of(clean(10)), redraw_plain, mild=False) is None
 
 
 def test_a_wider_psf_and_a_larger_source_have_their_own_terms(rng: np.random.Generator) -> None:

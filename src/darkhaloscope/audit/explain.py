@@ -258,6 +258,8 @@ def explain(images: Images, spec: AuditSpec, redraw: Redraw, mild: bool) -> Expl
     before = float(sample.unexplained(sample.again).mean())
     fitted = _after_fit(sample, spec)
     floor = max(FLOOR, ERRORS * sample.error)
+    if before <= floor:  # in noise: nothing is left to be explained
+        return None
     careless = _careless(spec)
     known = [
         a
