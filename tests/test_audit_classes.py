@@ -98,6 +98,19 @@ def test_controls_that_lack_pixels_are_named() -> None:
     assert f"by their {FLAWS[2]}" in says
 
 
+def test_controls_in_coarse_steps_like_the_others_are_controls() -> None:
+    """Many looks are equal there; what rounds those of one class alone would break all ties one way."""
+    ds = clean().copy(deep=True)
+    images = ds["ctrl"].values
+    coarse(images, np.random.default_rng())
+    ds["ctrl"].values[:] = images
+    assert controls(ds) == []
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    ctrl = ctrl_looks(stats, spec)[1].values
+    assert np.array_equal(ctrl, ctrl.astype(np.float32), equal_nan=True)
+
+
 def test_controls_of_the_same_law_are_controls() -> None:
     assert controls(clean()) == []
     assert controls(of_two_exposures(clean(), 1)) == []

@@ -165,7 +165,9 @@ def ctrl_looks(stats: Arrays, spec: AuditSpec) -> tuple[NDArray[np.int64], Looks
     place = place[use]
     good = ~without_data(stats["whole_nodata"][use], len(spec.bands))
     good &= (stats["row_coverage"][place] > 0)[:, :, None, None]
-    return place, Looks(looks(stats["whole_ctrl"][use], good), stats["row_region"][place])
+    seen = looks(stats["whole_ctrl"][use], good).astype(np.float32)
+    # Rounded as those of controls are: where pixels are counts many are equal, and rounding breaks ties.
+    return place, Looks(seen.astype(float), stats["row_region"][place])
 
 
 def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
