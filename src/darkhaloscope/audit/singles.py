@@ -92,7 +92,8 @@ def singles(found: Closure, limits: Limits) -> Singles | None:
     lo, _ = binomial_interval(k, n, 1.0 - FAMILY_RISK)
     if k < (1 if empty else FEWEST) or k >= n / 2 or lo <= by_noise:
         return None
-    says = f"{k} of {n} arcs ({k / n:.1%}) {_what(off, limits)}, unlike the rest"
+    where = _bands(off, pairs)
+    says = f"{k} of {n} arcs ({k / n:.1%}) {_what(off, limits)}{where}, unlike the rest"
     bricks = off["brick"].unique()
     if len(bricks) == 1 and k >= FEWEST:
         says += f"; all of them in brick {bricks[0]}"
@@ -119,6 +120,13 @@ def _what(off: pd.DataFrame, limits: Limits) -> str:
     if quantity == "flux":
         return f"hold {off.flux_ratio.median():.3g} times the promised flux (median)"
     return f"have a PSF {off.width_ratio.median():.3g} times as wide as predicted (median)"
+
+
+def _bands(off: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """The bands in which these arcs are off, where they are right in another one that shows them."""
+    shown = pairs[pairs["hash"].isin(off["hash"]) & (pairs.signal > SEEN)]
+    bands = off["band"].unique().tolist()
+    return "" if set(shown["band"]) <= set(bands) else f" in band {', '.join(bands)}"
 
 
 def of_all(causes: list[Cause], found: Closure, limits: Limits) -> list[Cause]:
