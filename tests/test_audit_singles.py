@@ -21,7 +21,7 @@ from darkhaloscope.audit.intervals import Estimate, certain, t_interval
 from darkhaloscope.audit.measure import merge
 from darkhaloscope.audit.named import closure_causes
 from darkhaloscope.audit.rerender import predicted_width
-from darkhaloscope.audit.rounding import rounded, stored_as
+from darkhaloscope.audit.rounding import rounded, steps, stored_as
 from darkhaloscope.audit.shape import impossible_magnification
 from darkhaloscope.audit.singles import of_all, scattered_words, singles
 from darkhaloscope.audit.verdict import GateLimits
@@ -46,6 +46,16 @@ def some(n: int, change: Callable[[np.ndarray], np.ndarray]) -> Ds:
         return arc
 
     return with_arc(clean(PAIRS), plant)
+
+
+def test_arcs_that_lack_one_band_lack_that_band() -> None:
+    def without_z(arc: np.ndarray) -> np.ndarray:
+        arc[:, 2] = 0.0
+        return arc
+
+    found = singles(closed(some(9, without_z)), LIMITS)
+    assert found is not None
+    assert "9 of 110 arcs (8.2%) hold no light in band z, unlike the rest" in found.says
 
 
 @pytest.mark.parametrize(
@@ -200,10 +210,28 @@ def differences(ds: Ds, kind: type[np.floating], level: float = 0.0) -> Ds:
     return summed(ds.assign(ctrl=(ds["ctrl"].dims, ctrl.astype("f4")), arc=(ds["arc"].dims, arc)))
 
 
-@pytest.mark.parametrize(("kind", "level"), [(np.float16, 0.0), (np.float32, 1000.0)])
-def test_the_rounding_of_two_stored_images_is_no_bug(kind: type[np.floating], level: float) -> None:
-    ds = differences(clean(PAIRS), kind, level)
-    found = closed(ds)
+def on_steps(ds: Ds, step: float) -> Ds:
+    """The pairs as two stacks of counts hold them, each ``step`` nMgy."""
+    ctrl = np.round(ds["ctrl"].values.astype(float) / step).astype(np.int32)
+    stamp = np.round((ds["ctrl"].values.astype(float) + ds["arc"].values) / step).astype(np.int32)
+    injected = (ds["lens_model"].values != 0)[:, None, None, None]
+    arc = np.where(injected, (stamp - ctrl) * step, 0.0)
+    ctrl = (ctrl * np.float32(step)).astype("f4")
+    return summed(ds.assign(ctrl=(ds["ctrl"].dims, ctrl), arc=(ds["arc"].dims, arc.astype("f4"))))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda ds: differences(ds, np.float16),
+        lambda ds: differences(ds, np.float32, 1000.0),
+        lambda ds: on_steps(ds, 0.2 * SKY[0]),
+        lambda ds: on_steps(ds, 0.7 * SKY[0]),
+    ],
+    ids=["float16", "on a background", "counts", "coarse counts"],
+)
+def test_the_rounding_of_two_stored_images_is_no_bug(stored: Callable[[Ds], Ds]) -> None:
+    found = closed(stored(clean(PAIRS)))
     assert len(found.noise_pairs)
     assert [c.name for c in closure_causes(found, LIMITS) if c.kind == "bug"] == []
     assert singles(found, LIMITS) is None
@@ -216,6 +244,43 @@ def test_a_doubled_flux_is_found_in_rounded_images() -> None:
     doubled = with_arc(clean(PAIRS), lambda arc: 2 * arc)
     causes = closure_causes(closed(differences(doubled, np.float16)), LIMITS)
     assert [c.name for c in causes if c.kind == "bug"] == ["flux_scale"]
+
+
+def test_a_doubled_flux_is_found_in_counts() -> None:
+    doubled = with_arc(clean(PAIRS), lambda arc: 2 * arc)
+    causes = closure_causes(closed(on_steps(doubled, 0.2 * SKY[0])), LIMITS)
+    assert [c.name for c in causes if c.kind == "bug"] == ["flux_scale"]
+
+
+@pytest.mark.parametrize("step", [1.0, 0.003, 7e4 / 3])
+@pytest.mark.parametrize("brightest", [30.0, 1e5])
+def test_the_step_of_counts_is_read_from_their_pixels(step: float, brightest: float) -> None:
+    rng = np.random.default_rng(2)
+    counts = np.round(rng.normal(0.0, 3.0, (5, 30, 30)))
+    counts[:, 15, 15] = brightest
+    light = np.round(rng.exponential(2.0, (5, 30, 30)))
+    ctrl, stamp = (
+        (np.float32(step) * v.astype("f4")).astype(float) for v in (counts, counts + light)
+    )
+    found = stored_as(ctrl, (stamp - ctrl).astype("f4").astype(float))
+    assert isinstance(found, float)
+    assert found == pytest.approx(step, rel=1e-5)
+    arc = rng.exponential(2.0 * step, ctrl.shape)
+    left = rounded(ctrl, arc, found)
+    assert np.abs(left - arc).max() <= 0.501 * step
+    assert steps(ctrl, arc, found).max() == found
+
+
+def test_pixels_without_a_step_have_none() -> None:
+    rng = np.random.default_rng(2)
+    ctrl, arc = (rng.normal(size=(5, 30, 30)).astype("f4").astype(float) for _ in range(2))
+    counts = np.round(10 * ctrl)
+    # Arcs that are finer than the step of their ctrl were stored by themselves, and some counts are none.
+    assert not isinstance(stored_as(counts, arc), float)
+    assert not isinstance(stored_as(ctrl, arc), float)
+    assert not isinstance(stored_as(0 * ctrl, arc), float)
+    counts[0, 0, 0] += 0.3
+    assert not isinstance(stored_as(counts, counts), float)
 
 
 def test_the_type_of_stored_images_is_read_from_their_pixels() -> None:

@@ -28,6 +28,7 @@ from darkhaloscope.audit.intervals import (
     Estimate,
     Floats,
     effective_number,
+    generator,
     weighted_mean,
 )
 from darkhaloscope.audit.measure import Arrays, annuli, radial_bins
@@ -233,7 +234,8 @@ def _right(stats: Arrays, im: _Images, noise: Noise, b: int, spec: AuditSpec) ->
     if kind is not None and len(im.row):
         coarsest = (steps(ctrl, arc * unit, kind) / unit).max(axis=(1, 2))
         if float(np.median(coarsest)) > SCATTER_FLOOR:
-            there, arc = True, rounded(ctrl, arc * unit, kind) / unit * im.good
+            hidden = generator(spec.seed, 30 + b).uniform(-0.5, 0.5, ctrl.shape)
+            there, arc = True, rounded(ctrl, arc * unit, kind, hidden) / unit * im.good
     return replace(im, arc=arc) if there else None
 
 
