@@ -149,7 +149,9 @@ def _not_tested(
     few_controls: str,
     groups: pd.DataFrame,
 ) -> list[str]:
-    out = []
+    out = [
+        "the sky itself: whether galaxies lie at the recorded targets, and have the recorded PSF and bands"
+    ]
     why = (
         f"{regions} regions with whole stamps, {limits.regions} needed"
         if spec.redraws
