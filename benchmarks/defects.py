@@ -6,7 +6,9 @@ sets are kept apart: noiseless pairs with their provenance, pairs whose stamp an
 its own beside what they share, pairs that share no noise at all (independent; no defects are planted into
 them), and two classes without pairs. Every finished audit is a line of ``audits.jsonl`` in ``--folder``,
 with a digest of the sources it was made by: a study may be stopped (``--hours``), continued, given more
-seeds, and shared by several processes (``--part 0/2``), and audits by other sources are never counted.
+seeds, and shared by several processes (``--part 0/2``). Audits by other sources are not counted, but for
+noiseless plants by those in :data:`EARLIER`; ``--again`` audits some of these by the code as it is, and how
+many come out the same is told.
 """
 
 from __future__ import annotations
@@ -70,6 +72,11 @@ WANTED = {"detected": 0.95, "named": 0.90}
 MOST_FALSE = 0.01
 """Of clean sets, how many may alarm: 2 of 628 have it for their upper bound."""
 
+EARLIER = ("ea9d1fcdf3dd686b",)
+"""Sources whose audits of noiseless plants count beside these ones'. Of what came after, these sets are asked
+four things more of their controls in each band; all else is of others (counts, cells that stand for regions,
+dust, noise) or of words. Clean sets are all of the code as it is."""
+
 ALARMS = ("bug", "shortcut")
 CLOSURE = AuditSpec.closure
 P_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -99,9 +106,14 @@ DRAW_AGAIN = ("reference*.py", "rerender.py", "sampled.py", "spec.py")
 
 
 def sources() -> str:
-    """Digest of the code that an audit's result depends on: the audit, the pairs and the plants."""
+    """Digest of the code that an audit's result depends on: the audit, the pairs and the plants.
+
+    Without what opens the files of foreign sets: these pairs are in memory.
+    """
     mine = (Path(str(m.__file__)) for m in (audit_pairs, planted, shared_work))
-    return _digest(AUDIT.rglob("*.py"), LENSING.rglob("*.py"), mine, (Path(__file__),))
+    read = set((AUDIT / "sources").glob("*.py")) - {AUDIT / "sources" / "difference.py"}
+    audits = (file for file in AUDIT.rglob("*.py") if file not in read)
+    return _digest(audits, LENSING.rglob("*.py"), mine, (Path(__file__),))
 
 
 def drawing() -> str:
@@ -265,13 +277,44 @@ def _rounded(p: float) -> float | None:
     return float(f"{p:.3g}") if np.isfinite(p) else None
 
 
-def finished(folder: Path, pairs: int, closure: int, code: str) -> Iterator[Line]:
-    """Lines of the folder's book that were made by these sources, of sets and samples of that size."""
-    for book in sorted(folder.glob("audits*.jsonl")):
-        for text in book.read_text().splitlines():
-            line = json.loads(text)
-            if (line["pairs"], line["closure"], line["code"]) == (pairs, closure, code):
-                yield line
+def finished(folder: Path, pairs: int, closure: int) -> Iterator[Line]:
+    """Lines of the folder's books that count, of sets and samples of that size: these sources' first."""
+    code = sources()
+    counts = {code: 0, **{earlier: 1 for earlier in EARLIER}}
+    lines = [
+        line
+        for book in sorted(folder.glob("audits*.jsonl"))
+        for line in map(json.loads, book.read_text().splitlines())
+        if (line["pairs"], line["closure"]) == (pairs, closure) and line["code"] in counts
+    ]
+    for line in sorted(lines, key=lambda line: counts[line["code"]]):
+        if line["code"] == code or (line["kind"] == NOISELESS and line["size"] is not None):
+            yield line
+
+
+def once_each(lines: Iterable[Line]) -> list[Line]:
+    """The first line of each audit."""
+    first: dict[tuple[int, Case], Line] = {}
+    for line in lines:
+        first.setdefault((line["seed"], case_of(line)), line)
+    return list(first.values())
+
+
+def agreement(lines: list[Line]) -> dict[str, int]:
+    """Audits by these sources and by earlier ones: how many, how many verdicts and first causes are equal."""
+    of = {(d["seed"], case_of(d)): d for d in lines if d["code"] == sources()}
+    pairs = [
+        (of[key], d)
+        for d in lines
+        if d["code"] in EARLIER and (key := (d["seed"], case_of(d))) in of
+    ]
+    return {
+        "audits": len(pairs),
+        "seeds": len({d["seed"] for _, d in pairs}),
+        "verdict": sum(a["verdict"] == b["verdict"] for a, b in pairs),
+        "first_cause": sum(a["causes"][:1] == b["causes"][:1] for a, b in pairs),
+        "all_causes": sum(a["causes"] == b["causes"] for a, b in pairs),
+    }
 
 
 def study(
@@ -282,6 +325,7 @@ def study(
     *,
     closure: int = CLOSURE,
     clean_seeds: int = 0,
+    again: int = 0,
     part: tuple[int, int] = (0, 1),
     seconds: float = np.inf,
     keep: bool = True,
@@ -294,6 +338,8 @@ def study(
         Rows of the closure test of each audit.
     clean_seeds : int
         Seeds of which the clean pairs alone are audited, ``seeds`` among them.
+    again : int
+        Seeds in which what earlier sources audited is audited by these ones too.
     part : (int, int)
         Which seeds are this process's: those that leave k when divided by n.
     seconds : float
@@ -302,8 +348,8 @@ def study(
         Whether bases stay in the folder when their audits are done: 0.15 GB each at 2,000 pairs.
     """
     code, started = sources(), time.monotonic()
-    done = list(finished(folder, pairs, closure, code))
-    have = {(d["seed"], case_of(d)) for d in done}
+    done = list(finished(folder, pairs, closure))
+    have = {(d["seed"], case_of(d)) for d in done if d["code"] == code or d["seed"] >= again}
     book = folder / f"audits-{part[0]}.jsonl"
     plants = [case[1:] for case in wanted]
     for seed in range(max(seeds, clean_seeds)):
@@ -330,7 +376,7 @@ def study(
                 place.unlink()
     asked = set(wanted)
     return [
-        d for d in done
+        d for d in once_each(sorted(done, key=lambda line: line["code"] != code))
         if case_of(d) in asked
         and (d["seed"] < seeds or (d["size"] is None and d["seed"] < clean_seeds))
     ]  # fmt: skip
@@ -467,6 +513,12 @@ def main() -> None:
         "--defect", nargs="+", choices=DEFECTS, default=list(DEFECTS), metavar="NAME"
     )
     parser.add_argument("--sizes", action="store_true", help="all sizes, not the reference alone")
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=0,
+        help="base sets in which earlier code's plants are audited again",
+    )
     parser.add_argument("--part", default="0/1", help="k/n: this process takes seeds k, k + n, ...")
     parser.add_argument("--hours", type=float, default=np.inf, help="begin nothing after as many")
     parser.add_argument(
@@ -489,15 +541,18 @@ def main() -> None:
         if given.quick:
             pairs, seeds, wanted = QUICK_PAIRS, 1, cases([NOISELESS], list(QUICK), sizes=False)
         done = study(
-            folder, pairs, seeds, wanted, clean_seeds=given.clean_seeds, part=(k, n),
-            seconds=3600.0 * given.hours, keep=not given.drop,
+            folder, pairs, seeds, wanted, clean_seeds=given.clean_seeds, again=given.again,
+            part=(k, n), seconds=3600.0 * given.hours, keep=not given.drop,
         )  # fmt: skip
         lines = confusion(done)
+        both = agreement(list(finished(folder, pairs, CLOSURE)))
     show(lines, done, Console())
     if given.json is not None:
         figures = {
             "pairs": pairs,
             "code": sources(),
+            "codes": Counter(d["code"] for d in done),
+            "agreement": both,
             "defects": lines,
             "bounds": [b for kind in KINDS if (b := bounds(lines, kind))],
             "false_alarms": [f for kind in KINDS if (f := false_alarms(done, kind))],

@@ -24,8 +24,8 @@ HEAD = """\
 audits them as `dhs audit` does. This is what it found of sets with {pairs:,} injections.
 {state}
 
-Audits are in [defects/](defects/), a line each; they count for the code whose digest they hold (`{code}`:
-the audit, the renderer and the plants), and for no other.
+Audits are in [defects/](defects/), a line each, with the digest of their code (the audit, the renderer and
+the plants). They count for that code, `{code}`, and for no other{earlier}.
 
 ```sh
 mkdir study && cp docs/studies/defects/audits-*.jsonl study/   # go on from here
@@ -126,6 +126,21 @@ def asked(figures: Line, lines: list[Line]) -> str:
     return "\n".join(out) + "\n"
 
 
+def of_earlier(figures: Line) -> str:
+    """What part of the plants other code audited, and whether it makes a difference."""
+    others = {code: n for code, n in figures["codes"].items() if code != figures["code"]}
+    if not others:
+        return ""
+    both = figures["agreement"]
+    said = " and ".join(f"{n:,} noiseless plants of `{code}`" for code, n in others.items())
+    return (
+        f", but for {said}\n(`EARLIER` in `benchmarks/defects.py` says what came after). Of "
+        f"{both['audits']:,} plants of {both['seeds']} seeds that both audited, the verdict is the same in "
+        f"{both['verdict']:,}, the first\ncause in {both['first_cause']:,} and the list of all causes in "
+        f"{both['all_causes']:,}"
+    )
+
+
 def _in_all(figures: Line, kind: str) -> str:
     """All plants of a kind at their reference sizes together, and its clean sets."""
     out = ""
@@ -150,7 +165,10 @@ def page(figures: Line) -> str:
         if seeds >= SEEDS
         else f"**The study is not finished: {seeds} seeds of {SEEDS}** for noiseless pairs."
     )
-    out = HEAD.format(pairs=figures["pairs"], code=figures["code"], state=state, wanted=SEEDS)
+    out = HEAD.format(
+        pairs=figures["pairs"], code=figures["code"], state=state, wanted=SEEDS,
+        earlier=of_earlier(figures),
+    )  # fmt: skip
     out += asked(figures, reference) + BELOW + rows_of(reference)
     others = [d for d in every if d["kind"] == NOISELESS and not d["reference"]]
     if others:

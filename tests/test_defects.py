@@ -176,7 +176,8 @@ def test_the_digest_knows_all_that_a_result_depends_on(
     plain = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or plain(self))
     defects.sources()
-    assert {"defects.py", "planted.py", "render.py", "verdict.py"} <= set(read)
+    assert {"defects.py", "planted.py", "render.py", "verdict.py", "difference.py"} <= set(read)
+    assert not {"opening.py", "spread.py", "mapping.py"} & set(read)
     read.clear()
     defects.drawing()
     assert {"reference.py", "rerender.py", "render.py", "audit_pairs.py"} <= set(read)
@@ -209,6 +210,40 @@ def test_a_study_goes_on_where_it_was_stopped(
     monkeypatch.setattr(defects, "sources", lambda: "others")
     assert len(defects.study(tmp_path, 10, 1, wanted[:2])) == 2
     assert asked == ["nothing", "flux doubled"]
+
+
+def test_plants_of_earlier_code_count_once_and_clean_sets_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    cause = "flux_scale"
+
+    def audit(ds: object, truth: object, case: Case, *_: object) -> dict[str, Any]:
+        asked.append(f"{case.kind} {case.defect}")
+        return {"verdict": "bug", "causes": [cause], "least_p": 1.0, "seconds": 0.0, "p": []}
+
+    monkeypatch.setattr(defects, "audit", audit)
+    monkeypatch.setattr(defects, "base", lambda *_: (None, {}))
+    monkeypatch.setattr(defects, "sources", lambda: "old")
+    monkeypatch.setattr(defects, "EARLIER", ("old",))
+    wanted = defects.cases([NOISELESS, NOISY], ["pedestal", "flux doubled"], sizes=False)
+    assert len(defects.study(tmp_path, 10, 2, wanted)) == 12
+    asked.clear()
+    monkeypatch.setattr(defects, "sources", lambda: "new")
+    done = defects.study(tmp_path, 10, 2, wanted)
+    assert set(asked) == {
+        "noiseless nothing", "noisy nothing", "noisy pedestal", "noisy flux doubled",
+    }  # fmt: skip
+    assert len(asked) == 8
+    assert sorted(d["code"] for d in done) == ["new"] * 8 + ["old"] * 4
+    asked.clear()
+    cause = "blur"
+    done = defects.study(tmp_path, 10, 2, wanted, again=1)
+    assert asked == ["noiseless pedestal", "noiseless flux doubled"]
+    assert sorted(d["code"] for d in done) == ["new"] * 10 + ["old"] * 2
+    both = defects.agreement(list(defects.finished(tmp_path, 10, defects.CLOSURE)))
+    counts = {"audits": 2, "seeds": 1, "verdict": 2, "first_cause": 0, "all_causes": 0}
+    assert both == counts
 
 
 def test_seeds_are_shared_between_processes(
@@ -344,6 +379,8 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
     figures = {
         "pairs": 2000,
         "code": "abc",
+        "codes": {"abc": 20, "old": 1234},
+        "agreement": {"audits": 41, "seeds": 1, "verdict": 41, "first_cause": 40, "all_causes": 39},
         "defects": [
             line | {"plants": 59, "alarms": 58, "named": 58, "called": {"pedestal": 58, "leak": 1}}
         ],
@@ -356,6 +393,9 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
     found = tabulate_defects.page(figures)
     for says in (
         "not finished: 59 seeds of 60",
+        "but for 1,234 noiseless plants of `old`",
+        "Of 41 plants of 1 seeds that both audited, the verdict is the same in 41, the first",
+        "cause in 40 and the list of all causes in 39.",
         "118 of 120, at least 94.9 % | at least 95 %",
         "the least in 58 of 59 (pedestal)",
         "2 of 628 (60 bases under several skies), at most 1.01 %",
