@@ -101,6 +101,18 @@ def test_a_constant_is_said_only_where_it_fits(factor: float, says: str) -> None
     assert cause.name == "flux_scale"
     assert says in cause.evidence
     assert "magnifications too alike" in cause.evidence
+    assert cause.says.endswith("times the promised flux in band r")
+
+
+def test_a_flux_that_drifts_is_not_told_as_one_factor() -> None:
+    pairs = pairs_of(100, flux_ratio=np.linspace(1.0, 1.1, 100), magnification=1.0)
+    summary = pd.DataFrame(
+        [("flux", band, 0.05, 0.044, 0.056, 100, 0.0) for band in ("all", "r")],
+        columns=SUMMARY_COLUMNS,
+    )
+    empty = pd.DataFrame()
+    (cause,) = flux_causes(Closure(pairs, summary, empty, empty, 100, {}, empty), Limits())
+    assert "1.050 times the promised flux in band r on average, from 1.016 to 1.084" in cause.says
 
 
 def test_displacements_come_apart_into_vector_target_and_lens(rng: np.random.Generator) -> None:

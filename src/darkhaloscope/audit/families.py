@@ -126,6 +126,7 @@ def flux_causes(found: Closure, limits: Limits) -> list[Cause]:
         e = max((estimate for _, estimate in outside), key=lambda v: abs(v.value))
         each = ", ".join(f"{1.0 + v.value:.3f} times in {band}" for band, v in outside)
         says = f"the arcs hold the promised flux {each}: each band otherwise"
+    says += _spread(found, limits)
     size, interval = 1.0 + e.value, (1.0 + e.lo, 1.0 + e.hi)
     text = (
         f"flux ratio stored / promised: {per_band(outside, 1.0)}; {e.n} pairs; {_constant(outside)}"
@@ -136,6 +137,15 @@ def flux_causes(found: Closure, limits: Limits) -> list[Cause]:
         else f"; slope on ln(magnification) {slope.value:+.3f}: no error of magnification"
     )
     return [Cause("flux_scale", size, interval, text, "bug", abs(e.value) / limits.flux, says)]
+
+
+def _spread(found: Closure, limits: Limits) -> str:
+    """How far from one factor the arcs are, where noise does not tell: a drift has a mean as well."""
+    if len(found.noise_pairs) or not len(found.pairs):
+        return ""
+    of_arcs = found.pairs.groupby("hash")["flux_ratio"].mean()
+    lo, hi = of_arcs.quantile([0.16, 0.84])
+    return f" on average, from {lo:.3f} to {hi:.3f} (two thirds)" if hi - lo > limits.flux else ""
 
 
 def _constant(outside: list[tuple[str, Estimate]]) -> str:
