@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from audit_pairs import SKY, Ds, audit_rows, clean, measure, of_two_exposures, spec_of, with_arc
 from planted import planted
 
-from darkhaloscope.audit import undrawn
+from darkhaloscope.audit import open_source, undrawn
 from darkhaloscope.audit.classes import (
     class_tests,
     control_tests,
     ctrl_looks,
     far_tests,
+    lost_tests,
     sky_ratios,
     unseen_sky_sigma,
     wrong_sky_sigma,
@@ -24,6 +26,7 @@ from darkhaloscope.audit.intervals import Floats
 from darkhaloscope.audit.leak_map import whole_stamps
 from darkhaloscope.audit.looks import FLAWS, Looks, look_names, looks
 from darkhaloscope.audit.measure import merge
+from darkhaloscope.prepare import AuditSettings, spec_of_source
 from darkhaloscope.variables import NEGATIVE_KINDS
 
 UNIT = SKY[None, :, None, None]
@@ -240,3 +243,30 @@ def test_a_sky_sigma_that_is_not_that_of_the_pixels_is_a_bug() -> None:
         "sky_sigma against the noise of ctrl: 100 stamps needed (0 in r)"
     ]
     assert sky_ratios(stats, place, ctrl, spec_of(ds, lacks=("sky_sigma",))) == {}
+
+
+@pytest.mark.parametrize("lost", ["nonlens", "lens", "both"])
+def test_pixels_that_one_class_lacks_tell_it(lost: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    images = {name: rng.normal(size=(90, 2, 32, 32)).astype("f4") for name in ("lens", "nonlens")}
+    for name, image in images.items():
+        if lost in (name, "both"):
+            image[:, 1, :5, :5] = np.nan
+    np.savez(tmp_path / "x.npz", bands=["g", "r"], pixel_scale=0.2, **images)
+    source = open_source(str(tmp_path / "x.npz"))
+    spec = spec_of_source(source, AuditSettings())
+    stats = merge([measure(source.block(rows), spec) for rows in source.blocks(40)], spec)
+    tests = lost_tests(stats, spec, 20)
+    assert [t.where for t in tests] == [
+        "pixels without data, band g",
+        "pixels without data, band r",
+    ]
+    causes = judged(tests)[1]
+    if lost == "both":
+        assert causes == []
+        return
+    (cause,) = causes
+    more = "less" if lost == "nonlens" else "more"
+    assert (cause.name, cause.kind) == ("leak", "shortcut")
+    told = "lenses are told from non-lenses by their pixels without data in band r with an AUC of 1.000"
+    assert f"{told} ({more}" in cause.says

@@ -17,7 +17,16 @@ from darkhaloscope.audit.core_gate import match
 from darkhaloscope.audit.hypotheses import Hypothesis, p_beyond
 from darkhaloscope.audit.intervals import Floats, region_interval
 from darkhaloscope.audit.leak_map import Stamps
-from darkhaloscope.audit.looks import CORNERS, NOISE, Looks, look_names, looks
+from darkhaloscope.audit.looks import (
+    CORNERS,
+    LOST_CTRL,
+    LOST_STAMP,
+    NO_DATA,
+    NOISE,
+    Looks,
+    look_names,
+    looks,
+)
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.selection import FEWEST, auc_error, class_auc
 from darkhaloscope.audit.spec import AuditSpec
@@ -178,7 +187,7 @@ def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypo
     """
     if stamps.promised is not None or not len(stamps.row):
         return []
-    names = look_names(spec.size)
+    names, who = look_names(spec.size), _classes(spec)
     seen, ctrl = (Looks(looks(v, stamps.good), stamps.region) for v in (stamps.seen, stamps.ctrl))
     corner, ring = names.index(CORNERS), names.index(CORNERS) - 1
     gap = np.abs(np.nanmedian(seen.values, axis=0) - np.nanmedian(ctrl.values, axis=0))
@@ -186,10 +195,30 @@ def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypo
     out = []
     for name, feature in (("leak", CORNERS), ("noise_one_class", NOISE)):
         found = class_tests(
-            name, ("stamps", "ctrl"), seen, ctrl, spec.bands, {feature: names.index(feature)},
+            name, who, seen, ctrl, spec.bands, {feature: names.index(feature)},
             spec.seed, fewest_regions,
         )  # fmt: skip
         keep = flat if feature == CORNERS else np.ones(len(flat), dtype=bool)
         bands = {f"{feature}, band {b}" for b, ok in zip(spec.bands, keep, strict=True) if ok}
         out += [test for test in found if test.where in bands]
     return out
+
+
+def lost_tests(stats: Arrays, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
+    """Whether two classes without pairs are told apart by their pixels without data, as of masks.
+
+    Of images that were read from files: in memory both have the pixels of both.
+    """
+    if f"row_{LOST_STAMP}" not in stats:
+        return []
+    one, other = (
+        Looks(stats[f"row_{name}"][:, :, None].astype(float), stats["row_region"])
+        for name in (LOST_STAMP, LOST_CTRL)
+    )
+    return class_tests(
+        "leak", _classes(spec), one, other, spec.bands, {NO_DATA: 0}, spec.seed, fewest_regions
+    )
+
+
+def _classes(spec: AuditSpec) -> tuple[str, str]:
+    return ("stamps", "ctrl") if spec.paired else ("lenses", "non-lenses")

@@ -19,6 +19,7 @@ from darkhaloscope.audit.classes import (
     control_tests,
     ctrl_looks,
     far_tests,
+    lost_tests,
     sky_ratios,
     unseen_sky_sigma,
     wrong_sky_sigma,
@@ -90,6 +91,7 @@ def diagnose(
     tests = [
         *noise_tests(stamps, limits.regions),
         *far_tests(stamps, spec, limits.regions),
+        *lost_tests(stats, spec, limits.regions),
         *control_tests(stats, ctrl, spec, limits.regions),
         *leak_tests(leak, limits.excess_auc, limits.regions),
         *target_tests(aligned, stamps.region, limits.regions),

@@ -28,6 +28,9 @@ OFF_CENTRE, SPIKES, NO_DATA, VALUES = (
 SKY = (CORNERS, EDGES, NOISE)
 FLAWS = (OFF_CENTRE, SPIKES, NO_DATA, VALUES)
 
+LOST_STAMP, LOST_CTRL = "lost_stamp", "lost_ctrl"
+"""Columns (pair, band) of sets without pairs: part of an image's pixels that are no numbers."""
+
 
 @dataclass(frozen=True)
 class Looks:

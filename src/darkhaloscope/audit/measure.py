@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.integrity import CHECKS, CORE_MATCHED, offenders
-from darkhaloscope.audit.looks import looks
+from darkhaloscope.audit.looks import LOST_CTRL, LOST_STAMP, looks
 from darkhaloscope.audit.spec import AuditSpec, lowest, row_hashes, shares
 from darkhaloscope.errors import Reason
 from darkhaloscope.geometry import core_slice
@@ -303,7 +303,7 @@ def _audit_rows(
         "row_core_arc": ds["arc"].values[keep][..., core, core].astype(np.float32),
         "row_core_nodata": ds["nodata"].values[keep][..., core, core].astype(np.uint8),
     }
-    optional = (name for name in OPTIONAL_COLUMNS if name in ds)
+    optional = (name for name in (*OPTIONAL_COLUMNS, LOST_STAMP, LOST_CTRL) if name in ds)
     for name in (*PAIR_COLUMNS, *optional, *BAND_COLUMNS):
         values = ds[name].values[keep]
         rows[f"row_{name}"] = values.astype(str) if name in TEXT_COLUMNS else values

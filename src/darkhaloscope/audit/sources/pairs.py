@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.looks import LOST_CTRL, LOST_STAMP
 from darkhaloscope.audit.sources.arrays import ArrayFile
 from darkhaloscope.audit.sources.blanks import one_sided
 from darkhaloscope.audit.sources.complete import NEEDED, complete, sky_of, unsaid
@@ -128,7 +129,8 @@ class PairSource:
         )
         ctrl, ctrl_step = self._images(ctrl_name, rows)
         light, light_step = self._images(light_name, rows)
-        nodata = ~np.isfinite(ctrl) | ~np.isfinite(light)
+        ctrl_lost, light_lost = ~np.isfinite(ctrl), ~np.isfinite(light)
+        nodata = ctrl_lost | light_lost
         differ = one_sided(*self._pair(ctrl, light)) if self.paired else {}
         arc = light if self.way == ("ctrl", "arc") else np.where(nodata, 0.0, light) - ctrl
         arc = np.where(nodata, 0.0, arc).astype(np.float32)
@@ -156,6 +158,11 @@ class PairSource:
                 off if self.paired else np.full_like(off, np.inf),
             )
         made = made.assign({name: ("pair", rows & ~failed) for name, rows in differ.items()})
+        if not self.paired:
+            share = {LOST_STAMP: light_lost, LOST_CTRL: ctrl_lost}
+            made = made.assign(
+                {k: (("pair", "band"), v.mean(axis=(2, 3))) for k, v in share.items()}
+            )
         return made.assign(
             ctrl=(cube, ctrl),
             arc=(cube, np.where(lost, np.float32(0), arc)),
