@@ -172,6 +172,17 @@ def test_fractions_fail_at_the_risk_of_a_family(
     assert outcome[k] == "not_enough"
 
 
+def test_a_fraction_of_arcs_is_told_beside_what_noise_makes_of_it() -> None:
+    noisy = arcs(200, 150, 100, centroid_shift=0.7)
+    noisy.noise_pairs.loc[:59, "centroid_shift"] = 0.7
+    gate = localisation_gate(noisy, GateLimits())
+    assert (gate.value, gate.by_noise, gate.outcome) == (0.75, 0.6, "not_enough")
+    assert "60 of 100 arcs are off by it alone" in gate.missing
+    still = localisation_gate(arcs(200, 150, centroid_shift=0.7), GateLimits())
+    lines = judge([gate, still], [], GateLimits(), 200, [], "all agrees")["gates"]
+    assert [line.get("by_noise") for line in lines[:2]] == [0.6, None]
+
+
 @pytest.mark.parametrize(
     ("lo", "hi", "granted", "says"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from audit_pairs import SIZE, SKY, Ds, clean, gate, names, run_audit, spec_of, with_arc
@@ -65,6 +67,15 @@ def test_noise_that_both_classes_have_of_their_own_is_no_shortcut() -> None:
     assert not {"flux_scale", "shift", "blur", "core_pedestal", "pedestal"} & set(names(result))
     sizes = result.tables["tests"].query("test == 'noise_one_class'")
     assert (sizes["p_holm"] > 0.05).all()
+    worst = [str(why) for why in result.examples["why"] if why]
+    told = [
+        re.fullmatch(r"(.*) % of its light is not as .*, (.*) % by noise alone", w) for w in worst
+    ]
+    shares = [[float(v.replace(",", "")) for v in w.groups()] for w in told if w is not None]
+    assert len(shares) == len(worst) == 6
+    assert all(abs(one / noise - 1.0) < 0.2 for one, noise in shares)
+    elsewhere = gate(result, "arc_localisation")
+    assert abs(elsewhere["value"] - elsewhere["by_noise"]) < 0.1
 
 
 # --- noise of the arcs' own photons ---------------------------------------------------------------

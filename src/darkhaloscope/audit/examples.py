@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.closure import Closure
@@ -77,9 +78,9 @@ def _worst(
     if not spec.paired or not len(there):
         return there[:0], []
     if len(found.pairs):
-        far = found.pairs.groupby("hash", sort=True)["difference"].max().nlargest(N_WORST)
-        place = match(far.index.to_numpy(dtype=stats["whole_hash"].dtype), stats["whole_hash"])
-        return place, [f"{plain(100 * v)} % of its light is not as re-rendered" for v in far]
+        far = _furthest(found)
+        place = match(far["hash"].to_numpy(dtype=stats["whole_hash"].dtype), stats["whole_hash"])
+        return place, [_unlike(*v) for v in zip(far["difference"], far["noise"], strict=True)]
     inner, outer = annuli(spec.size)[0]
     radius = radius_map(spec.size, stamp_centre(spec.size), stamp_centre(spec.size))
     ring = (radius >= inner) & (radius < outer)
@@ -88,6 +89,26 @@ def _worst(
     size = np.nan_to_num(unit).max(axis=1)
     first = np.argsort(-size, kind="stable")[:N_WORST]
     return there[first], [f"{plain(size[k])} sky sigma a pixel far out" for k in first]
+
+
+def _furthest(found: Closure) -> pd.DataFrame:
+    """The arcs that differ most, noise taken off: ``hash``, ``difference`` and ``noise`` of one band each.
+
+    ``noise`` is the difference that noise, or rounding, alone makes of the arc; 0 where there is none.
+    """
+    images = ["hash", "band"]
+    noise = found.noise_pairs.groupby(images)["difference"].max()
+    table = found.pairs[[*images, "difference"]].sort_values("hash", kind="stable")
+    of_each = noise.reindex(pd.MultiIndex.from_frame(table[images])).to_numpy(float)
+    table = table.assign(noise=np.nan_to_num(of_each)).reset_index(drop=True)
+    beyond = (table["difference"] - table["noise"]).groupby(table["hash"], sort=True)
+    return table.loc[beyond.idxmax().loc[beyond.max().nlargest(N_WORST).index]]
+
+
+def _unlike(difference: float, noise: float) -> str:
+    """How much of an arc's light is not as re-rendered, and how much of that is noise."""
+    says = f"{plain(100 * difference)} % of its light is not as re-rendered"
+    return f"{says}, {plain(100 * noise)} % by noise alone" if noise > 0 else says
 
 
 def plain(value: float) -> str:

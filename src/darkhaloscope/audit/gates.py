@@ -161,16 +161,20 @@ def _fraction_gate(
             f"{name} needs more closure pairs than {n}: its interval [{lo:.3g}, {hi:.3g}] crosses "
             f"{limit:g}"
         )
+    share = float("nan")
     if len(found.noise_pairs):
         by_noise = int(off(found.noise_pairs).groupby(found.noise_pairs["hash"]).any().sum())
         drawn = found.noise_pairs["hash"].nunique()
+        share = by_noise / drawn
         lo = max(0.0, lo - binomial_interval(by_noise, drawn)[1])
         certainly -= binomial_interval(by_noise, drawn, 1.0 - FAMILY_RISK)[1]
-        need = f"{name} needs stamps with less noise: {by_noise} of {n} arcs are off by it alone"
+        need = (
+            f"{name} needs stamps with less noise: {by_noise} of {drawn} arcs are off by it alone"
+        )
     outcome: Outcome = "not_enough"
     if n >= limits.closure_pairs:
         outcome = "pass" if hi <= limit else "fail" if certainly > limit else "not_enough"
-    return Gate(name, bad / n, (lo, hi), limit, outcome, need)
+    return Gate(name, bad / n, (lo, hi), limit, outcome, need, by_noise=share)
 
 
 def integrity_gate(wrong: Sequence[WrongRows]) -> Gate:

@@ -111,7 +111,8 @@ class GateLimits:
 class Gate:
     """One threshold and what the data say to it.
 
-    ``missing`` says what it would take to decide, ``failed_by`` which of several checks made it fail.
+    ``missing`` says what it would take to decide, ``failed_by`` which of several checks made it fail,
+    ``by_noise`` what noise alone makes of the value, where that was asked.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Gate:
     outcome: Outcome
     missing: str = field(default="", compare=False)
     failed_by: str = field(default="", compare=False)
+    by_noise: float = field(default=math.nan, compare=False)
 
 
 def judge(
@@ -218,6 +220,7 @@ def document(
                 "interval": [_number(v) for v in g.interval],
                 "limit": g.limit,
                 "outcome": g.outcome,
+                **({"by_noise": g.by_noise} if math.isfinite(g.by_noise) else {}),
             }
             for g in gates
         ],

@@ -179,10 +179,17 @@ def alignment(found: Findings) -> str:
             "Mean shares of the light in quadrants differ from those of the re-rendered arcs by "
             f"{number(gap, 2)} at most."
         )
-    elsewhere = found.gate("arc_localisation").get("value")
-    if elsewhere is not None:
-        parts.append(f"{percent(float(elsewhere))} of the arcs lie elsewhere than re-rendered.")
-    return " ".join(parts)
+    parts.append(_elsewhere(found.gate("arc_localisation")))
+    return " ".join(part for part in parts if part)
+
+
+def _elsewhere(gate: dict[str, Any]) -> str:
+    """How many arcs are not where they should be, beside how many noise alone puts off."""
+    if gate.get("value") is None:
+        return ""
+    says = f"{percent(float(gate['value']))} of the arcs lie elsewhere than re-rendered"
+    noise = gate.get("by_noise")
+    return f"{says}." if noise is None else f"{says}; noise alone puts {percent(noise)} elsewhere."
 
 
 def displaced(found: Findings) -> str:
