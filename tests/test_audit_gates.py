@@ -202,6 +202,30 @@ def test_a_gate_that_cannot_decide_says_why(
     gate = next(g for g in closure_gates(found, GateLimits()) if g.name == "residual_pedestal")
     assert gate.outcome == "not_enough"
     assert says in gate.missing
+    more = "more closure pairs (or fainter arcs) than 150"
+    assert f"needs {'fainter arcs' if granted else more}: its interval" in gate.missing
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "noisy", "says"),
+    [
+        ("closure_flux", "flux", False, "more closure pairs than 150"),
+        ("closure_flux", "flux", True, "more closure pairs than 150, or stamps with less noise"),
+        ("residual_pedestal", "core_pedestal", True, "more closure pairs than 150, or stamps with"),
+        ("closure_residual", "leftover", True, "stamps with less noise (or finer steps)"),
+        ("closure_residual", "leftover", False, "more closure pairs than 150"),
+    ],
+)
+def test_fainter_arcs_are_wanted_where_they_help(
+    name: str, quantity: str, noisy: bool, says: str
+) -> None:
+    pairs = pd.DataFrame({"band": ["r"]})
+    line = (quantity, "r", 0.0, -0.5, 0.5, 150, 0.0)
+    summary = pd.DataFrame([line], columns=SUMMARY_COLUMNS)
+    found = Closure(pairs, summary, pairs, pairs, 150, {}, pairs if noisy else pairs.iloc[:0])
+    gate = next(g for g in closure_gates(found, GateLimits()) if g.name == name)
+    assert gate.missing.startswith(f"{name} needs {says}")
+    assert "fainter" not in gate.missing
 
 
 def auc_at(wanted: int, *sizes: int, total: int = 2000, limit: float = 0.70) -> Gate:

@@ -74,6 +74,8 @@ def test_noise_that_both_classes_have_of_their_own_is_no_shortcut() -> None:
     shares = [[float(v.replace(",", "")) for v in w.groups()] for w in told if w is not None]
     assert len(shares) == len(worst) == 6
     assert all(abs(one / noise - 1.0) < 0.2 for one, noise in shares)
+    assert "less noise" in result.verdict["sentence"]
+    assert "fainter" not in result.verdict["sentence"]
     elsewhere = gate(result, "arc_localisation")
     assert abs(elsewhere["value"] - elsewhere["by_noise"]) < 0.1
 

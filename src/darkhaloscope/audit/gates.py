@@ -65,18 +65,40 @@ def closure_gates(found: Closure, limits: GateLimits) -> list[Gate]:
             missing = (
                 _pairs_missing(have, limits)
                 if have < limits.closure_pairs
-                else f"{name} needs more closure pairs (or fainter arcs) than {have}: its interval "
-                f"[{worst.lo:.3g}, {worst.hi:.3g}] {_undecided(worst, limit)}"
+                else f"{name} needs {_needed(name, worst, limit, have, len(found.noise_pairs) > 0)}: "
+                f"its interval [{worst.lo:.3g}, {worst.hi:.3g}] {_undecided(worst, limit)}"
                 if np.isfinite(worst.lo)
-                else f"{name} needs fainter arcs: too few of {have} pairs can show {limit:g}"
+                else f"{name} needs {'fainter arcs' if name == 'residual_pedestal' else 'more pairs'}: "
+                f"too few of {have} pairs can show {limit:g}"
             )
         gates.append(Gate(name, worst.value, (worst.lo, worst.hi), limit, outcome, missing))
     return gates
 
 
+def _needed(name: str, e: Estimate, limit: float, have: int, noisy: bool) -> str:
+    """What would narrow an interval of ``have`` pairs, or lessen what is granted.
+
+    Noise hides faint arcs first, and lengthens what is left over however many pairs there are. Without it
+    arcs hide a constant, the less the fainter they are; ratios and displacements are the same at any light.
+    """
+    less_noise = "stamps with less noise (or finer steps)"
+    if noisy:
+        leftover = name == "closure_residual"
+        return less_noise if leftover else f"more closure pairs than {have}, or {less_noise}"
+    if name != "residual_pedestal":
+        return f"more closure pairs than {have}"
+    # More pairs do not lessen what is granted.
+    granted = _beyond(e, limit) and e.granted > 0
+    return "fainter arcs" if granted else f"more closure pairs (or fainter arcs) than {have}"
+
+
+def _beyond(e: Estimate, limit: float) -> bool:
+    return e.lo > limit or e.hi < -limit
+
+
 def _undecided(e: Estimate, limit: float) -> str:
     """Why an interval neither passes nor fails."""
-    if not (e.lo > limit or e.hi < -limit):
+    if not _beyond(e, limit):
         return f"crosses its limit {limit:g}"
     beyond = f"lies beyond its limit {limit:g}"
     if e.granted > 0:
