@@ -244,3 +244,5 @@ def test_noise_of_either_class_alone_is_seen(noisier: str) -> None:
     stamps = Stamps(ctrl, seen, ctrl, np.ones(shape, bool), rows, rows, rows, rows)
     (cause,) = judged(noise_tests(stamps, 20))[1]
     assert cause.says.startswith(f"far from the arcs the {noisier} hold noise of 0.5")
+    other = {"stamps": "ctrl", "ctrl": "stamps"}[noisier]
+    assert f"do not: added to the {noisier}, or smoothed away in the {other}" in cause.says

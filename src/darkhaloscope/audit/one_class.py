@@ -42,7 +42,7 @@ def noise_tests(stamps: Stamps, fewest_regions: int) -> list[Hypothesis]:
         ends = t_interval(abs(excess), abs(excess) + error * np.array([-1.0, 1.0]) / np.sqrt(2), n)
         says = (
             f"far from the arcs the {who} hold noise of {size:.2g} sky sigma that the {other} "
-            "do not: noise added to one class"
+            f"do not: added to the {who}, or smoothed away in the {other}"
         )
         out.append(
             Hypothesis(
