@@ -14,6 +14,7 @@ from darkhaloscope.audit import AuditSpec
 from darkhaloscope.audit.growth import growth_table, magnification_table, other_magnifications
 from darkhaloscope.audit.leak_map import Stamps, whole_stamps
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.shape import core_table, quadrant_table
 from darkhaloscope.audit.slopes import core_slopes
 from darkhaloscope.geometry import radius_map
 
@@ -48,6 +49,21 @@ def test_light_and_trend_are_those_of_the_stored_arcs(ds: xr.Dataset, parts: Par
         assert (part["lo"] <= part["value"]).all()
     # A wider ring covers more sky.
     assert table.loc[("trend", "area"), "lo"] > 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_known_of_no_arc_is_missing_without_a_warning(parts: Parts) -> None:
+    """No promised arc has light, and one stamp has no data in any band."""
+    stamps, stats, _, spec = parts
+    good = stamps.good.copy()
+    good[0] = False
+    dark = replace(stamps, promised=stamps.ctrl, good=good)
+    core = core_table(dark, stats, spec)
+    assert core.loc[core["quantity"] != "core_excess", "rerendered"].isna().all()
+    area = growth_table(dark, stats, spec).query("quantity == 'area'")
+    assert area["rerendered"].isna().all()
+    assert np.isfinite(core["value"]).all()
+    assert quadrant_table(dark, stats, spec)["rerendered"].isna().all()
 
 
 def test_the_area_of_a_gaussian_is_known(parts: Parts) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from darkhaloscope.audit.core_gate import match
-from darkhaloscope.audit.intervals import Floats, weighted_mean
+from darkhaloscope.audit.intervals import Floats, known_mean, weighted_mean
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.spec import AuditSpec, interval_labels
@@ -51,7 +51,7 @@ def growth_table(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> pd.DataFrame
             if not len(members):
                 continue
             e = weighted_mean(values[members], np.ones(len(members)), spec.seed, stream=24)
-            promised = np.nan if again is None else float(np.nanmean(again[quantity][members]))
+            promised = np.nan if again is None else known_mean(again[quantity][members])
             lines.append((label, quantity, e.value, e.lo, e.hi, promised, e.n))
         trend, lo, hi, n = _rank_correlation(theta_e, values)
         promised = np.nan if again is None else _rank_correlation(theta_e, again[quantity])[0]

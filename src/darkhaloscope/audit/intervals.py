@@ -98,6 +98,12 @@ def weighted_mean(
     return Estimate(value, *t_interval(value, replicates, len(v), confidence), len(v))
 
 
+def known_mean(values: Floats) -> float:
+    """Mean of those values that are numbers; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def effective_number(weights: Floats) -> float:
     """How many equal weights these are worth: (sum w)^2 / sum w^2 (Kish 1965)."""
     total = float((weights**2).sum())

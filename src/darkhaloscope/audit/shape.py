@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.audit.causes import Cause
 from darkhaloscope.audit.hypotheses import Hypothesis, p_above
-from darkhaloscope.audit.intervals import Floats, weighted_mean
+from darkhaloscope.audit.intervals import Floats, known_mean, weighted_mean
 from darkhaloscope.audit.leak_map import Stamps
 from darkhaloscope.audit.measure import Arrays
 from darkhaloscope.audit.spec import COARSE_THETA_E_EDGES, AuditSpec, interval_labels
@@ -61,7 +61,7 @@ def core_table(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> pd.DataFrame:
             continue
         for quantity in ("core_fraction", "core_excess", "centre_to_peak"):
             e = weighted_mean(seen[quantity][members], np.ones(len(members)), spec.seed, stream=21)
-            expected = np.nan if again is None else float(np.nanmean(again[quantity][members]))
+            expected = np.nan if again is None else known_mean(again[quantity][members])
             lines.append((family, label, quantity, e.value, e.lo, e.hi, expected, e.n))
     return pd.DataFrame(lines, columns=CORE_COLUMNS)
 
@@ -85,8 +85,7 @@ def quadrant_table(stamps: Stamps, stats: Arrays, spec: AuditSpec) -> pd.DataFra
             light = (images[:, band] - stamps.ctrl[:, band]) * stamps.good[:, band]
             part.append(_ratio((light * mask).sum(axis=(1, 2)), light.sum(axis=(1, 2))))
         e = weighted_mean(part[0], np.ones(len(part[0])), spec.seed, stream=22)
-        expected = float(np.nanmean(part[1])) if np.isfinite(part[1]).any() else np.nan
-        lines.append((name, e.value, e.lo, e.hi, expected, e.n))
+        lines.append((name, e.value, e.lo, e.hi, known_mean(part[1]), e.n))
     return pd.DataFrame(lines, columns=QUADRANT_COLUMNS)
 
 
@@ -181,7 +180,7 @@ def _numbers(images: Floats, stamps: Stamps, radius: Floats, spec: AuditSpec) ->
     return {
         "core_fraction": _ratio(inside, light.sum(axis=(1, 2))),
         "core_excess": _ratio(inside, galaxy),
-        "centre_to_peak": _ratio(profile[0], np.nanmax(profile, axis=0)) if len(light) else inside,
+        "centre_to_peak": _ratio(profile[0], np.fmax.reduce(profile)) if len(light) else inside,
     }
 
 
