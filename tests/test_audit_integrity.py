@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import xarray as xr
-from audit_pairs import clean, names, run_audit, summed, with_arc
+from audit_pairs import clean, names, run_audit, spec_of, summed, with_arc
 
+from darkhaloscope.audit import measure, merge
 from darkhaloscope.audit.integrity import CHECKS, columns_written, half_unit, offenders, written_as
+from darkhaloscope.audit.wrong_rows import wrong_rows
 
 pytestmark = pytest.mark.usefixtures("remembered")
 
@@ -86,6 +88,25 @@ def test_one_such_row_is_a_bug(plant: Callable[[Ds], Ds]) -> None:
     assert result.verdict["verdict"] == "bug"
     assert result.exit_code == 1
     assert names(result)[0] in result.verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (light_on_a_control, "1 of {controls} controls hold arc light"),
+        (magnification_column_off, "{injections} of {injections} injections have a magnification"),
+        (a_nan, "1 of {rows} rows: pixels_not"),
+    ],
+)
+def test_wrong_rows_are_counted_among_their_own_class(plant: Callable[[Ds], Ds], says: str) -> None:
+    ds = plant(clean())
+    spec = spec_of(ds)
+    stats = merge([measure(ds, spec)], spec)
+    injections = int((ds["lens_model"].values > 0).sum())
+    rows = ds.sizes["pair"]
+    (found,) = wrong_rows(stats, spec)
+    says = says.format(rows=rows, injections=injections, controls=rows - injections)
+    assert found.text.startswith(says.replace("pixels_not", CHECKS["pixels_not_finite"]))
 
 
 def test_flux_errors_that_cancel_in_the_mean_are_a_bug() -> None:

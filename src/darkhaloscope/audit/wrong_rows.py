@@ -26,7 +26,8 @@ PHOTON_ERRORS = 6.0
 
 @dataclass(frozen=True)
 class WrongRows:
-    """``count`` of ``rows`` fail the check ``name``; ``text`` says what they do."""
+    """``count`` of ``rows``, of the class that it is about, fail the check ``name``; ``text`` says what they
+    do."""
 
     name: str
     count: int
@@ -43,10 +44,12 @@ def wrong_rows(stats: Arrays, spec: AuditSpec, photons: float = 0.0) -> list[Wro
         Variance that a unit of an arc's light adds to its pixel, sky sigma. Recorded fluxes are without that
         noise: they are then held against the sums of the rows kept whole alone, and granted what it makes.
     """
-    rows = max(int(stats["outcomes"].sum()), 1)
+    controls, injections = stats["outcomes"].sum(axis=(1, 2)).tolist()
+    classes = {"controls": controls, "injections": injections}
     found = []
     for (name, says), n in zip(CHECKS.items(), stats["integrity"].tolist(), strict=True):
-        of, what = rows, f"rows: {says}"
+        of = classes.get(says.partition(" ")[0], 0)
+        of, what = (of, says) if of else (max(controls + injections, 1), f"rows: {says}")
         if n and name == FLUX and photons > 0:
             off = beyond_photons(stats, spec, photons)
             n, of = int(off.sum()), len(off)
