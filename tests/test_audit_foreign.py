@@ -615,9 +615,15 @@ def test_fields_of_records_are_columns(pairs: xr.Dataset, tmp_path: Path) -> Non
 
 
 def test_more_bands_than_a_byte_has_bits_are_refused(tmp_path: Path) -> None:
-    cube = np.zeros((4, 9, 32, 32))
+    cube = np.zeros((9, 9, 32, 32))
     np.savez(tmp_path / "x.npz", stamp=cube, ctrl=cube, bands=[f"b{i}" for i in range(9)])
-    with pytest.raises(UserError, match="have 9 bands; an audit takes up to 8"):
+    says = r"have 9 bands, .* from \(9, 9, 32, 32\); an audit takes up to 8, leave some out"
+    with pytest.raises(UserError, match=says):
+        open_source(str(tmp_path / "x.npz"))
+    three = np.zeros((3, 9, 32, 32))
+    np.savez(tmp_path / "x.npz", stamp=three, ctrl=three, bands=["g", "r", "z"])
+    says = r"read as \(row, band, y, x\) from \(3, 9, 32, 32\); .*, bring rows to the first axis"
+    with pytest.raises(UserError, match=says):
         open_source(str(tmp_path / "x.npz"))
 
 

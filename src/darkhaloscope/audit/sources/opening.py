@@ -131,8 +131,11 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
         bands = BANDS_OF[n_bands]
         notes += (f"bands: the data set does not name them; taken for {', '.join(bands)}",)
     if n_bands > MOST_BANDS:
+        swapped = len(one) == 4 and not last and one[0] <= MOST_BANDS
         raise UserError(
-            f"the images of {url} have {n_bands} bands; an audit takes up to {MOST_BANDS}, leave some out"
+            f"the images of {url} have {n_bands} bands, read as (row, band, y, x) from {one}; an audit takes "
+            f"up to {MOST_BANDS}, "
+            + ("bring rows to the first axis (np.swapaxes 0, 1)" if swapped else "leave some out")
         )
     if len(bands) != n_bands:
         raise UserError(
