@@ -19,9 +19,10 @@ from test_audit_sources import as_parquet, audit_of, flat, stamps
 from darkhaloscope.audit import AuditResult, AuditSpec, measure, merge, open_source
 from darkhaloscope.audit.integrity import CHECKS
 from darkhaloscope.errors import Reason, UserError
-from darkhaloscope.mapping import Mapping, Stacks, encode_stamp, load_mapping
+from darkhaloscope.mapping import Images, Mapping, Stacks, encode_stamp, load_mapping
 from darkhaloscope.prepare import (
     AuditSettings,
+    check_apart,
     limits_of,
     settings_of,
     source_of,
@@ -612,6 +613,37 @@ def test_fields_of_records_are_columns(pairs: xr.Dataset, tmp_path: Path) -> Non
     block = open_source(str(tmp_path / "x.h5")).block(slice(10, 20))
     for name in ("theta_e", "psfsize"):
         np.testing.assert_array_equal(block[name], pairs[name][10:20])
+
+
+@pytest.mark.parametrize("way", [("stamp", "ctrl"), ("lens", "nonlens")])
+def test_one_stack_under_two_names_is_one_sentence(
+    way: tuple[str, str], pairs: xr.Dataset, tmp_path: Path
+) -> None:
+    """By its name at once; by its pixels once they were measured, controls left out."""
+    said = Mapping(name="x", stacks=Stacks(**dict.fromkeys(way, "ctrl")))
+    place = str(write(tmp_path, pairs))
+    with pytest.raises(UserError, match=f"is named as {way[0]} and as {way[1]}, and images do not"):
+        open_source(place, said)
+    ctrl = pairs["ctrl"].values
+    for twice, same in ((ctrl, True), (stamps(pairs), False)):
+        np.savez(tmp_path / "two.npz", **columns_of(pairs), **{way[0]: twice, way[1]: ctrl})
+        source = open_source(str(tmp_path / "two.npz"))
+        spec = spec_of_source(source, AuditSettings())
+        stats = merge([measure(source.block(rows), spec) for rows in source.blocks(64)], spec)
+        if same:
+            with pytest.raises(
+                UserError, match=r"are the same in every pixel of all \d+ rows with"
+            ):
+                check_apart(source, stats)
+        else:
+            check_apart(source, stats)
+
+
+def test_one_column_of_blobs_is_no_pair(tmp_path: Path) -> None:
+    pd.DataFrame({"blob": [b""]}).to_parquet(tmp_path / "x.parquet")
+    images = Images(stamp="blob", ctrl="blob", member="image_{band}")
+    with pytest.raises(UserError, match=r"the column blob of .* is named as stamp and as ctrl"):
+        open_source(str(tmp_path / "x.parquet"), Mapping(name="x", images=images))
 
 
 def test_more_bands_than_a_byte_has_bits_are_refused(tmp_path: Path) -> None:

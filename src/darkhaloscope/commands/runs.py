@@ -235,6 +235,7 @@ def audit_dataset(
         blocks = pairs.blocks()
         console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
         stats = workflow.measure_dataset(client, pairs, spec)
+        prepare.check_apart(pairs, stats)
         result = _conclude(client, columns, folder, stats, spec, settings, console, where)
     outcomes = Counter({reason.text: int(stats["outcomes"][:, reason].sum()) for reason in Reason})
     return _finish(source, folder, result, outcomes, settings, [], console)

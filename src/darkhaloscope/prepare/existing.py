@@ -176,6 +176,31 @@ def settings_of(
     return AuditSettings(said.audit, said.gates, cluster)
 
 
+def check_apart(source: StoredPairs | PairSource, stats: audit.Arrays) -> None:
+    """See that two stacks of others are not one and the same.
+
+    Parameters
+    ----------
+    stats : dict of ndarray
+        Merged :func:`~darkhaloscope.audit.measure.measure` of the source: no pixel is read again.
+
+    Raises
+    ------
+    UserError
+        They are equal in every pixel of the injections.
+    """
+    if not isinstance(source, PairSource) or source.way == ("ctrl", "arc"):
+        return
+    kept = int(stats["group_pairs"].sum())
+    if kept and not any(
+        stats[name].any() for name in ("group_profile_sum", "row_core_arc", "whole_arc")
+    ):
+        raise UserError(
+            f"{source.first} and {source.second} of {source.url} are the same in every pixel of all {kept} "
+            f"rows with an arc; name in a mapping the images that are {source.way[0]} and {source.way[1]}"
+        )
+
+
 def check_complete(dataset: xr.Dataset, source: str) -> None:
     """See that a data set can be audited.
 

@@ -34,6 +34,10 @@ SMALLEST = 24
 MOST_BANDS = 8
 """``nodata`` has a bit for each."""
 
+_ONE = (
+    "{named} is named as {one} and as {other}, and images do not differ from themselves; name two"
+)
+
 
 def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
     """Find out what a data set is, and what it says.
@@ -66,6 +70,9 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
         return _with_record(source)
     table = BlobTable.find(url, said)
     if table is not None:
+        if said.images is not None and said.images.stamp == said.images.ctrl:
+            named = f"the column {said.images.ctrl} of {url}"
+            raise UserError(_ONE.format(named=named, one="stamp", other="ctrl"))
         bands = said.bands or table.bands()
         if len(bands) > MOST_BANDS:
             raise UserError(
@@ -108,6 +115,8 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
             "a mapping (stacks: stamp and ctrl, ctrl and arc, or lens and nonlens)"
         )
     first, second = (named[role] for role in way)
+    if first == second:
+        raise UserError(_ONE.format(named=f"{first} of {url}", one=way[0], other=way[1]))
     one, two = shapes[first], shapes[second]
     if one[1:] != two[1:]:
         raise UserError(
