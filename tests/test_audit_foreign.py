@@ -38,6 +38,9 @@ def pairs() -> xr.Dataset:
     return clean(80, regions=24, seed=3)
 
 
+CUBE = np.zeros((4, 3, 32, 32))
+
+
 def columns_of(ds: xr.Dataset) -> dict[str, np.ndarray]:
     return {k: v.to_numpy(dtype=str if v.dtype.kind == "O" else None) for k, v in flat(ds).items()}
 
@@ -637,6 +640,37 @@ def test_one_stack_under_two_names_is_one_sentence(
                 check_apart(source, stats)
         else:
             check_apart(source, stats)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "says"),
+    [
+        (CUBE.astype("c8"), r"stamp is none, it is complex64 \(4, 3, 32, 32\), which are no real"),
+        (
+            CUBE.astype("U3"),
+            r"stamp is none, it is <U3 \(4, 3, 32, 32\), which are no real numbers",
+        ),
+        (
+            CUBE[0, 0],
+            r"stamp is none, it is float64 \(32, 32\), 2 axes and not \(row, \[band,\] y, x\)",
+        ),
+        (CUBE[:, None], r"it is float64 \(4, 1, 3, 32, 32\), 5 axes and not"),
+    ],
+    ids=["complex", "text", "one image", "five axes"],
+)
+def test_an_array_that_is_no_stack_is_said_with_why(
+    stamp: np.ndarray, says: str, tmp_path: Path
+) -> None:
+    columns = {"theta_e": np.ones(4), "psfsize": np.ones((4, 3)), "brick": ["a"] * 4}
+    np.savez(tmp_path / "x.npz", stamp=stamp, ctrl=CUBE, **columns)
+    with pytest.raises(UserError, match=says) as error:
+        open_source(str(tmp_path / "x.npz"))
+    assert "it has ctrl (4, 3, 32, 32); stamp" in str(error.value)
+    assert not any(name in str(error.value) for name in columns)
+    np.savez(tmp_path / "x.npz", pics=stamp, **columns)
+    said = Mapping(name="x", stacks=Stacks(stamp="pics", ctrl="pics"))
+    with pytest.raises(UserError, match="it has no stack of images; pics is none, it is"):
+        open_source(str(tmp_path / "x.npz"), said)
 
 
 def test_one_column_of_blobs_is_no_pair(tmp_path: Path) -> None:

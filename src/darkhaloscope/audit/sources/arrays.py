@@ -166,10 +166,15 @@ class ArrayFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every numeric array with three or four axes: what can be a stack of images."""
         with opened(self.url, self.kind) as (arrays, _):
+            return {name: tuple(a.shape) for name, a in arrays.items() if not _no_stack(a)}
+
+    def no_stacks(self) -> dict[str, str]:
+        """Type, shape, and why it is none, of every other array."""
+        with opened(self.url, self.kind) as (arrays, _):
             return {
-                name: tuple(array.shape)
-                for name, array in arrays.items()
-                if len(array.shape) in (3, 4) and np.dtype(array.dtype).kind in "fiu"
+                name: f"{np.dtype(a.dtype)} {tuple(a.shape)}, {why}"
+                for name, a in arrays.items()
+                if (why := _no_stack(a))
             }
 
     def bands(self) -> tuple[str, ...]:
@@ -244,6 +249,14 @@ class ArrayFile:
                 for n in names
             )
             return math.lcm(*(int(chunk[0]) for chunk in stored if chunk))
+
+
+def _no_stack(array: Array) -> str:
+    """Why an array is no stack of images; empty where it can be one."""
+    if np.dtype(array.dtype).kind not in "fiu":
+        return "which are no real numbers"
+    axes = len(array.shape)
+    return "" if axes in (3, 4) else f"{axes} axes and not (row, [band,] y, x)"
 
 
 def _values(array: Array, rows: slice) -> NDArray[Any]:

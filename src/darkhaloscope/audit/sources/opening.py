@@ -100,7 +100,7 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
         said = getattr(mapping.stacks, role) if mapping.stacks is not None else None
         hit = _called(known, shapes) if said is None else _as_said(said, shapes)
         if not hit and said is not None:
-            raise UserError(f"{url} has no stack of images {said}; it has {_list(shapes)}")
+            raise UserError(f"{url} has no stack of images {said}; it has {_there(reader, said)}")
         if len(hit) > 1:
             raise UserError(
                 f"{' and '.join(hit)} of {url} could both be the {role}; name one in a mapping (stacks)"
@@ -111,7 +111,7 @@ def _of_stacks(reader: ArrayFile | FitsFolder, mapping: Mapping) -> PairSource:
     way = next((w for roles in (by_name, set(named)) for w in WAYS if set(w) <= roles), None)
     if way is None:
         raise UserError(
-            f"which images of {url} make the pairs cannot be told: it has {_list(shapes)}; name them in "
+            f"which images of {url} make the pairs cannot be told: it has {_there(reader)}; name them in "
             "a mapping (stacks: stamp and ctrl, ctrl and arc, or lens and nonlens)"
         )
     first, second = (named[role] for role in way)
@@ -191,8 +191,20 @@ def _as_said(name: str, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     return [name] if name in shapes else [n for n in shapes if n.rsplit("/", 1)[-1] == name]
 
 
-def _list(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{n} {s}" for n, s in shapes.items()) or "none"
+def _there(reader: ArrayFile | FitsFolder, said: str = "") -> str:
+    """The stacks of images, and what is called like one (or ``said``), or as large, and is none."""
+    found = [f"{n} {s}" for n, s in reader.shapes().items()]
+    says = ", ".join(found) or "no stack of images"
+    if not isinstance(reader, ArrayFile):
+        return says
+    known = {said, *(name for names in KNOWN.values() for name in names)}
+    columns = {n for n, s in reader.columns().items() if len(s) == 1 or s[-1] <= MOST_BANDS}
+    others = [
+        f"{path} is none, it is {what}"
+        for path, what in reader.no_stacks().items()
+        if {name := path.rsplit("/", 1)[-1], name.lower(), path} & known or name not in columns
+    ]
+    return "; ".join([says, *others])
 
 
 def _size(url: str, shape: tuple[int, ...]) -> int:
