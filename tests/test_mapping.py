@@ -292,10 +292,15 @@ def test_a_blob_that_is_none_is_one_sentence(blob: bytes) -> None:
     ("column", "value", "says"),
     [
         ("lens_model", "BULGE", "holds 'BULGE', which is none of CONTROL"),
-        ("lens_e", "round", "lens_e holds values that are no numbers"),
+        (
+            "lens_e",
+            [None, "0.2", "round"],
+            r"lens_e holds 'round' in row 2 \(counted from 0\), which is no number; mend the table",
+        ),
+        ("lens_e", [[0.1, 0.2]] * len(THEIRS), r"lens_e holds '\[0.1, 0.2\]' in row 0 "),
     ],
 )
-def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: str, says: str) -> None:
+def test_what_a_variable_cannot_hold_is_one_sentence(column: str, value: object, says: str) -> None:
     with pytest.raises(UserError, match=says):
         import_rows(THEIRS.assign(**{column: value}), SEED, BANDS)
 
@@ -318,7 +323,7 @@ def test_a_column_of_controls_holds_numbers() -> None:
     mapping, rows = Mapping(name="x", control="is_it"), THEIRS.drop(columns="lens_model")
     found = import_rows(rows.assign(is_it=[0.0, np.nan, 1.0]), mapping, BANDS)
     assert (found["lens_model"].values == 0).tolist() == [False, False, True]
-    with pytest.raises(UserError, match="is_it holds values that are no numbers"):
+    with pytest.raises(UserError, match="is_it holds 'no' in row 0 .*, which is no number"):
         import_rows(rows.assign(is_it=["no", "no", "yes"]), mapping, BANDS)
 
 

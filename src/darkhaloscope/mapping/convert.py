@@ -291,11 +291,26 @@ def _column(table: pd.DataFrame, name: str, variable: Variable) -> NDArray[Any]:
 
 def _numbers(table: pd.DataFrame, name: str) -> Floats:
     try:
-        return pd.to_numeric(table[name]).to_numpy(float, na_value=np.nan)
+        return _as_numbers(table[name])
     except (ValueError, TypeError):
+        row, value = next((r, v) for r, v in table[name].items() if not _is_number(v))
         raise UserError(
-            f"the column {name} holds values that are no numbers; mend the table"
+            f"the column {name} holds {str(value)[:40]!r} in row {row} (counted from 0), which is no number; "
+            "mend the table"
         ) from None
+
+
+def _as_numbers(values: pd.Series[Any]) -> Floats:
+    return pd.to_numeric(values).to_numpy(float, na_value=np.nan)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, says one, or is missing."""
+    try:
+        _as_numbers(pd.Series([value], dtype=object))
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _constant(variable: Variable, value: float | str) -> float | str:
