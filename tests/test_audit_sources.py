@@ -224,6 +224,7 @@ def test_a_mapping_names_stacks_bands_and_scale(pairs: xr.Dataset, tmp_path: Pat
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing there": (lambda p: None, "there is no .*x.npz; check the path"),
     "no file of arrays": (lambda p: (p / "x.npz").write_text("hello"), "no data set"),
+    "empty": (lambda p: (p / "x.npz").touch(), "x.npz is empty, a file of 0 bytes"),
     "a band twice": (
         lambda p: np.savez(
             p / "x",

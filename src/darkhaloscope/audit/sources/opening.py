@@ -58,6 +58,9 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
     kind = kind_of(url)
     if kind is not None:
         return _with_record(_of_stacks(ArrayFile(url, kind), said))
+    fs, path = fsspec.url_to_fs(url)
+    if fs.isfile(path) and fs.size(path) == 0:
+        raise UserError(f"{url} is empty, a file of 0 bytes; write it again")
     folder = FitsFolder.find(url)
     if folder is not None:
         source = _of_stacks(folder, said)
@@ -84,7 +87,6 @@ def open_source(url: str, mapping: Mapping | None = None) -> PairSource:
             table, ("stamp", "ctrl"), "stamp", "ctrl", (table.rows,) * 2, bands, size, False, said
         )
         return _with_record(found)
-    fs, path = fsspec.url_to_fs(url)
     if not fs.exists(path):
         raise UserError(f"there is no {url}; check the path")
     raise UserError(
