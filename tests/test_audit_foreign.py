@@ -305,6 +305,24 @@ def test_units_that_nobody_can_read_are_said(
     assert says in said
 
 
+@pytest.mark.parametrize("kind", ["hdf5", "zarr", "netcdf3"])
+@pytest.mark.parametrize(("said", "bands"), [("riz", ("r", "i", "z")), ("VIS", ("VIS",))])
+def test_bands_may_be_the_letters_of_one_word(
+    said: str, bands: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    cube = (("row", "band", "y", "x"), CUBE[:, : len(bands)])
+    made = xr.Dataset({"stamp": cube, "ctrl": cube}, attrs={"bands": said})
+    if kind == "hdf5":
+        with h5py.File(tmp_path / "x", "w") as file:
+            file["stamp"] = file["ctrl"] = cube[1]
+            file.attrs["bands"] = said
+    elif kind == "zarr":
+        made.to_zarr(tmp_path / "x", consolidated=False)
+    else:
+        made.to_netcdf(tmp_path / "x", engine="scipy")
+    assert open_source(str(tmp_path / "x")).bands == bands
+
+
 def test_bands_that_are_numbered_are_called_by_their_numbers(tmp_path: Path) -> None:
     cube = np.zeros((4, 2, 24, 24))
     np.savez(tmp_path / "x.npz", stamp=cube, ctrl=cube, band=[475, 622])

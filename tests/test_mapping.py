@@ -323,7 +323,7 @@ def test_a_column_of_controls_holds_numbers() -> None:
     mapping, rows = Mapping(name="x", control="is_it"), THEIRS.drop(columns="lens_model")
     found = import_rows(rows.assign(is_it=[0.0, np.nan, 1.0]), mapping, BANDS)
     assert (found["lens_model"].values == 0).tolist() == [False, False, True]
-    with pytest.raises(UserError, match="is_it holds 'no' in row 0 .*, which is no number"):
+    with pytest.raises(UserError, match=r"is_it holds 'no' in row 0 .*, which is no number"):
         import_rows(rows.assign(is_it=["no", "no", "yes"]), mapping, BANDS)
 
 
