@@ -653,7 +653,7 @@ def test_one_stack_under_two_names_is_one_sentence(
         stats = merge([measure(source.block(rows), spec) for rows in source.blocks(64)], spec)
         if same:
             with pytest.raises(
-                UserError, match=r"are the same in every pixel of all \d+ rows with"
+                UserError, match=r"are the same in every pixel of all \d+ rows that should"
             ):
                 check_apart(source, stats)
         else:

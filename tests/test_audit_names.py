@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from darkhaloscope.audit import PairSource, open_source
+from darkhaloscope.audit.reference_parameters import require
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Mapping, load_mapping
+from darkhaloscope.prepare import in_their_words
 
 CUBE = np.zeros((6, 3, 24, 24), np.float32)
 ONES = np.ones(6, np.float32)
@@ -128,3 +130,50 @@ def test_the_unit_of_a_renamed_array_with_bands_is_believed(tmp_path: Path) -> N
     mapping = Mapping(name="theirs", same={"psfsize": "seeing_{band}"})
     block = open_source(str(tmp_path / "x.h5"), mapping).block(slice(0, 6))
     np.testing.assert_allclose(block["psfsize"], 1.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("said", "columns", "wrong", "says"),
+    [
+        (
+            {"same": {"psfsize": "seeing_{band}"}},
+            {"seeing_g": 1300 * ONES, "seeing_r": 1300 * ONES, "seeing_z": 1300 * ONES},
+            "psf_nea_fwhm",
+            "psfsize (the columns seeing_g, seeing_r, seeing_z, read in arcsec) must be",
+        ),
+        (
+            {},
+            {"theta_e": -ONES},
+            "theta_e",
+            "theta_e (the column theta_e, read in arcsec) must be",
+        ),
+        (
+            {"ellipticity": {"lens_q": "e"}},
+            {"e": 3 * ONES},
+            "lens_q",
+            "lens_q (the column e, read as ellipticity) must be",
+        ),
+        ({"constants": {"psf_beta": 90.0}}, {"theta_e": ONES}, "psf_beta", "psf_beta must be"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_by_the_columns_of_the_set(
+    said: dict[str, object], columns: dict[str, object], wrong: str, says: str, tmp_path: Path
+) -> None:
+    source = open_source(
+        bare(tmp_path, **columns), Mapping.model_validate({"name": "theirs", **said})
+    )
+    with pytest.raises(ValueError, match=wrong) as error:
+        require(False, wrong, "something else", 6207.8)
+    told = in_their_words(source, ["", f"b/1: {error.value}", "b/2: no psfsize in g"])
+    assert told == ["", f"b/1: {says} something else, and is 6207.8.", "b/2: no psfsize in g"]
+
+
+def test_a_unit_that_the_file_says_is_told_as_turned(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["stamp"], file["ctrl"], file["psfsize"] = CUBE, CUBE, np.ones((6, 3))
+        file["psfsize"].attrs["units"] = "mas"
+        file.attrs["bands"] = "grz"
+    source = open_source(str(tmp_path / "x.h5"))
+    (told,) = in_their_words(source, ["b/1: psf_nea_fwhm must be wider"])
+    columns = "psfsize_g, psfsize_r, psfsize_z"
+    assert told == f"b/1: psfsize (the columns {columns}, turned into arcsec) must be wider"

@@ -30,7 +30,7 @@ from darkhaloscope import (
     store,
     workflow,
 )
-from darkhaloscope.audit import AuditResult, AuditSpec
+from darkhaloscope.audit import AuditResult, AuditSpec, PairSource
 from darkhaloscope.cluster import connect
 from darkhaloscope.commands.common import (
     EXIT_BUG,
@@ -47,7 +47,7 @@ from darkhaloscope.driver import Brake
 from darkhaloscope.errors import Reason, UserError
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.plan import Plan
-from darkhaloscope.prepare import AuditSettings
+from darkhaloscope.prepare import AuditSettings, StoredPairs
 from darkhaloscope.progress import Bar
 from darkhaloscope.store import Layout
 
@@ -236,7 +236,7 @@ def audit_dataset(
         console.print(f"measuring {blocks[-1].stop} rows in {len(blocks)} blocks")
         stats = workflow.measure_dataset(client, pairs, spec)
         prepare.check_apart(pairs, stats)
-        result = _conclude(client, columns, folder, stats, spec, settings, console, where)
+        result = _conclude(client, columns, folder, stats, spec, settings, console, where, pairs)
     outcomes = Counter({reason.text: int(stats["outcomes"][:, reason].sum()) for reason in Reason})
     return _finish(source, folder, result, outcomes, settings, [], console)
 
@@ -289,10 +289,12 @@ def _conclude(
     exp: Experiment | AuditSettings,
     console: Console,
     where: Mapping[str, Any] | None = None,
+    source: StoredPairs | PairSource | None = None,
 ) -> AuditResult:
     """Re-render, judge, and write ``verdict.json`` and ``audit/*``.
 
-    ``where`` are further keys of the verdict: where a foreign data set comes from.
+    ``where`` are further keys of the verdict: where a foreign data set comes from; ``source`` is that set,
+    whose columns are named in what is said of rows.
     """
     began = time.monotonic()
     catalogue = exp.source.catalogue if isinstance(exp, Experiment) else None
@@ -302,6 +304,9 @@ def _conclude(
         rerendered = workflow.rerender_rows(
             client, folder, stats, spec, bar.reached if bar else lambda done, of: None, catalogue
         )
+    if source is not None:
+        told = prepare.in_their_words(source, rerendered["message"].tolist())
+        rerendered["message"] = np.array(told, dtype=np.str_)
     drawn = int((rerendered["message"] == "").sum())
     says = (
         f"re-rendered {drawn} audit rows, {len(rerendered['whole_hash'])} of them whole, in "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -23,7 +24,12 @@ from darkhaloscope.errors import Incomplete, Reason, UserError
 from darkhaloscope.geometry import PIXEL_SCALE
 from darkhaloscope.mapping import load_mapping
 from darkhaloscope.prepare.planned import caps_of, experiment_of, spec_of
-from darkhaloscope.variables import VARIABLES, default_reference_band
+from darkhaloscope.variables import BY_NAME, VARIABLES, default_reference_band
+
+OTHER_UNIT = ("ellipticity", "array_angle")
+"""Groups of a mapping whose columns are not in the unit of their variable."""
+
+_WRONG = re.compile(r"(?<=: )\w+(?= must be )")
 
 MEASURE_ROWS = 1024
 """Rows that one task of an audit reads where a data set has no shards."""
@@ -176,6 +182,40 @@ def settings_of(
     return AuditSettings(said.audit, said.gates, cluster)
 
 
+def in_their_words(source: StoredPairs | PairSource, messages: Sequence[str]) -> list[str]:
+    """Why rows cannot be drawn again, with the columns of the set beside what we call them.
+
+    Parameters
+    ----------
+    messages : sequence of str
+        ``message`` of :func:`~darkhaloscope.audit.rerender.rerender`: ``brick/slot: name must be ...``.
+    """
+    return [_WRONG.sub(lambda found: _their_name(source, found[0]), text) for text in messages]
+
+
+def _their_name(source: StoredPairs | PairSource, parameter: str) -> str:
+    """A parameter that is out of range, by the columns that it was read from, with their unit."""
+    name = "psfsize" if parameter == "psf_nea_fwhm" else parameter
+    if (
+        not isinstance(source, PairSource)
+        or name not in BY_NAME
+        or name in source.mapping.constants
+    ):
+        return name
+    variable, groups = BY_NAME[name], source.mapping.groups.items()
+    stem = source.mapping.column_of(variable)
+    columns = list(dict.fromkeys(stem.format(band=band) for band in source.bands))
+    turned = {stem.removesuffix("_{band}"), *columns} & set(dict(source.scaled))
+    group = next((g for g, names in groups if name in names), "same")
+    unit = "" if group in OTHER_UNIT else variable.unit
+    told = [
+        f"the column{'s' if len(columns) > 1 else ''} {', '.join(columns)}",
+        f"read as {group}" if group != "same" else "",
+        f"{'turned into' if turned else 'read in'} {unit}" if unit else "",
+    ]
+    return f"{name} ({', '.join(part for part in told if part)})"
+
+
 def check_apart(source: StoredPairs | PairSource, stats: audit.Arrays) -> None:
     """See that two stacks of others are not one and the same.
 
@@ -197,7 +237,7 @@ def check_apart(source: StoredPairs | PairSource, stats: audit.Arrays) -> None:
     ):
         raise UserError(
             f"{source.first} and {source.second} of {source.url} are the same in every pixel of all {kept} "
-            f"rows with an arc; name in a mapping the images that are {source.way[0]} and {source.way[1]}"
+            f"rows that should hold an arc; name in a mapping the images that are {source.way[0]} and {source.way[1]}"
         )
 
 
