@@ -237,7 +237,8 @@ def check_apart(source: StoredPairs | PairSource, stats: audit.Arrays) -> None:
     ):
         raise UserError(
             f"{source.first} and {source.second} of {source.url} are the same in every pixel of all {kept} "
-            f"rows that should hold an arc; name in a mapping the images that are {source.way[0]} and {source.way[1]}"
+            f"rows that should hold an arc; name in a mapping the images that are {source.way[0]} and "
+            f"{source.way[1]}"
         )
 
 
