@@ -28,6 +28,7 @@ from darkhaloscope.audit.looks import (
     looks,
 )
 from darkhaloscope.audit.measure import Arrays
+from darkhaloscope.audit.noise import medians
 from darkhaloscope.audit.selection import FEWEST, auc_error, class_auc
 from darkhaloscope.audit.spec import AuditSpec
 from darkhaloscope.audit.verdict import BUG
@@ -190,7 +191,7 @@ def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypo
     names, who = look_names(spec.size), _classes(spec)
     seen, ctrl = (Looks(looks(v, stamps.good), stamps.region) for v in (stamps.seen, stamps.ctrl))
     corner, ring = names.index(CORNERS), names.index(CORNERS) - 1
-    gap = np.abs(np.nanmedian(seen.values, axis=0) - np.nanmedian(ctrl.values, axis=0))
+    gap = np.abs(_middle(seen) - _middle(ctrl))
     flat = gap[:, corner] >= FLAT * gap[:, ring]
     out = []
     for name, feature in (("leak", CORNERS), ("noise_one_class", NOISE)):
@@ -202,6 +203,11 @@ def far_tests(stamps: Stamps, spec: AuditSpec, fewest_regions: int) -> list[Hypo
         bands = {f"{feature}, band {b}" for b, ok in zip(spec.bands, keep, strict=True) if ok}
         out += [test for test in found if test.where in bands]
     return out
+
+
+def _middle(of: Looks) -> Floats:
+    """Median of each (band, feature); missing where it is known of no image."""
+    return medians(of.values.reshape(len(of.values), -1).T).reshape(of.values.shape[1:])
 
 
 def lost_tests(stats: Arrays, spec: AuditSpec, fewest_regions: int) -> list[Hypothesis]:
