@@ -29,8 +29,8 @@ TESTED = ("flux", *DISPLACEMENTS, "width", "core_pedestal", "outer_pedestal", "l
 
 QUANTITIES = (*TESTED, "difference")
 
-RAISED = ("shift", "leftover", "difference")
-"""Effects that noise can only raise."""
+RAISED = ("shift", "core_pedestal", "leftover", "difference")
+"""Effects that noise can only raise; of a constant the core is sought in which it is largest."""
 
 OFFSETS = ("target", "lens")
 
@@ -103,9 +103,9 @@ def _along(
 def widened(summary: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
     """The summary with its intervals wider by what noise, or rounding, alone makes of right arcs.
 
-    That is the far end of the interval which it shows. It raises lengths and what is left over, and more so
-    where noise is greater in an arc than beside it, by nobody knows how much: both ends move by it. What it
-    scatters to both sides is an error of its own: half widths add as squares.
+    That is the far end of the interval which it shows. It raises lengths, what is sought and what is left
+    over, more so where noise is greater in an arc than beside it, by nobody knows how much: both ends move by
+    it. What it scatters to both sides is an error of its own: half widths add as squares.
     """
     names = ["quantity", "band"]
     both = summary[names].merge(noise, how="left", on=names, sort=False)
