@@ -177,7 +177,7 @@ def test_photons_are_told_from_errors_of_the_arc() -> None:
 )  # fmt: skip
 def test_defects_are_found_in_noise_and_called_by_their_names(defect: str, cause: str) -> None:
     bright = with_arc(clean(), lambda arc: 4.0 * arc)
-    bright["src_flux"].values[:] *= 4.0
+    bright = bright.assign(src_flux=4.0 * bright["src_flux"])
     result = run_audit(_noisy(planted(bright, defect), 0.5))
     assert cause in names(result), result.verdict["sentence"]
 
