@@ -167,6 +167,7 @@ def test_where_a_set_comes_from_is_on_its_page(stacks: tuple[Page, Findings]) ->
         ("s3://bucket/runs/a", "s3://bucket/runs/a"),
         ("https://me:secret@host:8/a/b.npz?X-Amz-Signature=1#c", "https://host:8/a/b.npz"),
         ("s3://key:sec/ret@bucket/a", "s3://bucket/a"),
+        ("s3://:sec/ret@bucket/a", "s3://bucket/a"),
         ("https://host?token=1", "https://host"),
     ],
 )

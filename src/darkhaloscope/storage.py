@@ -55,16 +55,14 @@ def without_secrets(url: str) -> str:
     return f"{scheme}://{rest}"
 
 
-_USER = re.compile(r"^(?:[^/@]*@|[^/@:]+:(?!\d+/)[^@]*@)")
+_USER = re.compile(r"^(?:[^/@]*@|[^/@:]*:(?!\d+/)[^@]*@)")
 """User and password before a host; a password of S3 may have a slash in it, what has a port may not."""
 
 
 def holds_password(url: str) -> bool:
     """Whether an address tells a password before its host: it is not to be kept or shown."""
-    return _PASSWORD.match(url) is not None
-
-
-_PASSWORD = re.compile(r"^[^:/]+://[^/@:]*:(?!\d+/)[^@]*@")
+    user = _USER.match(url.partition("://")[2])
+    return user is not None and ":" in user[0]
 
 
 def check_address(url: str) -> None:
