@@ -199,13 +199,15 @@ def _there(reader: ArrayFile | FitsFolder, said: str = "") -> str:
     says = ", ".join(found) or "no stack of images"
     if not isinstance(reader, ArrayFile):
         return says
-    known = {said, *(name for names in KNOWN.values() for name in names)}
+    known = {name for names in KNOWN.values() for name in names}
     columns = {n for n, s in reader.columns().items() if len(s) == 1 or s[-1] <= MOST_BANDS}
-    others = [
-        f"{path} is none, it is {what}"
-        for path, what in reader.no_stacks().items()
-        if {name := path.rsplit("/", 1)[-1], name.lower(), path} & known or name not in columns
-    ]
+
+    def meant(path: str) -> bool:
+        name = path.rsplit("/", 1)[-1]
+        asked = said in (path, name, name.lower()) or {name, name.lower()} & known
+        return bool(asked) or name not in columns
+
+    others = [f"{p} is none, it is {what}" for p, what in reader.no_stacks().items() if meant(p)]
     return "; ".join([says, *others])
 
 
