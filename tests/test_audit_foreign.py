@@ -392,6 +392,14 @@ def test_bands_of_cubes_are_those_of_their_keyword(last: bool, tmp_path: Path) -
     )
 
 
+def test_the_name_of_a_filter_is_no_word_of_bands(tmp_path: Path) -> None:
+    for name in ("stamp", "ctrl"):
+        (tmp_path / name).mkdir()
+        header = fits.Header({"BANDS": "F814W"})
+        fits.PrimaryHDU(np.ones((1, 32, 32), "f4"), header).writeto(tmp_path / name / "0.fits")
+    assert open_source(str(tmp_path)).bands == ("F814W",)
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

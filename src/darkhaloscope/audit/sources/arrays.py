@@ -19,6 +19,7 @@ import zarr
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.sources.bands import words
 from darkhaloscope.errors import UserError
 
 Kind = Literal["zarr", "hdf5", "netcdf3", "npz"]
@@ -28,9 +29,6 @@ SUFFIXES: dict[str, Kind] = {
 }  # fmt: skip
 HDF5_MAGIC, NETCDF3_MAGIC = b"\x89HDF\r\n\x1a\n", b"CDF"
 SKIP_BYTES = 1 << 20
-LETTERS = frozenset("ugrizy")
-"""Bands of one letter: a word of these alone is several names."""
-
 COLUMN_KINDS = "fiubSUOT"
 """Kinds of numbers and of text, as numpy calls them."""
 
@@ -181,18 +179,16 @@ class ArrayFile:
             }
 
     def bands(self) -> tuple[str, ...]:
-        """Names in the array ``band`` or the attribute ``bands`` (``g,r,z``, or ``grz`` of :data:`LETTERS`),
-        text before numbers; empty where there is neither."""
+        """Names in the array ``band`` or the attribute ``bands`` (:func:`words`), text before numbers; empty
+        where there is neither."""
         with opened(self.url, self.kind) as (arrays, attributes):
             axes = [arrays[n] for n in ("band", "bands") if n in arrays and _is_axis(arrays[n])]
             named = [_text(np.asarray(a[:])).tolist() for a in axes]
         for names in named:
             if all(isinstance(name, str) for name in names):
                 return tuple(names)
-        said = " ".join(_words(attributes.get("bands", ()))).replace(",", " ").split()
-        if len(said) == 1 and set(said[0].lower()) <= LETTERS:
-            return tuple(said[0])
-        return tuple(said or (f"{number:g}" for numbers in named[:1] for number in numbers))
+        said = words(" ".join(_words(attributes.get("bands", ()))))
+        return said or tuple(f"{number:g}" for numbers in named[:1] for number in numbers)
 
     def images(self, name: str, rows: slice) -> NDArray[Any]:
         """Rows of one stack; stored integers that stand for other numbers as these (CF conventions)."""

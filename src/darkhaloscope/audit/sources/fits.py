@@ -14,12 +14,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from darkhaloscope import storage
+from darkhaloscope.audit.sources.bands import LETTERS, words
 from darkhaloscope.errors import UserError
 
 FOLDERS = ("stamp", "ctrl", "arc", "lens", "nonlens")
-BAND_NAMES = frozenset("ugrizy")
-"""Names (EXTNAME) of images that are the bands of one stamp."""
-
 OTHER_CLASS = {"lens": "nonlens", "nonlens": "lens"}
 """Of sets without pairs: whose files may have the same names."""
 
@@ -150,13 +148,13 @@ class FitsFolder:
         try:
             with fits.open(io.BytesIO(storage.read(place))) as hdus:
                 images = [h for h in hdus if h.data is not None and h.data.ndim in (2, 3)]
-                named = [h for h in images if h.data.ndim == 2 and h.name.lower() in BAND_NAMES]
+                # Images of one stamp, called by the names of its bands (EXTNAME).
+                named = [h for h in images if h.data.ndim == 2 and h.name.lower() in {*LETTERS}]
                 if len(named) > 1:
                     cube = np.stack([np.asarray(h.data, dtype=np.float32) for h in named])
                     return Stamp(cube, tuple(h.name.lower() for h in named), True)
                 first = next(iter(images))
-                said = str(first.header.get("BANDS", "")).replace(",", " ").split()
-                bands = tuple(said) if len(said) != 1 else tuple(said[0])
+                bands = words(str(first.header.get("BANDS", "")))
                 return Stamp(np.asarray(first.data, dtype=np.float32), bands, False)
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise UserError(f"{place} holds no FITS image ({error}); take it out") from None

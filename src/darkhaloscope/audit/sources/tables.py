@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
+from darkhaloscope.audit.sources.bands import by_wavelength
 from darkhaloscope.errors import UserError
 from darkhaloscope.mapping import Images, Mapping, decode_stamp
 from darkhaloscope.mapping.images import UNREADABLE
@@ -107,8 +108,7 @@ class BlobTable:
             except UNREADABLE:
                 continue
             if names:
-                order = "ugrizy"
-                return tuple(sorted(names, key=lambda b: order.find(b) if b in order else 99))
+                return by_wavelength(names)
         raise UserError(
             f"the first stamps of {self.url} are no .npz with {images.member}; check the mapping"
         )
