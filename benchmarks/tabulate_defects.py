@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from defects import CLEAN, FEWEST, MOST_FALSE, WANTED
+from defects import CLEAN, FEWEST, INDEPENDENT, MOST_FALSE, WANTED
 from planted import NOISELESS, NOISY, UNPAIRED
 
 SEEDS, SETS = 60, 628
@@ -31,7 +31,7 @@ the plants). They count for that code, `{code}`, and for no other{earlier}.
 mkdir study && cp docs/studies/defects/audits-*.jsonl study/   # go on from here
 study="python benchmarks/defects.py --seeds {wanted} --skies 10 --pairs {pairs} --folder study"
 $study --kind noiseless --part 0/2
-$study --kind noiseless noisy unpaired --sizes --hours 0 --json figures.json      # the tables alone
+$study --kind noiseless noisy independent unpaired --sizes --hours 0 --json figures.json   # tables alone
 python benchmarks/tabulate_defects.py figures.json docs/studies/defects.md
 ```
 
@@ -74,6 +74,12 @@ OTHERS = {
 Stamp and ctrl have noise of 0.7 sky sigma each, of their own, beside what they share: 1 sky sigma in their
 difference, under which some 75 of the 500 arcs of the closure test have an S/N of 20. What is not found is
 `undecided`, which asks for more pairs or less noise: no target was set for such sets.
+""",
+    INDEPENDENT: """
+## Pairs on two skies
+
+Stamp and ctrl share no noise: two skies with their galaxies, or blank but for the arc. Only that clean sets
+stay clean is asked for here.
 """,
     UNPAIRED: """
 ## Unpaired sets
@@ -132,10 +138,11 @@ def of_earlier(figures: Line) -> str:
     if not others:
         return ""
     both = figures["agreement"]
+    seeds = "1 seed" if both["seeds"] == 1 else f"{both['seeds']} seeds"
     said = " and ".join(f"{n:,} noiseless plants of `{code}`" for code, n in others.items())
     return (
         f", but for {said}\n(`EARLIER` in `benchmarks/defects.py` says what came after). Of "
-        f"{both['audits']:,} plants of {both['seeds']} seeds that both audited, the verdict is the same in "
+        f"{both['audits']:,} plants of {seeds} that both audited, the verdict is the same in "
         f"{both['verdict']:,}, the first\ncause in {both['first_cause']:,} and the list of all causes in "
         f"{both['all_causes']:,}"
     )
@@ -174,9 +181,9 @@ def page(figures: Line) -> str:
     if others:
         out += AGAINST_SIZE + rows_of(others)
     for kind, says in OTHERS.items():
-        lines = [d for d in every if d["kind"] == kind]
-        if lines:
-            out += f"{says}{_in_all(figures, kind)}\n{rows_of(lines)}"
+        lines, in_all = [d for d in every if d["kind"] == kind], _in_all(figures, kind)
+        if in_all:
+            out += says + in_all + (f"\n{rows_of(lines)}" if lines else "")
     out += P_VALUES
     for p in figures["p_values"]:
         out += f"| {p['from']:g} | {p['to']:g} | {p['tests']:,} | {p['audits']} |\n"

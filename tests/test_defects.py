@@ -22,7 +22,7 @@ from audit_pairs import (
     run_audit,
     spec_of,
 )
-from defects import Case
+from defects import INDEPENDENT, Case
 from planted import DEFECTS, NOISELESS, NOISY, UNPAIRED, planted
 from shared_work import Memo, shared
 
@@ -386,7 +386,8 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
         ],
         "bounds": [{"kind": NOISELESS, "plants": 120, "detected": part, "named": part}],
         "false_alarms": [
-            {"kind": NOISELESS, "sets": 628, "bases": 60, "alarms": 2, "upper": 0.010001}
+            {"kind": NOISELESS, "sets": 628, "bases": 60, "alarms": 2, "upper": 0.010001},
+            {"kind": INDEPENDENT, "sets": 10, "bases": 2, "alarms": 1, "upper": 0.4},
         ],
         "p_values": [{"from": 0.0, "to": 1.0, "tests": 1234, "audits": 5}],
     }
@@ -394,12 +395,13 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
     for says in (
         "not finished: 59 seeds of 60",
         "but for 1,234 noiseless plants of `old`",
-        "Of 41 plants of 1 seeds that both audited, the verdict is the same in 41, the first",
+        "Of 41 plants of 1 seed that both audited, the verdict is the same in 41, the first",
         "cause in 40 and the list of all causes in 39.",
         "118 of 120, at least 94.9 % | at least 95 %",
         "the least in 58 of 59 (pedestal)",
         "2 of 628 (60 bases under several skies), at most 1.01 %",
         "| pedestal | 0.01 sky sigma | 59 | 58 | 58 | `pedestal` 58, `leak` 1 |",
+        "stay clean is asked for here.\nOf 10 clean sets 1 alarmed.\n",
         "| 0 | 1 | 1,234 | 5 |",
     ):
         assert says in found
