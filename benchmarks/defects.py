@@ -7,8 +7,8 @@ its own beside what they share, pairs that share no noise at all (independent; n
 them), and two classes without pairs. Every finished audit is a line of ``audits.jsonl`` in ``--folder``,
 with a digest of the sources it was made by: a study may be stopped (``--hours``), continued, given more
 seeds, and shared by several processes (``--part 0/2``). Audits by other sources are not counted, but for
-noiseless plants by those in :data:`EARLIER`; ``--again`` audits some of these by the code as it is, and how
-many come out the same is told.
+those in :data:`SAME` and noiseless plants by those in :data:`EARLIER`; ``--again`` audits some of the plants
+by the code as it is, and how many come out the same is told.
 """
 
 from __future__ import annotations
@@ -75,7 +75,12 @@ MOST_FALSE = 0.01
 EARLIER = ("ea9d1fcdf3dd686b",)
 """Sources whose audits of noiseless plants count beside these ones'. Of what came after, these sets are asked
 four things more of their controls in each band; all else is of others (counts, cells that stand for regions,
-dust, noise) or of words. Clean sets are all of the code as it is."""
+dust, noise) or of words. Their clean sets do not count."""
+
+SAME = ("76fd730e3d276c60",)
+"""Sources of which every audit counts as these ones'. What came after is of sets in which all rows have the
+same offset of the target, or of the lens. These sets have others in every row, and of them the same numbers
+are added in the same order."""
 
 ALARMS = ("bug", "shortcut")
 CLOSURE = AuditSpec.closure
@@ -280,7 +285,7 @@ def _rounded(p: float) -> float | None:
 def finished(folder: Path, pairs: int, closure: int) -> Iterator[Line]:
     """Lines of the folder's books that count, of sets and samples of that size: these sources' first."""
     code = sources()
-    counts = {code: 0, **{earlier: 1 for earlier in EARLIER}}
+    counts = {code: 0, **dict.fromkeys(SAME, 1), **dict.fromkeys(EARLIER, 2)}
     lines = [
         line
         for book in sorted(folder.glob("audits*.jsonl"))
@@ -288,7 +293,8 @@ def finished(folder: Path, pairs: int, closure: int) -> Iterator[Line]:
         if (line["pairs"], line["closure"]) == (pairs, closure) and line["code"] in counts
     ]
     for line in sorted(lines, key=lambda line: counts[line["code"]]):
-        if line["code"] == code or (line["kind"] == NOISELESS and line["size"] is not None):
+        plant = line["kind"] == NOISELESS and line["size"] is not None
+        if line["code"] not in EARLIER or plant:
             yield line
 
 
@@ -300,20 +306,22 @@ def once_each(lines: Iterable[Line]) -> list[Line]:
     return list(first.values())
 
 
-def agreement(lines: list[Line]) -> dict[str, int]:
-    """Audits by these sources and by earlier ones: how many, how many verdicts and first causes are equal."""
-    of = {(d["seed"], case_of(d)): d for d in lines if d["code"] == sources()}
+def agreement(lines: list[Line], these: tuple[str, ...], others: tuple[str, ...]) -> dict[str, int]:
+    """Audits by these sources and by others: how many, and in how many what is equal."""
+    of = {(d["seed"], case_of(d)): d for d in lines if d["code"] in these}
     pairs = [
         (of[key], d)
         for d in lines
-        if d["code"] in EARLIER and (key := (d["seed"], case_of(d))) in of
+        if d["code"] in others and (key := (d["seed"], case_of(d))) in of
     ]
+    what = ("verdict", "causes", "least_p", "p")
     return {
         "audits": len(pairs),
         "seeds": len({d["seed"] for _, d in pairs}),
         "verdict": sum(a["verdict"] == b["verdict"] for a, b in pairs),
         "first_cause": sum(a["causes"][:1] == b["causes"][:1] for a, b in pairs),
         "all_causes": sum(a["causes"] == b["causes"] for a, b in pairs),
+        "everything": sum(all(a.get(k) == b.get(k) for k in what) for a, b in pairs),
     }
 
 
@@ -349,12 +357,13 @@ def study(
     """
     code, started = sources(), time.monotonic()
     done = list(finished(folder, pairs, closure))
-    have = {(d["seed"], case_of(d)) for d in done if d["code"] == code or d["seed"] >= again}
+    mine = (code, *SAME)
+    have = {(d["seed"], case_of(d)) for d in done if d["code"] in mine or d["seed"] >= again}
     book = folder / f"audits-{part[0]}.jsonl"
     plants = [case[1:] for case in wanted]
     for seed in range(max(seeds, clean_seeds)):
-        mine = wanted if seed < seeds else [c for c in wanted if c.size is None]
-        left = [c for c in mine if (seed, c) not in have]
+        own = wanted if seed < seeds else [c for c in wanted if c.size is None]
+        left = [c for c in own if (seed, c) not in have]
         # One plant after the other, each in sets of every kind.
         left.sort(key=lambda c: plants.index(c[1:]))
         if not left or seed % part[1] != part[0]:
@@ -376,7 +385,7 @@ def study(
                 place.unlink()
     asked = set(wanted)
     return [
-        d for d in once_each(sorted(done, key=lambda line: line["code"] != code))
+        d for d in once_each(sorted(done, key=lambda line: line["code"] in EARLIER))
         if case_of(d) in asked
         and (d["seed"] < seeds or (d["size"] is None and d["seed"] < clean_seeds))
     ]  # fmt: skip
@@ -545,7 +554,9 @@ def main() -> None:
             part=(k, n), seconds=3600.0 * given.hours, keep=not given.drop,
         )  # fmt: skip
         lines = confusion(done)
-        both = agreement(list(finished(folder, pairs, CLOSURE)))
+        every = list(finished(folder, pairs, CLOSURE))
+        both = agreement(every, (sources(), *SAME), EARLIER)
+        same = agreement(every, (sources(),), SAME)
     show(lines, done, Console())
     if given.json is not None:
         figures = {
@@ -553,6 +564,7 @@ def main() -> None:
             "code": sources(),
             "codes": Counter(d["code"] for d in done),
             "agreement": both,
+            "same": {"codes": SAME, **same},
             "defects": lines,
             "bounds": [b for kind in KINDS if (b := bounds(lines, kind))],
             "false_alarms": [f for kind in KINDS if (f := false_alarms(done, kind))],

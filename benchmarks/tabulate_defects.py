@@ -134,14 +134,24 @@ def asked(figures: Line, lines: list[Line]) -> str:
 
 def of_earlier(figures: Line) -> str:
     """What part of the plants other code audited, and whether it makes a difference."""
-    others = {code: n for code, n in figures["codes"].items() if code != figures["code"]}
+    same = figures["same"]
+    mine = {figures["code"], *same["codes"]}
+    others = {code: n for code, n in figures["codes"].items() if code not in mine}
+    as_these = "".join(
+        f", but for {n:,} of `{code}`,\nwhose audits are the same (`SAME` in `benchmarks/defects.py` says "
+        f"why; {same['audits']:,} were made by both, {same['everything']:,} with the\nsame verdicts, causes "
+        "and p-values)"
+        for code, n in figures["codes"].items()
+        if code in same["codes"]
+    )
     if not others:
-        return ""
+        return as_these
     both = figures["agreement"]
     seeds = "1 seed" if both["seeds"] == 1 else f"{both['seeds']} seeds"
     said = " and ".join(f"{n:,} noiseless plants of `{code}`" for code, n in others.items())
     return (
-        f", but for {said}\n(`EARLIER` in `benchmarks/defects.py` says what came after). Of "
+        f"{as_these}{', and' if as_these else ', but'} for {said}\n"
+        "(`EARLIER` in `benchmarks/defects.py` says what came after). Of "
         f"{both['audits']:,} plants of {seeds} that both audited, the verdict is the same in "
         f"{both['verdict']:,}, the first\ncause in {both['first_cause']:,} and the list of all causes in "
         f"{both['all_causes']:,}"

@@ -147,6 +147,21 @@ def test_a_recorded_offset_is_the_reason_only_of_what_it_explains(
     assert cause.name == name
 
 
+@pytest.mark.parametrize("target", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(20))
+def test_targets_in_one_place_leave_the_lens_its_offset(seed: int, target: float) -> None:
+    """No coefficient of an offset that all rows share is known: it took the name from the lens's."""
+    rng = np.random.default_rng(seed)
+    lens = rng.normal(0, 0.3, (2, 150))
+    dx, dy = -lens + rng.normal(0, 0.01, (2, 150))
+    offsets = dict.fromkeys(("target_offset_x", "target_offset_y"), target)
+    found = displacement_of(
+        pairs_of(150, dx=dx, dy=dy, lens_offset_x=lens[0], lens_offset_y=lens[1], **offsets)
+    )
+    assert found.target == 0.0
+    assert found.lens == pytest.approx(-1.0, abs=0.01)
+
+
 def test_a_few_wrong_images_are_no_constant_of_all(rng: np.random.Generator) -> None:
     """Light in the core of 15 % of the images is taken from none of the others; in all it is a constant."""
     rest = rng.normal(0, 1e-4, (100, SIZE, SIZE))

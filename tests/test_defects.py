@@ -237,12 +237,19 @@ def test_plants_of_earlier_code_count_once_and_clean_sets_do_not(
     assert len(asked) == 8
     assert sorted(d["code"] for d in done) == ["new"] * 8 + ["old"] * 4
     asked.clear()
+    monkeypatch.setattr(defects, "sources", lambda: "twin")
+    monkeypatch.setattr(defects, "SAME", ("new",))
+    assert len(defects.study(tmp_path, 10, 2, wanted)) == 12
+    assert not asked, "of the same code all counts"
+    monkeypatch.setattr(defects, "sources", lambda: "new")
     cause = "blur"
     done = defects.study(tmp_path, 10, 2, wanted, again=1)
     assert asked == ["noiseless pedestal", "noiseless flux doubled"]
     assert sorted(d["code"] for d in done) == ["new"] * 10 + ["old"] * 2
-    both = defects.agreement(list(defects.finished(tmp_path, 10, defects.CLOSURE)))
-    counts = {"audits": 2, "seeds": 1, "verdict": 2, "first_cause": 0, "all_causes": 0}
+    every = list(defects.finished(tmp_path, 10, defects.CLOSURE))
+    both = defects.agreement(every, ("new",), ("old",))
+    names = ("audits", "seeds", "verdict", "first_cause", "all_causes", "everything")
+    counts = dict(zip(names, (2, 1, 2, 0, 0, 0), strict=True))
     assert both == counts
 
 
@@ -379,8 +386,9 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
     figures = {
         "pairs": 2000,
         "code": "abc",
-        "codes": {"abc": 20, "old": 1234},
+        "codes": {"abc": 20, "twin": 7, "old": 1234},
         "agreement": {"audits": 41, "seeds": 1, "verdict": 41, "first_cause": 40, "all_causes": 39},
+        "same": {"codes": ["twin"], "audits": 30, "everything": 29},
         "defects": [
             line | {"plants": 59, "alarms": 58, "named": 58, "called": {"pedestal": 58, "leak": 1}}
         ],
@@ -394,7 +402,9 @@ def test_the_page_rounds_no_bound_to_what_was_not_reached() -> None:
     found = tabulate_defects.page(figures)
     for says in (
         "not finished: 59 seeds of 60",
-        "but for 1,234 noiseless plants of `old`",
+        "but for 7 of `twin`,\nwhose audits are the same",
+        "30 were made by both, 29 with the\nsame verdicts, causes and p-values), and for 1,234",
+        "1,234 noiseless plants of `old`",
         "Of 41 plants of 1 seed that both audited, the verdict is the same in 41, the first",
         "cause in 40 and the list of all causes in 39.",
         "118 of 120, at least 94.9 % | at least 95 %",

@@ -61,6 +61,9 @@ UNEXPLAINED = 0.3
 SAME_STEP, IN_NOISE = 0.1, 0.3
 """How near a multiple of a recorded offset must come to a whole one, without noise and with it."""
 
+LEAST_SPREAD = 1e-3
+"""Pixels over which a recorded offset has to spread to be a reason apart from a constant vector."""
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -179,24 +182,30 @@ class Displacement:
 
 
 def displacement_of(pairs: pd.DataFrame) -> Displacement:
-    """Fit displacements of arcs by a vector and the two recorded offsets, robustly."""
+    """Fit displacements of arcs by a vector and the two recorded offsets, robustly.
+
+    An offset that is the same in all rows is part of the vector, and has the coefficient 0.
+    """
     seen = np.concatenate([pairs.dx, pairs.dy])
     one, zero = np.ones(len(pairs)), np.zeros(len(pairs))
-    design = np.stack(
-        [
-            np.concatenate([one, zero]),
-            np.concatenate([zero, one]),
-            np.nan_to_num(np.concatenate([pairs.target_offset_x, pairs.target_offset_y])),
-            np.nan_to_num(np.concatenate([pairs.lens_offset_x, pairs.lens_offset_y])),
-        ],
-        axis=1,
-    )
-    start = [float(pairs.dx.median()), float(pairs.dy.median()), 0.0, 0.0]
+    columns = [
+        np.concatenate([one, zero]),
+        np.concatenate([zero, one]),
+        np.nan_to_num(np.concatenate([pairs.target_offset_x, pairs.target_offset_y])),
+        np.nan_to_num(np.concatenate([pairs.lens_offset_x, pairs.lens_offset_y])),
+    ]
+    # Nothing in the data holds the coefficient of such an offset: rounding would choose it.
+    varied = (max(np.ptp(half) for half in np.split(v, 2)) > LEAST_SPREAD for v in columns[2:])
+    asked = [0, 1, *(i for i, varies in enumerate(varied, start=2) if varies)]
+    design = np.stack([columns[i] for i in asked], axis=1)
+    start = np.array([float(pairs.dx.median()), float(pairs.dy.median()), 0.0, 0.0])[asked]
     from scipy.optimize import least_squares  # slow to import
 
     fit = least_squares(lambda p: design @ p - seen, start, loss="soft_l1", f_scale=0.05)
-    x, y, target, lens = (float(v) for v in fit.x)
-    moved = [design[:, 2] * target, design[:, 3] * lens, design @ fit.x - seen]
+    found = np.zeros(4)
+    found[asked] = fit.x
+    x, y, target, lens = (float(v) for v in found)
+    moved = [columns[2] * target, columns[3] * lens, design @ fit.x - seen]
     by_target, by_lens, rest = (float(np.median(np.hypot(*np.split(v, 2)))) for v in moved)
     return Displacement((x, y), target, lens, rest, by_target, by_lens)
 
